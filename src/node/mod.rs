@@ -1,0 +1,1 @@
+//! The ROS 2 edge, and the only room that names r2r: parameters, subscriptions, publishers, clock.

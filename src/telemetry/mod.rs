@@ -1,0 +1,1 @@
+//! Stages, latency histograms, counters, and snapshots of them. The control thread records without locks.

@@ -1,0 +1,3 @@
+//! `cargo xtask`: set-up, demo and test of this repository, each one command.
+
+fn main() {}
