@@ -247,7 +247,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Re
 }
 
 fn even(what: &str, number: usize) -> Result<(), String> {
-    if number > 0 && number % 2 == 0 {
+    if number > 0 && number.is_multiple_of(2) {
         Ok(())
     } else {
         Err(format!("{what} must be even, not {number}"))

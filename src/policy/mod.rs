@@ -1,1 +1,145 @@
 //! pi0 as two graphs, *perceive* and *act*, for any configuration; and the checkpoint that fills them.
+//!
+//! Called by `control` (the loop) and `cli` (one shot), which hand the graphs to a device.
+//! From small to large: `gemma` and `siglip` are layers, `prefix` and `suffix` are the two token sequences,
+//! `denoise` is the Euler loop over the suffix, and this file puts them together.
+
+pub mod checkpoint;
+pub mod config;
+mod denoise;
+mod gemma;
+pub mod intermediates;
+mod keys;
+mod prefix;
+mod siglip;
+mod suffix;
+
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use config::{ConfigError, PolicyConfig};
+pub use intermediates::Intermediates;
+
+use crate::graph::{DType, Graph, GraphBuilder, GraphError, Source, TensorType, ValueId, passes};
+
+/// Name of the act graph's result, `[action_horizon, action_dim]` in normalised units.
+pub const ACTIONS: &str = "actions";
+/// Name of input `camera` of the perceive graph: f32 `[3, image, image]` in [-1, 1].
+pub fn image_input(camera: usize) -> String {
+    format!("image_{camera}")
+}
+/// Bool `[cameras]`: which cameras are there. The image of an absent one is -1 everywhere.
+pub const IMAGE_MASKS: &str = "image_masks";
+/// I32 `[prompt_tokens]`, padded with 0.
+pub const TOKENS: &str = "tokens";
+/// Bool `[prompt_tokens]`: which tokens are not padding.
+pub const TOKEN_MASK: &str = "token_mask";
+/// F32 `[1, state_dim]`, normalised and padded with 0.
+pub const STATE: &str = "state";
+/// F32 `[action_horizon, action_dim]`, standard normal.
+pub const NOISE: &str = "noise";
+
+/// pi0's two programs as data.
+#[derive(Clone, Debug)]
+pub struct PolicyGraphs {
+    /// Images, image masks, tokens, token mask -> the prefix's KV cache and mask, kept on the device.
+    pub perceive: Graph,
+    /// KV cache, state, noise -> actions, all Euler steps unrolled.
+    pub act: Graph,
+}
+
+impl PolicyGraphs {
+    /// The graphs for `cameras` cameras, simplified, with the chosen intermediate values as further outputs.
+    pub fn build(
+        config: &PolicyConfig,
+        cameras: usize,
+        intermediates: &Intermediates,
+    ) -> Result<Self, GraphError> {
+        let raw = Self::as_written(config, cameras, intermediates)?;
+        Ok(Self {
+            perceive: passes::simplify(raw.perceive),
+            act: passes::simplify(raw.act),
+        })
+    }
+
+    /// The graphs as the formulas stand, before any pass.
+    fn as_written(
+        config: &PolicyConfig,
+        cameras: usize,
+        intermediates: &Intermediates,
+    ) -> Result<Self, GraphError> {
+        let mut perceive = GraphBuilder::new("perceive");
+        prefix::build(&mut perceive, config, cameras, intermediates)?;
+        let mut act = GraphBuilder::new("act");
+        denoise::build(&mut act, config, cameras, intermediates)?;
+        Ok(Self {
+            perceive: perceive.finish(),
+            act: act.finish(),
+        })
+    }
+}
+
+/// One tensor that a checkpoint of some configuration must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightSpec {
+    pub key: String,
+    pub shape: Vec<usize>,
+}
+
+/// Every tensor that a checkpoint of this configuration holds: what the graphs declare, so there is no second list.
+pub fn weight_specs(config: &PolicyConfig) -> Result<Vec<WeightSpec>, GraphError> {
+    let graphs = PolicyGraphs::as_written(config, 1, &Intermediates::All)?;
+    let declared = graphs.perceive.values.into_iter().chain(graphs.act.values);
+    Ok(declared
+        .filter_map(|value| match value.source {
+            Source::Weight { key, stored } => Some(WeightSpec { key, shape: stored }),
+            _ => None,
+        })
+        .collect())
+}
+
+/// The prefix as the act graph finds it on the device: one key and value per layer, and the mask of real tokens.
+#[derive(Clone, Debug)]
+struct PrefixCache {
+    /// `[prefix_tokens, kv_heads * head_dim]` per layer, keys after rotation.
+    keys: Vec<ValueId>,
+    values: Vec<ValueId>,
+    /// Bool `[prefix_tokens]`.
+    mask: ValueId,
+}
+
+impl PrefixCache {
+    const MASK: &str = "prefix.mask";
+
+    fn key_name(layer: usize) -> String {
+        format!("prefix.k.{layer}")
+    }
+
+    fn value_name(layer: usize) -> String {
+        format!("prefix.v.{layer}")
+    }
+
+    /// Perceive's side: keeps the values on the device.
+    fn keep(&self, b: &mut GraphBuilder) {
+        for (layer, (&key, &value)) in self.keys.iter().zip(&self.values).enumerate() {
+            b.keep_resident(&Self::key_name(layer), key);
+            b.keep_resident(&Self::value_name(layer), value);
+        }
+        b.keep_resident(Self::MASK, self.mask);
+    }
+
+    /// Act's side: finds them there.
+    fn find(b: &mut GraphBuilder, config: &PolicyConfig, cameras: usize) -> Self {
+        let tokens = config.prefix_tokens(cameras);
+        let ty = TensorType::f32([tokens, config.vlm.kv_heads * config.vlm.head_dim]);
+        let layers = 0..config.vlm.layers;
+        Self {
+            keys: layers
+                .clone()
+                .map(|layer| b.resident(&Self::key_name(layer), ty.clone()))
+                .collect(),
+            values: layers
+                .map(|layer| b.resident(&Self::value_name(layer), ty.clone()))
+                .collect(),
+            mask: b.resident(Self::MASK, TensorType::new(DType::Bool, [tokens])),
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The model's sizes, read from a checkpoint's `config.json`. Called by `checkpoint` and by everything that builds graphs.
+//!
+//! Both lerobot's keys (`chunk_size`, `max_action_dim`, ..) and openpi's (`action_horizon`, `action_dim`) are read;
+//! sizes other than the named variants stand in an `architecture` block of ours.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Sizes of a transformer stack of the Gemma family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GemmaConfig {
+    pub width: usize,
+    pub layers: usize,
+    pub mlp: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+/// Sizes of the SigLIP vision tower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VisionConfig {
+    pub width: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub mlp: usize,
+    pub patch: usize,
+    /// Side of the square image, pixels.
+    pub image: usize,
+}
+
+impl VisionConfig {
+    /// Tokens that one image becomes.
+    pub fn tokens(&self) -> usize {
+        (self.image / self.patch).pow(2)
+    }
+}
+
+/// Everything about pi0 that is not a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyConfig {
+    pub vision: VisionConfig,
+    pub vlm: GemmaConfig,
+    pub expert: GemmaConfig,
+    pub vocabulary: usize,
+    /// Points of an action chunk.
+    pub action_horizon: usize,
+    pub action_dim: usize,
+    pub state_dim: usize,
+    /// Euler steps from noise to actions.
+    pub denoising_steps: usize,
+    /// Prompt tokens, padding included.
+    pub prompt_tokens: usize,
+}
+
+impl PolicyConfig {
+    /// pi0 as published: PaliGemma-3B with a 300M action expert.
+    pub const PI0: Self = Self {
+        vision: VisionConfig {
+            width: 1152,
+            layers: 27,
+            heads: 16,
+            mlp: 4304,
+            patch: 14,
+            image: 224,
+        },
+        vlm: GemmaConfig {
+            width: 2048,
+            layers: 18,
+            mlp: 16384,
+            heads: 8,
+            kv_heads: 1,
+            head_dim: 256,
+        },
+        expert: GemmaConfig {
+            width: 1024,
+            layers: 18,
+            mlp: 4096,
+            heads: 8,
+            kv_heads: 1,
+            head_dim: 256,
+        },
+        vocabulary: 257_152,
+        action_horizon: 50,
+        action_dim: 32,
+        state_dim: 32,
+        denoising_steps: 10,
+        prompt_tokens: 48,
+    };
+
+    /// Small enough for real time on two cores, large enough to mean something.
+    pub const MINI: Self = Self {
+        vision: VisionConfig {
+            width: 192,
+            layers: 4,
+            heads: 3,
+            mlp: 768,
+            patch: 14,
+            image: 224,
+        },
+        vlm: GemmaConfig {
+            width: 256,
+            layers: 4,
+            mlp: 1024,
+            heads: 4,
+            kv_heads: 1,
+            head_dim: 64,
+        },
+        expert: GemmaConfig {
+            width: 128,
+            layers: 4,
+            mlp: 512,
+            heads: 4,
+            kv_heads: 1,
+            head_dim: 64,
+        },
+        vocabulary: 2048,
+        ..Self::PI0
+    };
+
+    /// For tests: the sizes of the golden data.
+    pub const TINY: Self = Self {
+        vision: VisionConfig {
+            width: 64,
+            layers: 2,
+            heads: 2,
+            mlp: 136,
+            patch: 14,
+            image: 56,
+        },
+        vlm: GemmaConfig {
+            width: 64,
+            layers: 2,
+            mlp: 128,
+            heads: 4,
+            kv_heads: 1,
+            head_dim: 16,
+        },
+        expert: GemmaConfig {
+            width: 32,
+            layers: 2,
+            mlp: 64,
+            heads: 4,
+            kv_heads: 1,
+            head_dim: 16,
+        },
+        vocabulary: 320,
+        ..Self::PI0
+    };
+
+    /// Length of the prefix: image tokens of all cameras, then the prompt.
+    pub fn prefix_tokens(&self, cameras: usize) -> usize {
+        cameras * self.vision.tokens() + self.prompt_tokens
+    }
+
+    /// Length of the suffix: the state token, then one token per action.
+    pub fn suffix_tokens(&self) -> usize {
+        1 + self.action_horizon
+    }
+
+    /// Reads `config.json` of a checkpoint folder.
+    pub fn load(folder: &Path) -> Result<Self, ConfigError> {
+        let path = folder.join("config.json");
+        let fail = |message: String| ConfigError {
+            path: path.clone(),
+            message,
+        };
+        let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        let file: ConfigFile = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        Self::from_file(&file).map_err(fail)
+    }
+
+    fn from_file(file: &ConfigFile) -> Result<Self, String> {
+        match file.kind.as_deref() {
+            None | Some("pi0") => {}
+            Some(other) => return Err(format!("'type' is \"{other}\"; this build runs \"pi0\"")),
+        }
+        if file.pi05 == Some(true) {
+            return Err("'pi05' is true; this build runs pi0".into());
+        }
+        let vision = file.architecture.as_ref().map(|a| &a.vision);
+        let image = match file.image_resolution {
+            None => Self::PI0.vision.image,
+            Some([height, width]) if height == width => height,
+            Some([height, width]) => {
+                return Err(format!(
+                    "'image_resolution' is {height}x{width}; the vision tower takes squares"
+                ));
+            }
+        };
+        let config = Self {
+            vision: match vision {
+                None => VisionConfig {
+                    image,
+                    ..Self::PI0.vision
+                },
+                Some(v) => VisionConfig {
+                    width: v.hidden_size,
+                    layers: v.num_hidden_layers,
+                    heads: v.num_attention_heads,
+                    mlp: v.intermediate_size,
+                    patch: v.patch_size,
+                    image,
+                },
+            },
+            ..match &file.architecture {
+                None => Self {
+                    vlm: variant("paligemma_variant", file.paligemma_variant.as_deref(), "gemma_2b")?,
+                    expert: variant(
+                        "action_expert_variant",
+                        file.action_expert_variant.as_deref(),
+                        "gemma_300m",
+                    )?,
+                    ..Self::PI0
+                },
+                Some(Architecture { vlm, expert, .. }) => {
+                    let shared = GemmaConfig {
+                        width: vlm.hidden_size,
+                        layers: vlm.num_hidden_layers,
+                        mlp: vlm.intermediate_size,
+                        heads: vlm.num_attention_heads,
+                        kv_heads: vlm.num_key_value_heads,
+                        head_dim: vlm.head_dim,
+                    };
+                    let expert = GemmaConfig {
+                        width: expert.hidden_size,
+                        mlp: expert.intermediate_size,
+                        ..shared
+                    };
+                    Self {
+                        vlm: shared,
+                        expert,
+                        vocabulary: vlm.vocab_size,
+                        ..Self::PI0
+                    }
+                }
+            }
+        };
+        let or = |given: Option<usize>, default: usize| given.unwrap_or(default);
+        Self {
+            action_horizon: or(file.chunk_size, Self::PI0.action_horizon),
+            action_dim: or(file.max_action_dim, Self::PI0.action_dim),
+            state_dim: or(file.max_state_dim.or(file.max_action_dim), Self::PI0.state_dim),
+            denoising_steps: or(file.num_inference_steps, Self::PI0.denoising_steps),
+            prompt_tokens: or(file.tokenizer_max_length, Self::PI0.prompt_tokens),
+            ..config
+        }
+        .checked()
+    }
+
+    /// Refuses sizes that no model has, before anything is computed from them.
+    fn checked(self) -> Result<Self, String> {
+        let Self {
+            vision, vlm, expert, ..
+        } = self;
+        let limit = 1 << 20;
+        for (name, size) in [
+            ("vision.hidden_size", vision.width),
+            ("vision.num_hidden_layers", vision.layers),
+            ("vision.num_attention_heads", vision.heads),
+            ("vision.intermediate_size", vision.mlp),
+            ("vision.patch_size", vision.patch),
+            ("image_resolution", vision.image),
+            ("vlm.hidden_size", vlm.width),
+            ("vlm.num_hidden_layers", vlm.layers),
+            ("vlm.intermediate_size", vlm.mlp),
+            ("vlm.num_attention_heads", vlm.heads),
+            ("vlm.num_key_value_heads", vlm.kv_heads),
+            ("vlm.head_dim", vlm.head_dim),
+            ("vlm.vocab_size", self.vocabulary),
+            ("expert.hidden_size", expert.width),
+            ("expert.intermediate_size", expert.mlp),
+            ("chunk_size", self.action_horizon),
+            ("max_action_dim", self.action_dim),
+            ("max_state_dim", self.state_dim),
+            ("num_inference_steps", self.denoising_steps),
+            ("tokenizer_max_length", self.prompt_tokens),
+        ] {
+            if !(1..=limit).contains(&size) {
+                return Err(format!("'{name}' is {size}; it must be 1 to {limit}"));
+            }
+        }
+        for (name, size, part, divisor) in [
+            (
+                "image_resolution",
+                vision.image,
+                "vision.patch_size",
+                vision.patch,
+            ),
+            (
+                "vision.hidden_size",
+                vision.width,
+                "vision.num_attention_heads",
+                vision.heads,
+            ),
+            (
+                "vlm.num_attention_heads",
+                vlm.heads,
+                "vlm.num_key_value_heads",
+                vlm.kv_heads,
+            ),
+            ("vlm.head_dim", vlm.head_dim, "2", 2),
+            ("expert.hidden_size", expert.width, "2", 2),
+        ] {
+            if size % divisor != 0 {
+                return Err(format!(
+                    "'{name}' ({size}) must be a multiple of {part} ({divisor})"
+                ));
+            }
+        }
+        Ok(self)
+    }
+
+    /// The `config.json` of this model, in lerobot's keys.
+    pub fn to_json(&self) -> Value {
+        let Self {
+            vision, vlm, expert, ..
+        } = self;
+        let mut file = json!({
+            "type": "pi0",
+            "chunk_size": self.action_horizon,
+            "max_action_dim": self.action_dim,
+            "max_state_dim": self.state_dim,
+            "num_inference_steps": self.denoising_steps,
+            "tokenizer_max_length": self.prompt_tokens,
+            "image_resolution": [vision.image, vision.image],
+        });
+        if (vision.width, *vlm, *expert) == (Self::PI0.vision.width, Self::PI0.vlm, Self::PI0.expert) {
+            file["paligemma_variant"] = json!("gemma_2b");
+            file["action_expert_variant"] = json!("gemma_300m");
+        } else {
+            file["architecture"] = json!({
+                "vision": {
+                    "hidden_size": vision.width, "num_hidden_layers": vision.layers,
+                    "num_attention_heads": vision.heads, "intermediate_size": vision.mlp, "patch_size": vision.patch,
+                },
+                "vlm": {
+                    "hidden_size": vlm.width, "num_hidden_layers": vlm.layers, "intermediate_size": vlm.mlp,
+                    "num_attention_heads": vlm.heads, "num_key_value_heads": vlm.kv_heads,
+                    "head_dim": vlm.head_dim, "vocab_size": self.vocabulary,
+                },
+                "expert": { "hidden_size": expert.width, "intermediate_size": expert.mlp },
+            });
+        }
+        file
+    }
+}
+
+/// The named sizes of openpi's `gemma.py`.
+fn variant(key: &str, given: Option<&str>, default: &str) -> Result<GemmaConfig, String> {
+    match given.unwrap_or(default) {
+        "gemma_2b" => Ok(PolicyConfig::PI0.vlm),
+        "gemma_300m" => Ok(PolicyConfig::PI0.expert),
+        other => Err(format!(
+            "'{key}' is \"{other}\"; known are \"gemma_2b\" and \"gemma_300m\""
+        )),
+    }
+}
+
+/// A `config.json` that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", path.display())]
+pub struct ConfigError {
+    pub path: PathBuf,
+    pub message: String,
+}
+
+#[derive(Deserialize)]
+struct ConfigFile {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    pi05: Option<bool>,
+    paligemma_variant: Option<String>,
+    action_expert_variant: Option<String>,
+    #[serde(alias = "action_horizon")]
+    chunk_size: Option<usize>,
+    #[serde(alias = "action_dim")]
+    max_action_dim: Option<usize>,
+    max_state_dim: Option<usize>,
+    num_inference_steps: Option<usize>,
+    #[serde(alias = "max_token_len")]
+    tokenizer_max_length: Option<usize>,
+    image_resolution: Option<[usize; 2]>,
+    architecture: Option<Architecture>,
+}
+
+#[derive(Deserialize)]
+struct Architecture {
+    vision: VisionArchitecture,
+    vlm: VlmArchitecture,
+    expert: ExpertArchitecture,
+}
+
+#[derive(Deserialize)]
+struct VisionArchitecture {
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    patch_size: usize,
+}
+
+#[derive(Deserialize)]
+struct VlmArchitecture {
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    intermediate_size: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    head_dim: usize,
+    vocab_size: usize,
+}
+
+#[derive(Deserialize)]
+struct ExpertArchitecture {
+    hidden_size: usize,
+    intermediate_size: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(file: Value) -> Result<PolicyConfig, String> {
+        PolicyConfig::from_file(&serde_json::from_value(file).unwrap())
+    }
+
+    #[test]
+    fn every_preset_survives_its_own_json() {
+        for config in [PolicyConfig::PI0, PolicyConfig::MINI, PolicyConfig::TINY] {
+            assert_eq!(parse(config.to_json()), Ok(config));
+        }
+    }
+
+    #[test]
+    fn openpi_keys_are_read_too() {
+        let config = parse(json!({
+            "action_dim": 32, "action_horizon": 10, "paligemma_variant": "gemma_2b",
+            "action_expert_variant": "gemma_300m", "precision": "bfloat16",
+        }))
+        .unwrap();
+        assert_eq!(
+            config,
+            PolicyConfig {
+                action_horizon: 10,
+                ..PolicyConfig::PI0
+            }
+        );
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused_by_name() {
+        for (key, value, expected) in [
+            (
+                "chunk_size",
+                json!(0),
+                "'chunk_size' is 0; it must be 1 to 1048576",
+            ),
+            (
+                "image_resolution",
+                json!([224, 200]),
+                "'image_resolution' is 224x200",
+            ),
+            (
+                "image_resolution",
+                json!([225, 225]),
+                "must be a multiple of vision.patch_size (14)",
+            ),
+            ("type", json!("act"), "'type' is \"act\""),
+            ("paligemma_variant", json!("gemma_7b"), "known are"),
+        ] {
+            let mut file = PolicyConfig::PI0.to_json();
+            file[key] = value;
+            let error = parse(file).unwrap_err();
+            assert!(error.contains(expected), "{key}: {error}");
+        }
+    }
+}

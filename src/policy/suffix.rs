@@ -1,0 +1,169 @@
+//! The suffix tokens (state, then noisy actions at a time) and the action expert over them. Called by `denoise`.
+
+use super::config::PolicyConfig;
+use super::gemma::{self, Context};
+use super::intermediates::Intermediates;
+use super::keys::EXPERT;
+use super::{PrefixCache, siglip};
+use crate::graph::builder::Added;
+use crate::graph::{Activation, GraphBuilder, GraphError, HostTensor, Op, ValueId};
+
+/// Shortest and longest period of the time embedding.
+const MIN_PERIOD: f64 = 4e-3;
+const MAX_PERIOD: f64 = 4.0;
+
+/// The state as the suffix's first token: `[1, state_dim]` -> `[1, width]`.
+pub(super) fn embed_state(b: &mut GraphBuilder, config: &PolicyConfig, state: ValueId) -> Added {
+    siglip::dense(
+        b,
+        "state_proj",
+        state,
+        "state_proj",
+        config.state_dim,
+        config.expert.width,
+    )
+}
+
+/// Noisy actions x_t `[horizon, action_dim]` at `time` -> `[horizon, width]`:
+/// `mlp_out(silu(mlp_in([action_in_proj(x_t), embedding(time)])))`.
+pub(super) fn embed_actions(b: &mut GraphBuilder, config: &PolicyConfig, x_t: ValueId, time: f32) -> Added {
+    let width = config.expert.width;
+    let actions = siglip::dense(
+        b,
+        "action_in_proj",
+        x_t,
+        "action_in_proj",
+        config.action_dim,
+        width,
+    )?;
+    let time = b.constant(
+        "time_embedding",
+        &[1, width],
+        HostTensor::F32(time_embedding(time, width)),
+    );
+    let time = b.add_node(
+        "time_repeated",
+        Op::Repeat {
+            rows: config.action_horizon,
+        },
+        &[time],
+    )?;
+    let both = b.concat("action_time", &[actions, time], 1)?;
+    let hidden = siglip::dense(
+        b,
+        "action_time_mlp_in",
+        both,
+        "action_time_mlp_in",
+        2 * width,
+        width,
+    )?;
+    let hidden = b.activate("silu", Activation::Silu, hidden)?;
+    siglip::dense(
+        b,
+        "action_time_mlp_out",
+        hidden,
+        "action_time_mlp_out",
+        width,
+        width,
+    )
+}
+
+/// Sines then cosines of `2 pi t / period`, periods spaced geometrically from 4e-3 to 4.0, computed in f64
+/// (openpi `create_sinusoidal_pos_embedding`).
+fn time_embedding(time: f32, width: usize) -> Vec<f32> {
+    let half = width / 2;
+    let angle = |index: usize| {
+        let fraction = if half > 1 {
+            index as f64 / (half - 1) as f64
+        } else {
+            0.0
+        };
+        let period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD).powf(fraction);
+        1.0 / period * 2.0 * std::f64::consts::PI * f64::from(time)
+    };
+    let sines = (0..half).map(|index| angle(index).sin() as f32);
+    let cosines = (0..half).map(|index| angle(index).cos() as f32);
+    sines.chain(cosines).collect()
+}
+
+/// Block numbers of the suffix: the state sees itself, the actions see the state and each other.
+pub(super) fn blocks(config: &PolicyConfig) -> Vec<u32> {
+    std::iter::once(0)
+        .chain(std::iter::repeat_n(1, config.action_horizon))
+        .collect()
+}
+
+/// The action expert over the suffix tokens x `[1 + horizon, width]`, after its last norm.
+pub(super) fn expert(
+    b: &mut GraphBuilder,
+    config: &PolicyConfig,
+    mut x: ValueId,
+    table: ValueId,
+    prefix: &PrefixCache,
+    blocks: &[u32],
+) -> Added {
+    for index in 0..config.expert.layers {
+        let (key, value) = (prefix.keys[index], prefix.values[index]);
+        let context = Context::After {
+            key,
+            value,
+            mask: prefix.mask,
+            blocks,
+        };
+        let layer = b.scope(&format!("layers.{index}"), |b| {
+            gemma::layer(
+                b,
+                &config.expert,
+                &format!("{EXPERT}layers.{index}."),
+                x,
+                table,
+                context,
+            )
+        })?;
+        x = layer.x;
+    }
+    gemma::norm(b, "norm", x, &format!("{EXPERT}norm"), config.expert.width)
+}
+
+/// The velocity of the flow at x_t: the expert's action tokens through `action_out_proj`.
+pub(super) fn velocity(
+    b: &mut GraphBuilder,
+    config: &PolicyConfig,
+    out: ValueId,
+    intermediates: &Intermediates,
+    step: usize,
+) -> Result<ValueId, GraphError> {
+    intermediates.offer(b, &format!("expert_out_{step}"), out);
+    let actions = b.rows("action_tokens", out, 1, config.suffix_tokens())?;
+    siglip::dense(
+        b,
+        "action_out_proj",
+        actions,
+        "action_out_proj",
+        config.expert.width,
+        config.action_dim,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_embedding_starts_at_the_shortest_period() {
+        let embedding = time_embedding(1e-3, 8);
+        // A quarter of the shortest period: sine 1, cosine 0.
+        assert!((embedding[0] - 1.0).abs() < 1e-6 && embedding[4].abs() < 1e-6);
+        // The longest period is a thousand times as long.
+        assert!((f64::from(embedding[3]) - (std::f64::consts::FRAC_PI_2 * 1e-3).sin()).abs() < 1e-7);
+    }
+
+    #[test]
+    fn the_state_does_not_see_the_actions() {
+        let blocks = blocks(&PolicyConfig {
+            action_horizon: 3,
+            ..PolicyConfig::TINY
+        });
+        assert_eq!(blocks, [0, 1, 1, 1]);
+    }
+}
