@@ -1,7 +1,5 @@
 //! The `pi0_node` binary: everything is in the library, so that tests and benches see it too.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    ExitCode::SUCCESS
+fn main() -> std::process::ExitCode {
+    pi0_node::cli::main()
 }

@@ -1,1 +1,97 @@
 //! Devices compile graphs into programs whose inputs, outputs and KV cache live in persistent buffers.
+//!
+//! Called by `control` and `cli`. A cycle is: write inputs, run, read outputs; after compilation none of these
+//! allocates, and nothing runs anywhere else: an operation that a device lacks is an error at compile time.
+
+use crate::graph::{DType, Graph, HostTensor, HostView, WeightError, Weights};
+
+/// A compiled graph of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramId(usize);
+
+/// Something that runs graphs.
+pub trait Device: Send {
+    /// Name and configuration, for people: `cpu (avx2, 2 threads)`.
+    fn describe(&self) -> String;
+
+    /// Compiles `graph`, loading its weights. Resident values are found and left under their names, so the program
+    /// that leaves a value must be compiled before the one that finds it.
+    fn compile(
+        &mut self,
+        graph: &Graph,
+        weights: &dyn Weights,
+        progress: &dyn Progress,
+    ) -> Result<ProgramId, DeviceError>;
+
+    /// Fills an input. It keeps its value until the next write.
+    fn write(&mut self, program: ProgramId, input: &str, data: HostView) -> Result<(), DeviceError>;
+
+    /// Runs a program on what was written.
+    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError>;
+
+    /// Copies an output of the last run into `out`, which must have its element type and size.
+    fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError>;
+}
+
+/// Hears how far a compilation is.
+pub trait Progress: Sync {
+    /// Starts `task`, which has `total` bytes to do.
+    fn begin(&self, task: &str, total: u64);
+    /// `bytes` more are done.
+    fn advance(&self, bytes: u64);
+    /// The task is done.
+    fn end(&self);
+}
+
+/// Nobody listens.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+/// Why a device refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum DeviceError {
+    #[error(transparent)]
+    Weight(#[from] WeightError),
+    #[error("graph '{graph}' finds no resident value '{name}': compile the graph that leaves it first")]
+    MissingResident { graph: String, name: String },
+    #[error("resident value '{name}' is {found} on the device, but graph '{graph}' expects {expected}")]
+    ResidentType {
+        graph: String,
+        name: String,
+        found: String,
+        expected: String,
+    },
+    #[error("there is no program {0} on this device")]
+    NoProgram(usize),
+    #[error("the program has no {kind} '{name}'")]
+    NoSlot { kind: &'static str, name: String },
+    #[error("'{name}' has {expected_elements} elements of {expected}, but {elements} of {found} were given")]
+    SlotType {
+        name: String,
+        expected: DType,
+        expected_elements: usize,
+        found: DType,
+        elements: usize,
+    },
+    #[error("'{name}'[{index}] is {found}; it must be 0 to {last}")]
+    OutOfRange {
+        name: String,
+        index: usize,
+        found: i32,
+        last: i32,
+    },
+    #[error("cannot start thread {index}: {message}")]
+    Thread { index: usize, message: String },
+    #[error("there is no device '{0}'; this build has: cpu")]
+    Unknown(String),
+}
+
+/// Opens a device by the name that parameters and options use. `threads` 0 means one per core.
+pub fn open(name: &str, _threads: usize) -> Result<Box<dyn Device>, DeviceError> {
+    Err(DeviceError::Unknown(name.into()))
+}
