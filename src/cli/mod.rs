@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod infer;
+pub mod progress;
 mod replay;
 
 use std::process::ExitCode;

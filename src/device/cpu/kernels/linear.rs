@@ -201,18 +201,24 @@ mod tests {
                             threads,
                         );
                         run(kernel, isa);
-                        assert_close(&format!("{isa} {rows}x{depth}x{cols}"), &out, tolerance, |r, c| {
-                            let sum: f64 = (0..depth).map(|k| x.at(r, k) * w.at(c, k)).sum();
-                            let y = sum + bias.at(0, c);
-                            match activation {
-                                None => y,
-                                Some(Activation::Silu) => y / (1.0 + (-y).exp()),
-                                Some(Activation::GeluTanh) => {
-                                    let u = (2.0 / std::f64::consts::PI).sqrt() * (y + 0.044715 * y * y * y);
-                                    0.5 * y * (1.0 + u.tanh())
+                        assert_close(
+                            &format!("{isa} {rows}x{depth}x{cols}"),
+                            &out,
+                            tolerance,
+                            |r, c| {
+                                let sum: f64 = (0..depth).map(|k| x.at(r, k) * w.at(c, k)).sum();
+                                let y = sum + bias.at(0, c);
+                                match activation {
+                                    None => y,
+                                    Some(Activation::Silu) => y / (1.0 + (-y).exp()),
+                                    Some(Activation::GeluTanh) => {
+                                        let u =
+                                            (2.0 / std::f64::consts::PI).sqrt() * (y + 0.044715 * y * y * y);
+                                        0.5 * y * (1.0 + u.tanh())
+                                    }
                                 }
-                            }
-                        });
+                            },
+                        );
                     }
                 }
             }
