@@ -3,8 +3,10 @@
 //! Keys and values are packed as panels once (those of the past once per run, whatever the number of denoising
 //! steps); then every task takes one head and a block of queries: scores, softmax, weighted values.
 
+use std::ops::Range;
+
 use super::math::exp;
-use super::tile::{self, LANES, Panels, Rows};
+use super::tile::{self, Finish, LANES, Panels, Rows};
 use super::{Arithmetic, Kernel, share};
 use crate::device::cpu::memory::Matrix;
 use crate::graph::Attention;
@@ -259,6 +261,49 @@ fn exp_all<A: Arithmetic>(scores: &mut [f32], largest: f32) -> f32 {
     sum
 }
 
+/// Keeps scores as they are, whole panels at a time.
+struct ToScores {
+    data: *mut f32,
+    stride: usize,
+}
+
+impl Finish for ToScores {
+    #[inline(always)]
+    unsafe fn finish<A: Arithmetic>(&self, row: usize, col: usize, sums: &mut [f32; LANES]) {
+        // SAFETY: rows of scores are whole panels long; the task has them for itself.
+        unsafe { *self.data.add(row * self.stride + col).cast() = *sums }
+    }
+}
+
+/// Divides weighted values by the sum of their weights.
+struct ToValues<'a> {
+    out: Matrix,
+    first_row: usize,
+    columns: Range<usize>,
+    /// One per row: 1 / sum of weights.
+    scales: &'a [f32],
+    /// Adds to what the segment before has left.
+    add: bool,
+}
+
+impl Finish for ToValues<'_> {
+    #[inline(always)]
+    unsafe fn finish<A: Arithmetic>(&self, row: usize, col: usize, sums: &mut [f32; LANES]) {
+        // SAFETY: the row's columns are this task's; promised by the caller of `multiply`.
+        let out = unsafe { &mut self.out.row_mut(self.first_row + row)[self.columns.clone()][col..] };
+        let scale = self.scales[row];
+        if self.add {
+            for (out, &sum) in out.iter_mut().zip(sums.iter()) {
+                *out = A::mul_add(sum, scale, *out);
+            }
+        } else {
+            for (out, &sum) in out.iter_mut().zip(sums.iter()) {
+                *out = sum * scale;
+            }
+        }
+    }
+}
+
 impl Kernel for Attend {
     fn tasks(&self) -> usize {
         self.attention.sequences * self.attention.heads * self.blocks
@@ -299,10 +344,12 @@ impl Kernel for Attend {
             let mut start = 0;
             for segment in self.segments() {
                 let panels = segment.keys.panels(sequence, kv_head);
+                let scores = ToScores {
+                    data: scratch.add(start),
+                    stride,
+                };
                 for panel in 0..panels.count() {
-                    tile::multiply::<A>(query, panels, panel, |row, col, sums| {
-                        *scratch.add(row * stride + start + col).cast() = *sums;
-                    });
+                    tile::multiply::<A>(query, panels, panel, &scores);
                 }
                 start += segment.score_words();
             }
@@ -322,15 +369,15 @@ impl Kernel for Attend {
                     rows: queries.len(),
                 };
                 let panels = segment.values.panels(sequence, kv_head);
+                let values = ToValues {
+                    out: self.out,
+                    first_row,
+                    columns: head * head_dim..(head + 1) * head_dim,
+                    scales: &inverse_sums,
+                    add: start > 0,
+                };
                 for panel in 0..panels.count() {
-                    tile::multiply::<A>(weights, panels, panel, |row, col, sums| {
-                        let lanes = LANES.min(head_dim - col);
-                        let out = &mut self.out.row_mut(first_row + row)[head * head_dim + col..][..lanes];
-                        for (out, &sum) in out.iter_mut().zip(sums.iter()) {
-                            let before = if start == 0 { 0.0 } else { *out };
-                            *out = A::mul_add(sum, inverse_sums[row], before);
-                        }
-                    });
+                    tile::multiply::<A>(weights, panels, panel, &values);
                 }
                 start += segment.score_words();
             }

@@ -1,10 +1,9 @@
 //! `activation(x w^T + b)`, the operation that takes nearly all the time.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::math::activate;
-use super::tile::{self, LANES, Panels, Rows};
+use super::tile::{self, Finish, LANES, Panels, Rows};
 use super::{Arithmetic, Kernel, share};
 use crate::device::cpu::memory::{Matrix, Words};
 use crate::graph::Activation;
@@ -97,41 +96,43 @@ impl Linear {
             panel_blocks,
         }
     }
+}
 
-    /// # Safety
-    /// As [`Kernel::run`].
+/// Bias, activation, and the place of the result.
+struct ToOutput<'a> {
+    bias: Option<&'a [f32]>,
+    activation: Option<Activation>,
+    out: Matrix,
+    first_row: usize,
+}
+
+impl Finish for ToOutput<'_> {
     #[inline(always)]
-    unsafe fn block<A: Arithmetic>(
-        &self,
-        rows: Range<usize>,
-        panels: Range<usize>,
-        finish: impl Fn(f32) -> f32,
-    ) {
-        // SAFETY: rows and panels are within x and the weight; buffers are as the caller promised.
-        unsafe {
-            let bias = self.bias.map(|bias| bias.row(0));
-            let a = Rows {
-                data: self.x.data.add(rows.start * self.x.stride).cast_const(),
-                stride: self.x.stride,
-                rows: rows.len(),
-            };
-            for panel in panels {
-                tile::multiply::<A>(a, self.weight.panels(), panel, |row, col, sums| {
-                    let out = &mut self.out.row_mut(rows.start + row)[col..];
-                    if let Some(bias) = bias {
-                        for (sum, &bias) in sums.iter_mut().zip(&bias[col..]) {
-                            *sum += bias;
-                        }
-                    }
-                    for sum in sums.iter_mut() {
-                        *sum = finish(*sum);
-                    }
-                    match out.first_chunk_mut::<LANES>() {
-                        Some(out) => *out = *sums,
-                        None => out.copy_from_slice(&sums[..out.len()]),
-                    }
-                });
+    unsafe fn finish<A: Arithmetic>(&self, row: usize, col: usize, sums: &mut [f32; LANES]) {
+        // SAFETY: the row is this task's; promised by the caller of `multiply`.
+        let out = unsafe { &mut self.out.row_mut(self.first_row + row)[col..] };
+        if let Some(bias) = self.bias {
+            for (sum, &bias) in sums.iter_mut().zip(&bias[col..]) {
+                *sum += bias;
             }
+        }
+        match self.activation {
+            None => {}
+            // Each in a loop of its own, so that the choice is not made for every element.
+            Some(Activation::GeluTanh) => {
+                for sum in sums.iter_mut() {
+                    *sum = activate::<A>(Activation::GeluTanh, *sum);
+                }
+            }
+            Some(Activation::Silu) => {
+                for sum in sums.iter_mut() {
+                    *sum = activate::<A>(Activation::Silu, *sum);
+                }
+            }
+        }
+        match out.first_chunk_mut::<LANES>() {
+            Some(out) => *out = *sums,
+            None => out.copy_from_slice(&sums[..out.len()]),
         }
     }
 }
@@ -150,11 +151,21 @@ impl Kernel for Linear {
             self.panel_blocks,
             task % self.panel_blocks,
         );
-        // SAFETY: promised by the caller; tasks write disjoint parts of `out`.
+        // SAFETY: rows and panels are within x and the weight; tasks write disjoint parts of `out`.
         unsafe {
-            match self.activation {
-                None => self.block::<A>(rows, panels, |x| x),
-                Some(activation) => self.block::<A>(rows, panels, |x| activate::<A>(activation, x)),
+            let a = Rows {
+                data: self.x.data.add(rows.start * self.x.stride).cast_const(),
+                stride: self.x.stride,
+                rows: rows.len(),
+            };
+            let to = ToOutput {
+                bias: self.bias.map(|bias| bias.row(0)),
+                activation: self.activation,
+                out: self.out,
+                first_row: rows.start,
+            };
+            for panel in panels {
+                tile::multiply::<A>(a, self.weight.panels(), panel, &to);
             }
         }
     }

@@ -35,45 +35,77 @@ impl Panels {
 
 /// Some rows of a matrix: `rows` rows, `stride` words apart.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<T> {
-    pub data: T,
+pub(super) struct Rows {
+    pub data: *const f32,
     pub stride: usize,
     pub rows: usize,
 }
 
-/// Calls `finish(row, first column, sums)` for all `a x panel` of one panel, 16 columns at a time; sums beyond the
-/// matrix's last column are those of the padding. `a` has `panels.depth` columns.
+/// What becomes of the sums of a product: 16 columns of one row at a time.
+///
+/// A trait and not a closure, because closures cannot be `#[inline(always)]`, without which they are compiled for the
+/// portable instruction set.
+pub(super) trait Finish {
+    /// `col` is the first of the 16 columns; sums beyond the matrix's last column are those of the padding.
+    ///
+    /// # Safety
+    /// As the caller of [`multiply`] promised.
+    unsafe fn finish<A: Arithmetic>(&self, row: usize, col: usize, sums: &mut [f32; LANES]);
+}
+
+/// Gives `a x panel` of one panel to `finish`, row by row. `a` has `panels.depth` columns.
 ///
 /// # Safety
 /// `a` and the panel must be readable and nobody may write them meanwhile.
 #[inline(always)]
-pub(super) unsafe fn multiply<A: Arithmetic>(
-    a: Rows<*const f32>,
-    panels: Panels,
-    panel: usize,
-    mut finish: impl FnMut(usize, usize, &mut [f32; LANES]),
-) {
+pub(super) unsafe fn multiply<A: Arithmetic>(a: Rows, panels: Panels, panel: usize, finish: &impl Finish) {
     let mut row = 0;
     while row < a.rows {
         // SAFETY: `row` is within `a`; the rest is promised by the caller.
         unsafe {
-            let data = a.data.add(row * a.stride);
-            let weights = panels.data.add(panel * panels.depth * LANES);
-            let mut rows = |sums: &mut [[f32; LANES]]| {
-                for (index, sums) in sums.iter_mut().enumerate() {
-                    finish(row + index, panel * LANES, sums);
-                }
+            let tile = Tile {
+                a: a.data.add(row * a.stride),
+                stride: a.stride,
+                panels,
+                panel,
+                row,
             };
             match a.rows - row {
-                1 => rows(&mut tile::<A, 1>(data, a.stride, panels.depth, weights)),
-                2 => rows(&mut tile::<A, 2>(data, a.stride, panels.depth, weights)),
-                3 => rows(&mut tile::<A, 3>(data, a.stride, panels.depth, weights)),
-                4 => rows(&mut tile::<A, 4>(data, a.stride, panels.depth, weights)),
-                5 => rows(&mut tile::<A, 5>(data, a.stride, panels.depth, weights)),
-                _ => rows(&mut tile::<A, ROWS>(data, a.stride, panels.depth, weights)),
+                1 => tile.rows::<A, 1>(finish),
+                2 => tile.rows::<A, 2>(finish),
+                3 => tile.rows::<A, 3>(finish),
+                4 => tile.rows::<A, 4>(finish),
+                5 => tile.rows::<A, 5>(finish),
+                _ => tile.rows::<A, ROWS>(finish),
             }
         }
         row += ROWS;
+    }
+}
+
+/// Some rows of a product's left side, the first of which is number `row`, and one panel of its right side.
+struct Tile {
+    a: *const f32,
+    stride: usize,
+    panels: Panels,
+    panel: usize,
+    row: usize,
+}
+
+impl Tile {
+    /// # Safety
+    /// As [`multiply`]; `a` must have `R` rows.
+    #[inline(always)]
+    unsafe fn rows<A: Arithmetic, const R: usize>(&self, finish: &impl Finish) {
+        let depth = self.panels.depth;
+        // SAFETY: promised by the caller.
+        unsafe {
+            let panel = self.panels.data.add(self.panel * depth * LANES);
+            let mut sums = product::<A, R>(self.a, self.stride, depth, panel);
+            for (index, sums) in sums.iter_mut().enumerate() {
+                finish.finish::<A>(self.row + index, self.panel * LANES, sums);
+            }
+        }
     }
 }
 
@@ -82,7 +114,7 @@ pub(super) unsafe fn multiply<A: Arithmetic>(
 /// # Safety
 /// `a` must have `R` rows of `depth` words, `panel` `depth * 16` words.
 #[inline(always)]
-unsafe fn tile<A: Arithmetic, const R: usize>(
+unsafe fn product<A: Arithmetic, const R: usize>(
     a: *const f32,
     stride: usize,
     depth: usize,
