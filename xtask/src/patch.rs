@@ -56,8 +56,9 @@ pub fn patch(prefix: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Some wheels bundle such libraries under names with a hash.
 fn is_python_only(name: &str) -> bool {
-    name.ends_with("__rosidl_generator_py.so")
+    name.contains("__rosidl_generator_py")
 }
 
 /// Every folder of libraries, relative to the library's own, so that the repository may be moved.
@@ -131,6 +132,9 @@ mod tests {
     #[test]
     fn only_generated_python_support_is_python_only() {
         assert!(is_python_only("libstd_msgs__rosidl_generator_py.so"));
+        assert!(is_python_only(
+            "librcl_interfaces__rosidl_generator_py-19e51868.so"
+        ));
         assert!(!is_python_only("libstd_msgs__rosidl_typesupport_c.so"));
     }
 }
