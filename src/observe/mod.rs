@@ -17,4 +17,4 @@ pub use image::{ImageError, ImagePreprocessor};
 pub use joints::{JointError, JointOrder};
 pub use normalization::Normalizer;
 pub use prompt::{PromptTokenizer, PromptTokens, TokenizerError, write_small_tokenizer};
-pub use stats::{NormalizationError, write_unit_stats};
+pub use stats::{NormalizationError, write_identity_like_stats};

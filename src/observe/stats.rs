@@ -267,10 +267,12 @@ impl Statistics {
     }
 }
 
-/// Writes statistics in openpi's form that leave values as they are: mean 0, standard deviation 1. For random
-/// checkpoints, whose output means nothing.
-pub fn write_unit_stats(folder: &Path, state_dim: usize, action_dim: usize) -> std::io::Result<()> {
-    let feature = |dim: usize| json!({"mean": vec![0.0; dim], "std": vec![1.0; dim], "q01": vec![-1.0; dim], "q99": vec![1.0; dim]});
+/// Writes plausible statistics in openpi's form, `assets/pi0_node/norm_stats.json`, for random checkpoints, whose
+/// output means nothing: zero mean and unit standard deviation leave values nearly as they are.
+pub fn write_identity_like_stats(folder: &Path, state_dim: usize, action_dim: usize) -> std::io::Result<()> {
+    // The 1 % quantiles of a standard normal.
+    const TAIL: f64 = 2.326;
+    let feature = |dim: usize| json!({"mean": vec![0.0; dim], "std": vec![1.0; dim], "q01": vec![-TAIL; dim], "q99": vec![TAIL; dim]});
     let stats = json!({"norm_stats": {"state": feature(state_dim), "actions": feature(action_dim)}});
     let folder = folder.join("assets/pi0_node");
     fs::create_dir_all(&folder)?;
@@ -365,7 +367,7 @@ mod tests {
     #[test]
     fn openpis_folder_is_found_below_assets_unless_there_are_two() {
         let folder = tempfile::tempdir().unwrap();
-        write_unit_stats(folder.path(), 4, 2).unwrap();
+        write_identity_like_stats(folder.path(), 4, 2).unwrap();
         let load = || Normalizer::load(folder.path(), &Normalization::Checkpoint, 2, 4, 4);
         assert_eq!(load().unwrap().joints(), 2);
         let second = folder.path().join("assets/lerobot/aloha");
