@@ -137,14 +137,29 @@ fn jpeg_files_are_decoded_within_what_decoders_differ_by() {
 fn a_truncated_file_is_an_error_wherever_it_ends() {
     for name in ["rgb.png", "rgb.jpg"] {
         let file = fs::read(data(name)).unwrap();
-        for length in (0..file.len() / 2).step_by(7) {
-            let error = compressed(&file[..length], "jpeg").unwrap_err().to_string();
+        // A PNG's last chunk is empty: its 12 bytes are not missed.
+        let end = if name == "rgb.png" {
+            file.len() - 12
+        } else {
+            file.len()
+        };
+        for length in 0..end {
+            let result = compressed(&file[..length], "jpeg").map(|_| "accepted".to_owned());
+            let error = result.unwrap_or_else(|error| error.to_string());
             assert!(
                 error.starts_with("compressed image ('jpeg') cannot be read: "),
-                "{error}"
+                "{name}, {length} bytes: {error}"
             );
         }
     }
+}
+
+#[test]
+fn bytes_after_the_end_of_a_jpeg_file_do_not_matter() {
+    let mut file = fs::read(data("rgb.jpg")).unwrap();
+    file.extend([0; 100]);
+    let found = compressed(&file, "jpeg").unwrap();
+    assert!(largest_difference(&found, &expected()["rgb.jpg"]) < 4.0 / 127.5);
 }
 
 /// A PNG header that claims `width` x `height` pixels, with a correct checksum, and no pixels.
@@ -170,7 +185,9 @@ fn png_that_claims(width: u32, height: u32) -> Vec<u8> {
 fn a_header_that_claims_a_huge_image_is_refused_before_memory_is_asked_for() {
     let before = peak_memory_kib();
     for (width, height) in [(1_000_000, 1_000_000), (8193, 1), (1, 8193)] {
-        let error = compressed(&png_that_claims(width, height), "png").unwrap_err().to_string();
+        let error = compressed(&png_that_claims(width, height), "png")
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains(&format!("{width}x{height}")) && error.contains("8192"),
             "{error}"
@@ -192,5 +209,8 @@ fn a_result_of_another_size_is_refused() {
     let error = ImagePreprocessor::new(28, 28)
         .raw(&rgb8(4, 4, &pixels), &mut [0.0; 5])
         .unwrap_err();
-    assert_eq!(error.to_string(), "the result has room for 5 values, 2352 are needed");
+    assert_eq!(
+        error.to_string(),
+        "the result has room for 5 values, 2352 are needed"
+    );
 }

@@ -9,7 +9,8 @@ use tokenizers::Tokenizer;
 use super::sentencepiece;
 
 const JSON_FILE: &str = "tokenizer.json";
-const MODEL_FILE: &str = "tokenizer.model";
+/// The published names: Hugging Face's two, and openpi's.
+const FILES: [&str; 3] = [JSON_FILE, "tokenizer.model", "paligemma_tokenizer.model"];
 const BOS: &str = "<bos>";
 /// Token of the padding.
 const PAD: i32 = 0;
@@ -35,7 +36,7 @@ impl PromptTokenizer {
         if let Some(path) = explicit {
             return Self::load(path);
         }
-        let candidates = [JSON_FILE, MODEL_FILE].map(|name| checkpoint.join(name));
+        let candidates = FILES.map(|name| checkpoint.join(name));
         match candidates.iter().find(|path| path.is_file()) {
             Some(path) => Self::load(path),
             None => Err(TokenizerError::Missing(checkpoint.into())),
@@ -62,7 +63,10 @@ impl PromptTokenizer {
 
     /// `<bos>`, the prompt on one line, a newline; padded to `max_len` (openpi `PaligemmaTokenizer.tokenize`).
     pub fn encode(&self, prompt: &str, max_len: usize) -> Result<PromptTokens, TokenizerError> {
-        let line = prompt.trim().replace(['_', '\n'], " ");
+        // As Python strips: the four separators of ASCII are spaces to it.
+        let line = prompt
+            .trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
+            .replace(['_', '\n'], " ");
         let mut ids = vec![self.bos];
         for part in [line.as_str(), "\n"] {
             let encoding = self

@@ -278,10 +278,10 @@ def tokens() -> None:
     gemma = dict(model_type="bpe", vocab_size=540, add_dummy_prefix=False, remove_extra_whitespaces=False)
     models = {
         "paligemma_like.model": train("paligemma_like.model", **gemma),
-        "unigram.model": train("unigram.model", **(gemma | {"model_type": "unigram", "vocab_size": 325})),
         "trims_spaces.model": train("trims_spaces.model", **(gemma | {"remove_extra_whitespaces": True, "vocab_size": 420})),
     }
-    # Refused: Gemma's models do neither.
+    # Refused: PaliGemma's model is neither.
+    train("unigram.model", **(gemma | {"model_type": "unigram", "vocab_size": 325}))
     train("prefixes.model", **(gemma | {"add_dummy_prefix": True, "vocab_size": 360}))
     encoded = {}
     for name, path in models.items():
