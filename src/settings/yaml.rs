@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn sections_are_found_by_name_or_wildcard() {
         for name in ["/**", "**", "pi0_node", "/pi0_node"] {
-            let values = read(&format!("{name}:\n  ros__parameters:\n    seed: 7\n")).unwrap();
+            let values = read(&format!("'{name}':\n  ros__parameters:\n    seed: 7\n")).unwrap();
             assert_eq!(values["seed"], Value::Integer(7));
         }
         let error = read("camera_driver:\n  ros__parameters:\n    seed: 7\n").unwrap_err();
