@@ -62,13 +62,6 @@ impl Golden {
             outputs,
         }
     }
-
-    pub fn cameras(&self) -> usize {
-        self.inputs
-            .keys()
-            .filter(|name| name.starts_with("image_") && *name != "image_masks")
-            .count()
-    }
 }
 
 pub fn path(name: &str) -> PathBuf {
