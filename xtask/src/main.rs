@@ -1,10 +1,16 @@
 //! `cargo xtask`: set-up, demo and test of this repository, each one command.
 
+mod bindgen;
 mod command;
 mod demo;
 mod patch;
+mod process;
+mod progress;
+mod python;
 mod setup;
+mod sourced;
 mod test;
+mod wheels;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
