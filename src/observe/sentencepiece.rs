@@ -21,11 +21,7 @@ struct Piece {
 // Kinds of pieces (`ModelProto.SentencePiece.Type`).
 const NORMAL: u64 = 1;
 const UNKNOWN: u64 = 2;
-const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
-
-/// Never part of a text.
-const NONCHARACTER: char = '\u{10FFFF}';
 
 // Kinds of models (`TrainerSpec.ModelType`).
 const UNIGRAM: u64 = 1;
@@ -41,8 +37,8 @@ struct Model {
     normalizes: bool,
 }
 
-/// The tokenizer that a serialised `ModelProto` describes, and the number of its piece `bos`.
-pub(super) fn tokenizer(bytes: &[u8], bos: &str) -> Result<(Tokenizer, Option<u32>), String> {
+/// The tokenizer that a serialised `ModelProto` describes.
+pub(super) fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
     let model = parse(bytes).ok_or("it is not a SentencePiece model, or cut short")?;
     if model.pieces.is_empty() {
         return Err("its vocabulary is empty".into());
@@ -68,11 +64,7 @@ pub(super) fn tokenizer(bytes: &[u8], bos: &str) -> Result<(Tokenizer, Option<u3
         .map(|piece| AddedToken::from(piece.text.clone(), false).normalized(true))
         .collect();
     tokenizer.add_tokens(&symbols);
-    let bos = (0..)
-        .zip(&model.pieces)
-        .find(|(_, piece)| piece.text == bos)
-        .map(|(id, _)| id);
-    Ok((tokenizer, bos))
+    Ok(tokenizer)
 }
 
 /// Spaces become `▁`; where a model wants it, only one between two words.
