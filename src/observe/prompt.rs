@@ -59,7 +59,8 @@ impl PromptTokenizer {
         Ok(Self { tokenizer, bos })
     }
 
-    /// `<bos>`, the prompt on one line, a newline; padded to `max_len` (openpi `PaligemmaTokenizer.tokenize`).
+    /// `<bos>`, the prompt on one line, a newline; padded to `max_len` (openpi's
+    /// `PaligemmaTokenizer.tokenize`, except that it cuts a long prompt; lerobot leaves `_` and spaces as they are).
     pub fn encode(&self, prompt: &str, max_len: usize) -> Result<PromptTokens, TokenizerError> {
         // As Python strips: the four separators of ASCII are spaces to it.
         let line = prompt

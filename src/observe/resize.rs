@@ -1,5 +1,8 @@
 //! Resize-with-pad as the reference does it (lerobot and openpi, `resize_with_pad_torch`): bilinear without
 //! antialiasing, corners not aligned, the rest black. Used by `image`.
+//!
+//! openpi's policy server resizes with Pillow instead, which smooths when it makes an image smaller; its torch model
+//! code and lerobot do not.
 
 /// What an image is padded with.
 const BLACK: f32 = -1.0;
