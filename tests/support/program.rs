@@ -1,5 +1,7 @@
 //! Runs the `pi0_node` binary as a user would. Used by the tests of its commands.
 
+#![allow(dead_code, reason = "every test file uses a part of this")]
+
 use std::process::{Command, Output};
 
 /// Runs a command line to its end.
