@@ -1,17 +1,15 @@
 //! The control path allocates nothing: a counting allocator watches every thread of the process while cycles run on the
 //! real device. Alone in its file, because the allocator is the whole program's.
 
+#[path = "support/robot.rs"]
+mod robot;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use pi0_node::control::{Outcome, assemble};
 use pi0_node::device::Silent;
-use pi0_node::graph::WeightFormat;
-use pi0_node::observe::messages::{Image, JointState, Stamp};
-use pi0_node::observe::write_small_tokenizer;
-use pi0_node::policy::PolicyConfig;
-use pi0_node::policy::checkpoint::init::write_random;
-use pi0_node::settings::{Camera, Normalization, Settings, Transport};
+use robot::{put_image, put_joints, settings, stamp_ms, write_checkpoint};
 
 struct Counting;
 
@@ -42,78 +40,22 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn settings(folder: &std::path::Path) -> Settings {
-    let camera = |name: &str, topic: Option<&str>| Camera {
-        name: name.into(),
-        topic: topic.map(str::to_owned),
-        transport: Transport::Raw,
-    };
-    Settings {
-        checkpoint: folder.into(),
-        device: "cpu".into(),
-        threads: 2,
-        seed: 1,
-        cameras: vec![
-            camera("base_0_rgb", Some("/top")),
-            camera("left_wrist_0_rgb", None),
-        ],
-        joint_states_topic: "/joint_states".into(),
-        joints: vec!["waist".into(), "elbow".into()],
-        prompt: "go".into(),
-        tokenizer: None,
-        normalization: Normalization::None,
-        delta_actions: vec![1, -1],
-        control_hz: 50.0,
-        sync_tolerance_ms: 10.0,
-        num_inference_steps: None,
-        sensor_timeout_ms: 500.0,
-        diagnostics_hz: 1.0,
-    }
-}
-
 #[test]
 fn a_cycle_allocates_and_frees_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    write_random(folder.path(), &PolicyConfig::TINY, 1, WeightFormat::BF16, &|_| {}).unwrap();
-    write_small_tokenizer(
-        &folder.path().join("tokenizer.json"),
-        PolicyConfig::TINY.vocabulary,
-    )
-    .unwrap();
+    write_checkpoint(folder.path());
     let mut wiring = assemble(&settings(folder.path()), &Silent).unwrap();
-    let pixels = vec![100; 60 * 40 * 3];
-    let names = ["waist".to_owned(), "elbow".to_owned()];
-
     for cycle in 0..5 {
-        let stamp = Stamp(cycle * 100_000_000);
-        let data = &pixels;
-        let image = Image {
-            stamp,
-            height: 40,
-            width: 60,
-            encoding: "rgb8",
-            step: 180,
-            data,
-        };
-        wiring.cameras[0].put_image(&image).unwrap();
-        wiring
-            .joints
-            .put(
-                &JointState {
-                    stamp,
-                    names: &names,
-                    positions: &[0.1, 0.2],
-                },
-                stamp,
-            )
-            .unwrap();
+        let now = 100 * cycle;
+        put_image(&mut wiring, now);
+        put_joints(&mut wiring, now);
         if cycle == 3 {
             wiring.prompt.put("another task").unwrap();
         }
 
         ARMED.store(true, SeqCst);
-        let outcome = wiring.cycle.step(stamp);
-        let idle = wiring.cycle.step(stamp);
+        let outcome = wiring.cycle.step(stamp_ms(now));
+        let idle = wiring.cycle.step(stamp_ms(now));
         ARMED.store(false, SeqCst);
 
         assert_eq!((outcome, idle), (Outcome::Chunk, Outcome::Idle));

@@ -108,6 +108,11 @@ pub enum TokenizerError {
     Unreadable { file: PathBuf, message: String },
     #[error("prompt '{prompt}' cannot be encoded: {message}")]
     Prompt { prompt: String, message: String },
+    #[error(
+        "prompt '{prompt}' has token {token}, but the model's vocabulary ends at {last}: this tokenizer is not the \
+         checkpoint's"
+    )]
+    OutsideVocabulary { prompt: String, token: i32, last: usize },
     #[error("prompt '{prompt}' is {tokens} tokens long; the model takes {max_len}: shorten it")]
     TooLong {
         prompt: String,
