@@ -49,14 +49,14 @@ impl PromptTokenizer {
             message,
         };
         let bytes = fs::read(path).map_err(|error| fail(error.to_string()))?;
-        let tokenizer = if path.extension().is_some_and(|extension| extension == "model") {
-            sentencepiece::tokenizer(&bytes).map_err(fail)?
+        let (tokenizer, bos) = if path.extension().is_some_and(|extension| extension == "model") {
+            sentencepiece::tokenizer(&bytes, BOS).map_err(fail)?
         } else {
-            Tokenizer::from_bytes(&bytes).map_err(|error| fail(error.to_string()))?
+            let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| fail(error.to_string()))?;
+            let bos = tokenizer.token_to_id(BOS);
+            (tokenizer, bos)
         };
-        let bos = tokenizer
-            .token_to_id(BOS)
-            .ok_or_else(|| fail(format!("it has no token '{BOS}'")))?;
+        let bos = bos.ok_or_else(|| fail(format!("it has no token '{BOS}'")))?;
         Ok(Self { tokenizer, bos })
     }
 

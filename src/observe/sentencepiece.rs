@@ -21,7 +21,11 @@ struct Piece {
 // Kinds of pieces (`ModelProto.SentencePiece.Type`).
 const NORMAL: u64 = 1;
 const UNKNOWN: u64 = 2;
+const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
+
+/// Never part of a text.
+const NONCHARACTER: char = '\u{10FFFF}';
 
 // Kinds of models (`TrainerSpec.ModelType`).
 const UNIGRAM: u64 = 1;
@@ -35,8 +39,8 @@ struct Model {
     normalizes: bool,
 }
 
-/// The tokenizer that a serialised `ModelProto` describes.
-pub(super) fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
+/// The tokenizer that a serialised `ModelProto` describes, and the number of its piece `bos`.
+pub(super) fn tokenizer(bytes: &[u8], bos: &str) -> Result<(Tokenizer, Option<u32>), String> {
     let model = parse(bytes).ok_or("it is not a SentencePiece model, or cut short")?;
     if model.pieces.is_empty() {
         return Err("its vocabulary is empty".into());
@@ -61,7 +65,11 @@ pub(super) fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
         .map(|piece| AddedToken::from(piece.text.clone(), false).normalized(true))
         .collect();
     tokenizer.add_tokens(&symbols);
-    Ok(tokenizer)
+    let bos = (0..)
+        .zip(&model.pieces)
+        .find(|(_, piece)| piece.text == bos)
+        .map(|(id, _)| id);
+    Ok((tokenizer, bos))
 }
 
 /// SentencePiece merges the neighbours whose union has the best score; as a list of merges: every way to split a piece
@@ -101,10 +109,16 @@ fn bpe(model: &Model) -> Result<BPE, String> {
 }
 
 fn unigram(model: &Model) -> Result<Unigram, String> {
+    // Control symbols in a text are plain text to SentencePiece; the library would match them, so it does not get to
+    // know their names.
+    let name = |piece: &Piece| match piece.kind {
+        CONTROL | UNKNOWN => format!("{NONCHARACTER}{}", piece.text),
+        _ => piece.text.clone(),
+    };
     let pieces = model
         .pieces
         .iter()
-        .map(|piece| (piece.text.clone(), f64::from(piece.score)))
+        .map(|piece| (name(piece), f64::from(piece.score)))
         .collect();
     let unknown = model.pieces.iter().position(|piece| piece.kind == UNKNOWN);
     Unigram::from(pieces, unknown, model.byte_fallback).map_err(|error| error.to_string())

@@ -1,10 +1,15 @@
 //! `cargo xtask`: set-up, demo and test of this repository, each one command.
 
+mod bindgen;
 mod command;
 mod demo;
 mod patch;
+mod progress;
+mod python;
 mod setup;
+mod sourced;
 mod test;
+mod wheels;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

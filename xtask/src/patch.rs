@@ -12,10 +12,11 @@ use std::process::Command;
 use anyhow::Context;
 
 use crate::command::output;
+use crate::{progress, python};
 
 /// Patches every library below `prefix`.
 pub fn patch(prefix: &Path) -> anyhow::Result<()> {
-    let packages = site_packages(prefix)?;
+    let packages = python::site_packages(prefix)?;
     let mut folders = vec![prefix.join("lib")];
     let bundled = entries(&packages)?.into_iter().filter(|path| {
         name(path).starts_with("ros_") && path.extension().is_some_and(|extension| extension == "libs")
@@ -35,7 +36,8 @@ pub fn patch(prefix: &Path) -> anyhow::Result<()> {
         .map(|path| name(path))
         .filter(|name| is_python_only(name))
         .collect();
-    for library in &libraries {
+    let bar = progress::bar("patching libraries", libraries.len());
+    for library in bar.wrap_iter(libraries.iter()) {
         let mut patchelf = Command::new(prefix.join("bin/patchelf"));
         patchelf.arg("--set-rpath").arg(search_path(library, &folders));
         if !is_python_only(name(library)) {
@@ -45,6 +47,7 @@ pub fn patch(prefix: &Path) -> anyhow::Result<()> {
         }
         output(patchelf.arg(library))?;
     }
+    bar.finish_and_clear();
     let chosen = prefix.join("lib/librmw_implementation.so");
     if !chosen.exists() {
         std::os::unix::fs::symlink("librmw_fastrtps_cpp.so", chosen)
@@ -53,18 +56,9 @@ pub fn patch(prefix: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `.ros/lib/python3.11/site-packages`
-pub fn site_packages(prefix: &Path) -> anyhow::Result<PathBuf> {
-    entries(&prefix.join("lib"))?
-        .into_iter()
-        .filter(|path| name(path).starts_with("python3"))
-        .map(|path| path.join("site-packages"))
-        .find(|path| path.is_dir())
-        .with_context(|| format!("{} has no site-packages", prefix.display()))
-}
-
+/// Some wheels bundle such libraries under names with a hash.
 fn is_python_only(name: &str) -> bool {
-    name.ends_with("__rosidl_generator_py.so")
+    name.contains("__rosidl_generator_py")
 }
 
 /// Every folder of libraries, relative to the library's own, so that the repository may be moved.
@@ -138,6 +132,9 @@ mod tests {
     #[test]
     fn only_generated_python_support_is_python_only() {
         assert!(is_python_only("libstd_msgs__rosidl_generator_py.so"));
+        assert!(is_python_only(
+            "librcl_interfaces__rosidl_generator_py-19e51868.so"
+        ));
         assert!(!is_python_only("libstd_msgs__rosidl_typesupport_c.so"));
     }
 }
