@@ -177,3 +177,13 @@ uint32 nanosec
         }
     }
 }
+
+/// `std_msgs/String`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    pub data: String,
+}
+
+impl Text {
+    pub const TYPE: &str = "std_msgs/msg/String";
+}

@@ -184,7 +184,7 @@ impl Bag {
     pub fn messages(
         &mut self,
         topics: &[&str],
-    ) -> Result<impl ExactSizeIterator<Item = Result<Message, BagProblem>>, BagError> {
+    ) -> Result<impl ExactSizeIterator<Item = Result<Message, BagProblem>> + use<'_>, BagError> {
         if self.index.is_empty() {
             return Err(BagError::Empty(self.path.clone()));
         }

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::ValueEnum;
 
 use super::progress::Bar;
 use crate::device::Progress;
 use crate::graph::WeightFormat;
+use crate::observe;
 use crate::policy::checkpoint::init;
 use crate::policy::{Checkpoint, PolicyConfig};
 
@@ -20,8 +21,8 @@ pub enum Command {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-    /// Write a checkpoint with random weights in the layout of a trained one: for trying the node, for tests and
-    /// benchmarks. A robot driven by it moves at random.
+    /// Write a checkpoint with random weights in the layout of a trained one, with a small tokenizer and statistics that
+    /// leave values as they are: for trying the node, for tests and benchmarks. A robot driven by it moves at random.
     Init {
         /// Sizes of the model.
         #[arg(long, value_enum)]
@@ -94,6 +95,9 @@ fn init_folder(folder: &Path, config: &PolicyConfig, seed: u64, format: WeightFo
     let written = init::write_random(folder, config, seed, format, &|bytes| progress.advance(bytes));
     progress.end();
     written?;
+    observe::write_small_tokenizer(&folder.join("tokenizer.json"), config.vocabulary)
+        .and_then(|()| observe::write_unit_stats(folder, config.state_dim, config.action_dim))
+        .with_context(|| format!("cannot write to {}", folder.display()))?;
     println!("random checkpoint written to {}", folder.display());
     Ok(())
 }
