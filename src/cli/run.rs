@@ -1,5 +1,7 @@
 //! `pi0_node run`: the live ROS 2 node; also what runs when no command is given, as `ros2 run` and launch files do.
 
+use std::io::{IsTerminal, stderr};
+
 use tracing_subscriber::EnvFilter;
 
 use super::progress::Bar;
@@ -26,7 +28,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
         .with_target(false)
         .init();
     let options = node::Options {
