@@ -64,14 +64,13 @@ pub fn save(path: &Path, outputs: &[Output], device: &str) -> anyhow::Result<()>
             format!("pi0_node {}", env!("CARGO_PKG_VERSION")),
         ),
     ]);
+    let file = safetensors::serialize(views, Some(metadata))?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".part");
-    let written = safetensors::serialize_to_file(views, Some(metadata), Path::new(&temporary))
-        .map_err(anyhow::Error::from)
-        .and_then(|()| Ok(fs::rename(&temporary, path)?));
+    let written = fs::write(&temporary, file).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // Nothing to add if there is no such file.
         let _ = fs::remove_file(&temporary);
     }
-    written
+    Ok(written?)
 }
