@@ -19,6 +19,7 @@ pub fn without_ros(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStrin
 }
 
 /// What `--ros-args --log-level` says, in the words of the log: for all of the process or for this node.
+#[cfg(feature = "ros")]
 pub fn log_level(arguments: impl IntoIterator<Item = String>) -> Option<&'static str> {
     let arguments: Vec<String> = arguments
         .into_iter()
@@ -66,6 +67,7 @@ mod tests {
         assert_eq!(own("pi0_node infer -- --file"), "pi0_node infer -- --file");
     }
 
+    #[cfg(feature = "ros")]
     #[test]
     fn the_log_level_is_ros_s() {
         let level = |arguments: &str| log_level(arguments.split_whitespace().map(str::to_owned));
