@@ -59,7 +59,7 @@ fn the_aloha_bag_has_three_cameras_and_fourteen_joints() {
     let left: CompressedImage = cdr::decode(&of(LEFT).nth(1).unwrap().2).unwrap();
     assert_eq!(left.view().stamp, Stamp(START + 102_000_000));
     assert!(left.data.starts_with(b"\xff\xd8"));
-    let joints: JointState = cdr::decode(&of(JOINTS).last().unwrap().2).unwrap();
+    let joints: JointState = cdr::decode(&of(JOINTS).next_back().unwrap().2).unwrap();
     assert_eq!(joints.name.len(), 14);
     assert_eq!(
         (joints.name[0].as_str(), joints.name[13].as_str()),

@@ -193,7 +193,7 @@ impl Bag {
                 .iter()
                 .any(|topic| topic.name == **name && topic.count > 0)
         };
-        if !topics.is_empty() && !topics.iter().any(|name| found(name)) {
+        if !topics.is_empty() && !topics.iter().any(found) {
             return Err(BagError::NoTopics {
                 path: self.path.clone(),
                 wanted: topics.iter().map(|&name| name.to_owned()).collect(),

@@ -96,7 +96,7 @@ fn init_folder(folder: &Path, config: &PolicyConfig, seed: u64, format: WeightFo
     progress.end();
     written?;
     observe::write_small_tokenizer(&folder.join("tokenizer.json"), config.vocabulary)
-        .and_then(|()| observe::write_unit_stats(folder, config.state_dim, config.action_dim))
+        .and_then(|()| observe::write_identity_like_stats(folder, config.state_dim, config.action_dim))
         .with_context(|| format!("cannot write to {}", folder.display()))?;
     println!("random checkpoint written to {}", folder.display());
     Ok(())

@@ -77,13 +77,9 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
         config.action_dim,
     )?;
     let delta = DeltaMask::from_openpi(&settings.delta_actions, joints)?;
-    let tokenizer = PromptTokenizer::find(checkpoint.folder(), settings.tokenizer.as_deref())?;
-    tokenizer.encode(&settings.prompt, config.prompt_tokens)?;
-
-    let device = device::open(&settings.device, settings.threads)?;
-    let mut model = Model::compile(&checkpoint, &config, &present, device, progress)?;
-    warm_up(&mut model)?;
-
+    if normalizer.relative_actions() && settings.delta_actions.is_empty() {
+        return Err(AssembleError::RelativeActions);
+    }
     let wake = Wake::default();
     let metrics = Arc::new(Metrics::new(
         settings
@@ -92,6 +88,24 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
             .filter(|camera| camera.topic.is_some())
             .map(|camera| camera.name.as_str()),
     ));
+    let no_prompt = PromptTokens {
+        ids: Vec::new(),
+        mask: Vec::new(),
+    };
+    let (prompt_sender, prompt_receiver) = mailbox(&no_prompt, &wake);
+    let mut prompt = PromptInput {
+        tokenizer: PromptTokenizer::find(checkpoint.folder(), settings.tokenizer.as_deref())?,
+        length: config.prompt_tokens,
+        vocabulary: config.vocabulary,
+        mailbox: prompt_sender,
+        metrics: metrics.clone(),
+    };
+    prompt.put(&settings.prompt)?;
+
+    let device = device::open(&settings.device, settings.threads)?;
+    let mut model = Model::compile(&checkpoint, &config, &present, device, progress)?;
+    warm_up(&mut model)?;
+
     let (cameras, frames, slots) = camera_inputs(settings, &config, &wake, &metrics);
     let sample = JointSample {
         stamp: Stamp(0),
@@ -99,23 +113,11 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
         positions: vec![0.0; joints],
     };
     let (joint_sender, joint_receiver) = mailbox(&sample, &wake);
-    let no_prompt = PromptTokens {
-        ids: Vec::new(),
-        mask: Vec::new(),
-    };
-    let (prompt_sender, prompt_receiver) = mailbox(&no_prompt, &wake);
     let (chunk_sender, chunks) = chunk::output(config.action_horizon, joints, settings.control_hz);
     let monitor = Monitor {
         metrics: metrics.clone(),
         device: model.device().into(),
     };
-    let mut prompt = PromptInput {
-        tokenizer,
-        length: config.prompt_tokens,
-        mailbox: prompt_sender,
-        metrics: metrics.clone(),
-    };
-    prompt.put(&settings.prompt)?;
     Ok(Wiring {
         cameras,
         joints: JointInput {
@@ -192,6 +194,11 @@ pub enum AssembleError {
     NoCamera,
     #[error("there are no joints: set 'joints' to the robot's joint names in the model's order")]
     NoJoints,
+    #[error(
+        "the checkpoint's actions are relative to the state: set 'delta_actions' to openpi's mask for the robot's joints \
+         (such as [6, -1, 6, -1])"
+    )]
+    RelativeActions,
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]

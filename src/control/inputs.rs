@@ -124,6 +124,7 @@ pub struct PromptInput {
     pub(super) tokenizer: PromptTokenizer,
     /// Tokens that the model takes.
     pub(super) length: usize,
+    pub(super) vocabulary: usize,
     pub(super) mailbox: Sender<PromptTokens>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -131,9 +132,25 @@ pub struct PromptInput {
 impl PromptInput {
     pub fn put(&mut self, prompt: &str) -> Result<(), TokenizerError> {
         let since = Instant::now();
-        let result = self.tokenizer.encode(prompt, self.length);
+        let result = self.encode(prompt);
         *self.mailbox.buffer() = self.metrics.received(&self.metrics.prompts, since, result)?;
         self.mailbox.send();
         Ok(())
+    }
+
+    /// Tokens that the model has: another model's tokenizer would give others.
+    fn encode(&self, prompt: &str) -> Result<PromptTokens, TokenizerError> {
+        let tokens = self.tokenizer.encode(prompt, self.length)?;
+        match tokens.ids.iter().find(|&&id| id as usize >= self.vocabulary) {
+            None => Ok(tokens),
+            Some(&token) => {
+                let last = self.vocabulary - 1;
+                Err(TokenizerError::OutsideVocabulary {
+                    prompt: prompt.into(),
+                    token,
+                    last,
+                })
+            }
+        }
     }
 }

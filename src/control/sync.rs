@@ -68,6 +68,10 @@ impl FrameSync {
         for _ in 0..=self.cameras.len() {
             let mut any = false;
             for index in 0..self.cameras.len() {
+                // A set that fits is not given up for a newer frame of one camera.
+                if self.fits() {
+                    break;
+                }
                 any |= !self.waits_for_another(index) && self.cameras[index].mailbox.take();
             }
             if !any {
@@ -104,6 +108,12 @@ impl FrameSync {
         };
         let mut others = self.cameras.iter().filter_map(Camera::fresh);
         others.any(|other| (self.tolerance_ms..CLOCK_RESET_MS).contains(&stamp.ms_since(other)))
+    }
+
+    /// Whether the frames held make a set.
+    fn fits(&self) -> bool {
+        self.fresh_range()
+            .is_some_and(|(oldest, newest)| newest.ms_since(oldest) <= self.tolerance_ms)
     }
 
     /// Oldest and newest stamp when every camera has a fresh frame.

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use image::{ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::messages::{CompressedImage, Image};
 use super::resize::{PixelFormat, Pixels, Resize};
@@ -77,18 +77,24 @@ impl ImagePreprocessor {
             format: image.format.into(),
             message,
         };
-        let mut reader = ImageReader::new(Cursor::new(image.data))
+        let reader = ImageReader::new(Cursor::new(image.data))
             .with_guessed_format()
             .map_err(|error| unreadable(error.to_string()))?;
         if !matches!(reader.format(), Some(ImageFormat::Jpeg | ImageFormat::Png)) {
             return Err(unreadable("the data is neither JPEG nor PNG".into()));
         }
-        let mut limits = Limits::default();
-        limits.max_image_width = Some(MAX_SIDE);
-        limits.max_image_height = Some(MAX_SIDE);
-        reader.limits(limits);
-        let decoded = reader
-            .decode()
+        // The decoder would paint what is missing grey, and the robot would act on it.
+        if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(image.data) {
+            return Err(unreadable("the file is cut short".into()));
+        }
+        let decoder = reader
+            .into_decoder()
+            .map_err(|error| unreadable(error.to_string()))?;
+        let (width, height) = decoder.dimensions();
+        if width.max(height) > MAX_SIDE {
+            return Err(ImageError::TooLarge { width, height });
+        }
+        let decoded = DynamicImage::from_decoder(decoder)
             .map_err(|error| unreadable(error.to_string()))?
             .into_rgb8();
         let (width, height) = (decoded.width() as usize, decoded.height() as usize);
@@ -130,6 +136,15 @@ impl ImagePreprocessor {
     }
 }
 
+/// Whether the last scan of a JPEG file has an end. Neither marker occurs in a scan's data; an end before the last
+/// scan's start is an embedded thumbnail's.
+fn is_whole_jpeg(file: &[u8]) -> bool {
+    const START_OF_SCAN: [u8; 2] = [0xff, 0xda];
+    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+    let mut markers = file.windows(2).rev();
+    markers.find(|&pair| pair == START_OF_SCAN || pair == END_OF_IMAGE) == Some(&END_OF_IMAGE)
+}
+
 /// The encodings of `sensor_msgs/image_encodings` that are colours or grey in 8 bits.
 fn pixel_format(encoding: &str) -> Result<PixelFormat, ImageError> {
     let (bytes, offsets) = match encoding {
@@ -164,6 +179,8 @@ pub enum ImageError {
         width: usize,
         height: usize,
     },
+    #[error("the image is {width}x{height} pixels; {MAX_SIDE} a side are the most")]
+    TooLarge { width: u32, height: u32 },
     #[error("compressed image ('{format}') cannot be read: {message}")]
     Compressed { format: String, message: String },
     #[error("the result has room for {found} values, {expected} are needed")]

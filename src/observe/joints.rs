@@ -1,19 +1,17 @@
-//! Joint positions in the model's order, whatever order the message has. Called on the thread that received it.
+//! Joint positions in the model's order, whatever order the message has. Called by `control`'s joint input, on the
+//! thread that received the message.
 
 use super::messages::JointState;
 
 /// The robot's joints as the model numbers them.
 pub struct JointOrder {
     names: Vec<String>,
-    /// Where each joint stood in the last message; drivers keep their order.
-    last: Vec<usize>,
 }
 
 impl JointOrder {
     pub fn new(names: &[String]) -> Self {
         Self {
             names: names.to_vec(),
-            last: (0..names.len()).collect(),
         }
     }
 
@@ -21,9 +19,11 @@ impl JointOrder {
         &self.names
     }
 
-    /// Positions of the joints, in order. Joints that the model does not know are passed over: a robot may well have
-    /// more (a base, a head). Allocates only for an error; on an error `out` is undefined.
-    pub fn read(&mut self, message: &JointState, out: &mut [f64]) -> Result<(), JointError> {
+    /// Positions of the joints, in order. Joints that the model does not know are passed over, whatever their
+    /// positions: a robot may well have more (a base, a head).
+    /// Every message is searched anew, since drivers may change their order; this costs about a microsecond.
+    /// Allocates only for an error; on an error `out` is undefined.
+    pub fn read(&self, message: &JointState, out: &mut [f64]) -> Result<(), JointError> {
         if message.names.len() != message.positions.len() {
             return Err(JointError::Lengths {
                 names: message.names.len(),
@@ -36,47 +36,49 @@ impl JointOrder {
                 found: out.len(),
             });
         }
-        let as_before = self
-            .names
-            .iter()
-            .zip(&self.last)
-            .all(|(name, &index)| message.names.get(index) == Some(name));
-        if !as_before {
-            self.find(message)?;
-        }
-        for ((name, &index), out) in self.names.iter().zip(&self.last).zip(out) {
-            *out = message.positions[index];
-            if !out.is_finite() {
-                return Err(JointError::NotFinite {
-                    joint: name.clone(),
-                    position: out.to_string(),
-                });
-            }
+        for (name, out) in self.names.iter().zip(out) {
+            *out = match only_position(message, name) {
+                Some(position) if position.is_finite() => position,
+                _ => return Err(self.explain(message)),
+            };
         }
         Ok(())
     }
 
-    fn find(&mut self, message: &JointState) -> Result<(), JointError> {
-        let position = |name: &String| message.names.iter().position(|other| other == name);
-        if self.names.iter().any(|name| position(name).is_none()) {
-            let missing = self
-                .names
-                .iter()
-                .filter(|name| position(name).is_none())
-                .cloned()
-                .collect();
-            return Err(JointError::Missing {
+    /// What is wrong with a message that could not be read: all joints of the gravest kind at once.
+    #[cold]
+    fn explain(&self, message: &JointState) -> JointError {
+        let count = |name: &String| message.names.iter().filter(|other| *other == name).count();
+        let names_where = |wrong: &dyn Fn(&String) -> bool| -> Vec<String> {
+            self.names.iter().filter(|name| wrong(name)).cloned().collect()
+        };
+        let missing = names_where(&|name| count(name) == 0);
+        if !missing.is_empty() {
+            return JointError::Missing {
                 missing,
                 found: message.names.to_vec(),
-            });
+            };
         }
-        for (name, index) in self.names.iter().zip(&mut self.last) {
-            if message.names.iter().filter(|other| *other == name).count() > 1 {
-                return Err(JointError::Twice(name.clone()));
-            }
-            *index = position(name).unwrap_or_default();
+        let twice = names_where(&|name| count(name) > 1);
+        if !twice.is_empty() {
+            return JointError::Twice(twice);
         }
-        Ok(())
+        JointError::NotFinite(names_where(&|name| {
+            only_position(message, name).is_some_and(|position| !position.is_finite())
+        }))
+    }
+}
+
+/// Position of the joint `name`, unless it is missing or ambiguous.
+fn only_position(message: &JointState, name: &String) -> Option<f64> {
+    let mut found = message
+        .names
+        .iter()
+        .zip(message.positions)
+        .filter(|(other, _)| *other == name);
+    match (found.next(), found.next()) {
+        (Some((_, &position)), None) => Some(position),
+        _ => None,
     }
 }
 
@@ -85,15 +87,18 @@ impl JointOrder {
 pub enum JointError {
     #[error("the message names {names} joints but has {positions} positions")]
     Lengths { names: usize, positions: usize },
-    #[error("joints {} are not in the message, which has {}; set the parameter 'joints' to the robot's names", .missing.join(", "), .found.join(", "))]
+    #[error(
+        "joints {} are not in the message, which has {}; set the parameter 'joints' to the robot's names",
+        .missing.join(", "), .found.join(", ")
+    )]
     Missing {
         missing: Vec<String>,
         found: Vec<String>,
     },
-    #[error("joint '{0}' is in the message more than once")]
-    Twice(String),
-    #[error("position of joint '{joint}' is {position}")]
-    NotFinite { joint: String, position: String },
+    #[error("joints {} are in the message more than once", .0.join(", "))]
+    Twice(Vec<String>),
+    #[error("the positions of joints {} are not finite numbers", .0.join(", "))]
+    NotFinite(Vec<String>),
     #[error("the result has room for {found} joints, {expected} are needed")]
     Output { expected: usize, found: usize },
 }
@@ -107,53 +112,74 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    fn read(order: &mut JointOrder, message: &str, positions: &[f64]) -> Result<[f64; 2], JointError> {
+    /// Reads waist and elbow.
+    fn read(message: &str, positions: &[f64]) -> Result<[f64; 2], String> {
+        let (order, names) = (JointOrder::new(&names("waist elbow")), names(message));
+        let message = JointState {
+            stamp: Stamp(0),
+            names: &names,
+            positions,
+        };
         let mut out = [0.0; 2];
-        let names = names(message);
-        order
-            .read(
-                &JointState {
-                    stamp: Stamp(0),
-                    names: &names,
-                    positions,
-                },
-                &mut out,
-            )
-            .map(|()| out)
+        let read = order.read(&message, &mut out);
+        read.map(|()| out).map_err(|error| error.to_string())
     }
 
     #[test]
     fn joints_are_found_by_name_in_any_order() {
-        let mut order = JointOrder::new(&names("waist elbow"));
-        assert_eq!(read(&mut order, "waist elbow", &[1.0, 2.0]), Ok([1.0, 2.0]));
-        assert_eq!(
-            read(&mut order, "wheel elbow waist", &[9.0, 2.0, 1.0]),
-            Ok([1.0, 2.0])
-        );
-        assert_eq!(read(&mut order, "elbow waist", &[2.0, 1.0]), Ok([1.0, 2.0]));
+        assert_eq!(read("waist elbow", &[1.0, 2.0]), Ok([1.0, 2.0]));
+        assert_eq!(read("elbow waist", &[2.0, 1.0]), Ok([1.0, 2.0]));
     }
 
     #[test]
-    fn a_message_that_does_not_fit_says_why() {
-        let mut order = JointOrder::new(&names("waist elbow"));
-        let mut refused =
-            |message, positions: &[f64]| read(&mut order, message, positions).unwrap_err().to_string();
-        let missing = refused("shoulder", &[1.0]);
-        assert!(
-            missing.starts_with("joints waist, elbow are not in the message, which has shoulder;"),
-            "{missing}"
-        );
+    fn joints_that_the_model_does_not_know_do_not_matter() {
+        let read = read("wheel elbow wheel waist", &[f64::NAN, 2.0, 0.0, 1.0]);
+        assert_eq!(read, Ok([1.0, 2.0]));
+    }
+
+    #[test]
+    fn every_missing_joint_is_named() {
+        let error = read("shoulder", &[1.0]).unwrap_err();
+        let expected = "joints waist, elbow are not in the message, which has shoulder;";
+        assert!(error.starts_with(expected), "{error}");
+    }
+
+    #[test]
+    fn names_and_positions_must_be_as_many() {
+        let error = read("waist elbow", &[1.0]).unwrap_err();
+        assert_eq!(error, "the message names 2 joints but has 1 positions");
+        let error = read("", &[1.0]).unwrap_err();
+        assert_eq!(error, "the message names 0 joints but has 1 positions");
+    }
+
+    #[test]
+    fn an_ambiguous_joint_is_refused() {
+        let error = read("elbow elbow waist", &[1.0; 3]).unwrap_err();
+        assert_eq!(error, "joints elbow are in the message more than once");
+    }
+
+    #[test]
+    fn positions_that_are_no_numbers_are_refused() {
+        let error = read("waist elbow", &[f64::INFINITY, f64::NAN]).unwrap_err();
         assert_eq!(
-            refused("waist elbow", &[1.0]),
-            "the message names 2 joints but has 1 positions"
+            error,
+            "the positions of joints waist, elbow are not finite numbers"
         );
+    }
+
+    #[test]
+    fn a_result_of_another_size_is_refused() {
+        let message = JointState {
+            stamp: Stamp(0),
+            names: &names("waist"),
+            positions: &[1.0],
+        };
+        let error = JointOrder::new(&names("waist"))
+            .read(&message, &mut [0.0; 3])
+            .unwrap_err();
         assert_eq!(
-            refused("elbow elbow waist", &[1.0; 3]),
-            "joint 'elbow' is in the message more than once"
-        );
-        assert_eq!(
-            refused("waist elbow", &[0.0, f64::NAN]),
-            "position of joint 'elbow' is NaN"
+            error.to_string(),
+            "the result has room for 3 joints, 1 are needed"
         );
     }
 }

@@ -10,11 +10,13 @@ pub mod normalization;
 pub mod prompt;
 mod resize;
 mod sentencepiece;
+mod small_tokenizer;
 mod stats;
 
 pub use delta::{DeltaError, DeltaMask};
 pub use image::{ImageError, ImagePreprocessor};
 pub use joints::{JointError, JointOrder};
 pub use normalization::Normalizer;
-pub use prompt::{PromptTokenizer, PromptTokens, TokenizerError, write_small_tokenizer};
-pub use stats::{NormalizationError, write_unit_stats};
+pub use prompt::{PromptTokenizer, PromptTokens, TokenizerError};
+pub use small_tokenizer::write_small_tokenizer;
+pub use stats::{NormalizationError, write_identity_like_stats};

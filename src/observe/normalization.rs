@@ -13,6 +13,10 @@ pub struct Normalizer {
     actions: Vec<Line>,
     state_dim: usize,
     action_dim: usize,
+    relative_actions: bool,
+    /// lerobot's states and statistics are f32. Where a joint never moved, their difference is divided by as little
+    /// as 1e-8, so a state of more digits than its mean would come out anywhere.
+    single_precision: bool,
 }
 
 /// `normalised = (x - center) / divisor + shift`, `x = (normalised - shift) * factor + center`.
@@ -52,17 +56,36 @@ impl Normalizer {
             }
         }
         let identity = vec![Line::IDENTITY; joints];
-        let (state, actions) = match source {
-            Normalization::None => (identity.clone(), identity),
-            Normalization::Checkpoint => stats::load(checkpoint)?.lines(joints, state_dim, action_dim)?,
-            Normalization::File(path) => stats::load(path)?.lines(joints, state_dim, action_dim)?,
+        let path = match source {
+            Normalization::None => {
+                return Ok(Self {
+                    state: identity.clone(),
+                    actions: identity,
+                    state_dim,
+                    action_dim,
+                    relative_actions: false,
+                    single_precision: false,
+                });
+            }
+            Normalization::Checkpoint => checkpoint,
+            Normalization::File(path) => path,
         };
+        let statistics = stats::load(path, checkpoint)?;
+        let (state, actions) = statistics.lines(joints, state_dim, action_dim)?;
         Ok(Self {
             state,
             actions,
             state_dim,
             action_dim,
+            relative_actions: statistics.relative_actions,
+            single_precision: matches!(statistics.convention, Convention::Lerobot { .. }),
         })
+    }
+
+    /// Whether the checkpoint says (lerobot's do) that its actions are relative to the state, so that without a delta
+    /// mask they would be wrong. False if it does not say.
+    pub fn relative_actions(&self) -> bool {
+        self.relative_actions
     }
 
     pub fn joints(&self) -> usize {
@@ -77,6 +100,11 @@ impl Normalizer {
         assert!(joints.len() == self.joints() && out.len() == self.state_dim);
         let (values, padding) = out.split_at_mut(joints.len());
         for ((out, &x), line) in values.iter_mut().zip(joints).zip(&self.state) {
+            let x = if self.single_precision {
+                f64::from(x as f32)
+            } else {
+                x
+            };
             *out = ((x - line.center) / line.divisor + line.shift) as f32;
         }
         padding.fill(0.0);
@@ -201,6 +229,8 @@ mod tests {
             actions: vec![line; 2],
             state_dim: 4,
             action_dim: 3,
+            relative_actions: false,
+            single_precision: false,
         };
         let mut state = [9.0; 4];
         normalizer.normalize_state(&[3.0, 1.0], &mut state);

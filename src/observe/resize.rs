@@ -1,5 +1,11 @@
 //! Resize-with-pad as the reference does it (lerobot and openpi, `resize_with_pad_torch`): bilinear without
 //! antialiasing, corners not aligned, the rest black. Used by `image`.
+//!
+//! openpi's policy server resizes with Pillow instead, which smooths when it makes an image smaller; its torch model
+//! code and lerobot do not.
+
+/// What an image is padded with.
+const BLACK: f32 = -1.0;
 
 /// Where a pixel's three colours stand within its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +24,7 @@ pub(super) struct Pixels<'a> {
     pub format: PixelFormat,
 }
 
-/// One resized coordinate: `(1 - weight) * source[low] + weight * source[high]`.
+/// One resized coordinate: `source[low] + weight * (source[high] - source[low])`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Tap {
     low: usize,
@@ -35,13 +41,15 @@ pub(super) struct Resize {
     rows: Vec<Tap>,
     left: usize,
     top: usize,
+    /// One row of up to four bytes a pixel, as it stands between two source rows.
+    mixed: Vec<f32>,
 }
 
 impl Resize {
     /// From `(width, height)` to `(width, height)`, none of them 0.
     pub fn new(source: (usize, usize), target: (usize, usize)) -> Self {
         let ratio = (source.0 as f64 / target.0 as f64).max(source.1 as f64 / target.1 as f64);
-        // A very flat image would vanish by truncation.
+        // A very flat image would vanish by truncation (the reference refuses it); it keeps a row.
         let fit = |length: usize| ((length as f64 / ratio) as usize).max(1);
         let (width, height) = (fit(source.0), fit(source.1));
         Self {
@@ -51,6 +59,7 @@ impl Resize {
             rows: taps(source.1, height),
             left: (target.0 - width) / 2,
             top: (target.1 - height) / 2,
+            mixed: vec![0.0; 4 * source.0],
         }
     }
 
@@ -59,35 +68,35 @@ impl Resize {
     }
 
     /// Writes `[3, height, width]` in [-1, 1]. `pixels` must have the source's rows.
-    pub fn apply(&self, pixels: Pixels, out: &mut [f32]) {
+    ///
+    /// Each resized row is first mixed of two source rows, all their bytes side by side, and then along itself.
+    pub fn apply(&mut self, pixels: Pixels, out: &mut [f32]) {
         let (width, height) = self.target;
-        let planes = out.chunks_exact_mut(width * height);
-        for (plane, offset) in planes.zip(pixels.format.offsets) {
-            plane[..self.top * width].fill(-1.0);
-            plane[(self.top + self.rows.len()) * width..].fill(-1.0);
-            let lines = plane[self.top * width..].chunks_exact_mut(width);
-            for (line, row) in lines.zip(&self.rows) {
-                let (low, high) = (
-                    &pixels.data[row.low * pixels.step..],
-                    &pixels.data[row.high * pixels.step..],
-                );
-                line[..self.left].fill(-1.0);
-                line[self.left + self.columns.len()..].fill(-1.0);
-                for (out, column) in line[self.left..].iter_mut().zip(&self.columns) {
-                    let (left, right) = (
-                        column.low * pixels.format.bytes + offset,
-                        column.high * pixels.format.bytes + offset,
-                    );
-                    let across = |row: &[u8]| mix(f32::from(row[left]), f32::from(row[right]), column.weight);
-                    *out = mix(across(low), across(high), row.weight) * (2.0 / 255.0) - 1.0;
+        let PixelFormat { bytes, offsets } = pixels.format;
+        let row_bytes = self.source.0 * bytes;
+        let mixed = &mut self.mixed[..row_bytes];
+        out.fill(BLACK);
+        for (y, row) in (self.top..).zip(&self.rows) {
+            let source = |row: usize| &pixels.data[row * pixels.step..][..row_bytes];
+            for ((mixed, &low), &high) in mixed.iter_mut().zip(source(row.low)).zip(source(row.high)) {
+                *mixed = mix(f32::from(low), f32::from(high), row.weight);
+            }
+            let planes = out.chunks_exact_mut(width * height);
+            for (plane, offset) in planes.zip(offsets) {
+                let line = &mut plane[y * width + self.left..][..self.columns.len()];
+                let colour = |pixel: usize| mixed[pixel * bytes + offset];
+                for (out, column) in line.iter_mut().zip(&self.columns) {
+                    let level = mix(colour(column.low), colour(column.high), column.weight);
+                    *out = level * (2.0 / 255.0) - 1.0;
                 }
             }
         }
     }
 }
 
+/// In this form the result of two levels never lies outside them.
 fn mix(low: f32, high: f32, weight: f32) -> f32 {
-    (1.0 - weight) * low + weight * high
+    low + weight * (high - low)
 }
 
 /// Sources of each of `resized` coordinates among `length`: `(i + 1/2) * length / resized - 1/2`, not below 0.
@@ -117,7 +126,7 @@ mod tests {
 
     #[test]
     fn an_image_of_the_right_size_is_only_scaled() {
-        let resize = Resize::new((2, 1), (2, 1));
+        let mut resize = Resize::new((2, 1), (2, 1));
         let mut out = [0.0; 6];
         resize.apply(
             Pixels {
@@ -137,7 +146,7 @@ mod tests {
     #[test]
     fn the_smaller_side_is_padded_evenly_with_black() {
         // 4x2 white into 4x5: one row above, two below.
-        let resize = Resize::new((4, 2), (4, 5));
+        let mut resize = Resize::new((4, 2), (4, 5));
         let mut out = [0.0; 3 * 20];
         resize.apply(
             Pixels {
@@ -153,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_very_flat_image_keeps_one_row() {
-        let resize = Resize::new((1000, 1), (10, 10));
+        let mut resize = Resize::new((1000, 1), (10, 10));
         let mut out = [0.0; 300];
         resize.apply(
             Pixels {

@@ -1,14 +1,14 @@
 //! Reads a SentencePiece model (`tokenizer.model`, a protocol buffer) into the `tokenizers` library, which cannot read
 //! it itself. Called by `prompt`.
 //!
-//! Only what PaliGemma's kind of model uses: BPE or unigram, byte fallback, user-defined symbols, spaces as `▁`, no
+//! Only what PaliGemma's kind of model uses: BPE, byte fallback, user-defined symbols, spaces as `▁`, no
 //! text normalisation, no space put in front.
 
 use std::collections::HashMap;
 
 use tokenizers::models::bpe::BPE;
-use tokenizers::models::unigram::Unigram;
-use tokenizers::normalizers::Replace;
+use tokenizers::normalizers::Sequence;
+use tokenizers::normalizers::replace::{Replace, ReplacePattern};
 use tokenizers::{AddedToken, Tokenizer};
 
 /// A symbol of the vocabulary; its number is its position.
@@ -21,11 +21,7 @@ struct Piece {
 // Kinds of pieces (`ModelProto.SentencePiece.Type`).
 const NORMAL: u64 = 1;
 const UNKNOWN: u64 = 2;
-const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
-
-/// Never part of a text.
-const NONCHARACTER: char = '\u{10FFFF}';
 
 // Kinds of models (`TrainerSpec.ModelType`).
 const UNIGRAM: u64 = 1;
@@ -36,27 +32,30 @@ struct Model {
     kind: u64,
     byte_fallback: bool,
     add_dummy_prefix: bool,
+    remove_extra_spaces: bool,
+    escape_spaces: bool,
     normalizes: bool,
 }
 
-/// The tokenizer that a serialised `ModelProto` describes, and the number of its piece `bos`.
-pub(super) fn tokenizer(bytes: &[u8], bos: &str) -> Result<(Tokenizer, Option<u32>), String> {
+/// The tokenizer that a serialised `ModelProto` describes.
+pub(super) fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
     let model = parse(bytes).ok_or("it is not a SentencePiece model, or cut short")?;
     if model.pieces.is_empty() {
         return Err("its vocabulary is empty".into());
     }
-    if model.add_dummy_prefix || model.normalizes {
+    if model.add_dummy_prefix || model.normalizes || !model.escape_spaces {
         return Err(
-            "it normalises text or puts a space in front, which PaliGemma's tokenizer does not".into(),
+            "it normalises text, puts a space in front or keeps spaces, which PaliGemma's tokenizer does not"
+                .into(),
         );
     }
-    let mut tokenizer = match model.kind {
-        BPE_MODEL => Tokenizer::new(bpe(&model)?),
-        UNIGRAM => Tokenizer::new(unigram(&model)?),
-        other => return Err(format!("model type {other} is neither unigram nor BPE")),
-    };
-    let spaces = Replace::new(" ", "▁").map_err(|error| error.to_string())?;
-    tokenizer.with_normalizer(Some(spaces));
+    if model.kind != BPE_MODEL {
+        return Err("it is not a BPE model, as PaliGemma's tokenizer is".into());
+    }
+    let mut tokenizer = Tokenizer::new(bpe(&model)?);
+    tokenizer.with_normalizer(Some(
+        spaces(model.remove_extra_spaces).map_err(|error| error.to_string())?,
+    ));
     // Matched in the text with its spaces replaced, before anything else. Control symbols are never matched in text.
     let symbols: Vec<AddedToken> = model
         .pieces
@@ -65,11 +64,18 @@ pub(super) fn tokenizer(bytes: &[u8], bos: &str) -> Result<(Tokenizer, Option<u3
         .map(|piece| AddedToken::from(piece.text.clone(), false).normalized(true))
         .collect();
     tokenizer.add_tokens(&symbols);
-    let bos = (0..)
-        .zip(&model.pieces)
-        .find(|(_, piece)| piece.text == bos)
-        .map(|(id, _)| id);
-    Ok((tokenizer, bos))
+    Ok(tokenizer)
+}
+
+/// Spaces become `▁`; where a model wants it, only one between two words.
+fn spaces(remove_extra: bool) -> tokenizers::Result<Sequence> {
+    let mut steps = Vec::new();
+    if remove_extra {
+        steps.push(Replace::new(ReplacePattern::Regex("^ +| +$".into()), "")?.into());
+        steps.push(Replace::new(ReplacePattern::Regex(" +".into()), " ")?.into());
+    }
+    steps.push(Replace::new(" ", "▁")?.into());
+    Ok(Sequence::new(steps))
 }
 
 /// SentencePiece merges the neighbours whose union has the best score; as a list of merges: every way to split a piece
@@ -108,22 +114,6 @@ fn bpe(model: &Model) -> Result<BPE, String> {
     builder.build().map_err(|error| error.to_string())
 }
 
-fn unigram(model: &Model) -> Result<Unigram, String> {
-    // Control symbols in a text are plain text to SentencePiece; the library would match them, so it does not get to
-    // know their names.
-    let name = |piece: &Piece| match piece.kind {
-        CONTROL | UNKNOWN => format!("{NONCHARACTER}{}", piece.text),
-        _ => piece.text.clone(),
-    };
-    let pieces = model
-        .pieces
-        .iter()
-        .map(|piece| (name(piece), f64::from(piece.score)))
-        .collect();
-    let unknown = model.pieces.iter().position(|piece| piece.kind == UNKNOWN);
-    Unigram::from(pieces, unknown, model.byte_fallback).map_err(|error| error.to_string())
-}
-
 /// The fields of `sentencepiece_model.proto` that matter here; `None` if the bytes are no such message.
 fn parse(bytes: &[u8]) -> Option<Model> {
     let mut model = Model {
@@ -131,6 +121,8 @@ fn parse(bytes: &[u8]) -> Option<Model> {
         kind: UNIGRAM,
         byte_fallback: false,
         add_dummy_prefix: true,
+        remove_extra_spaces: true,
+        escape_spaces: true,
         normalizes: false,
     };
     for field in fields(bytes) {
@@ -150,6 +142,8 @@ fn parse(bytes: &[u8]) -> Option<Model> {
                     match field? {
                         (2, Wire::Bytes(map)) => model.normalizes = !map.is_empty(),
                         (3, Wire::Number(flag)) => model.add_dummy_prefix = flag != 0,
+                        (4, Wire::Number(flag)) => model.remove_extra_spaces = flag != 0,
+                        (5, Wire::Number(flag)) => model.escape_spaces = flag != 0,
                         _ => {}
                     }
                 }

@@ -43,11 +43,14 @@ pub(super) struct Statistics {
     pub actions: Columns,
     pub action_mode: Mode,
     pub convention: Convention,
+    /// Whether the checkpoint says that its actions are relative to the state. openpi's does not say.
+    pub relative_actions: bool,
 }
 
 /// Statistics at `path`: a `norm_stats.json`, or a folder that holds one (openpi: anywhere below `assets`) or
-/// lerobot's processors.
-pub(super) fn load(path: &Path) -> Result<Statistics, NormalizationError> {
+/// lerobot's processors. They are for the model in `checkpoint`.
+pub(super) fn load(path: &Path, checkpoint: &Path) -> Result<Statistics, NormalizationError> {
+    let openpi = |file: &Path| openpi(file, openpi_mode(checkpoint));
     if path.is_file() {
         return openpi(path);
     }
@@ -83,7 +86,25 @@ fn files_below(folder: &Path, depth: usize) -> Vec<PathBuf> {
     found
 }
 
-fn openpi(file: &Path) -> Result<Statistics, NormalizationError> {
+/// openpi chooses by the model: quantiles for pi0.5, mean and deviation for pi0 (`use_quantile_norm` in its
+/// `training/config.py`).
+fn openpi_mode(checkpoint: &Path) -> Mode {
+    #[derive(Default, Deserialize)]
+    struct Config {
+        #[serde(rename = "type")]
+        kind: Option<String>,
+        pi05: Option<bool>,
+    }
+    // A damaged configuration is for the policy to complain about, which needs all of it.
+    let config: Config = read_json(&checkpoint.join("config.json")).unwrap_or_default();
+    if config.kind.as_deref() == Some("pi05") || config.pi05 == Some(true) {
+        Mode::Quantiles
+    } else {
+        Mode::MeanStd
+    }
+}
+
+fn openpi(file: &Path, mode: Mode) -> Result<Statistics, NormalizationError> {
     #[derive(Deserialize)]
     struct File {
         norm_stats: Features,
@@ -103,10 +124,11 @@ fn openpi(file: &Path) -> Result<Statistics, NormalizationError> {
     Ok(Statistics {
         file: file.into(),
         state: columns(parsed.norm_stats.state),
-        state_mode: Mode::MeanStd,
+        state_mode: mode,
         actions: columns(parsed.norm_stats.actions),
-        action_mode: Mode::MeanStd,
+        action_mode: mode,
         convention: Convention::Openpi,
+        relative_actions: false,
     })
 }
 
@@ -132,9 +154,19 @@ struct StepConfig {
 }
 
 fn lerobot(folder: &Path) -> Result<Statistics, NormalizationError> {
-    let (file, config, state) =
-        lerobot_step(folder, LEROBOT_PRE, "normalizer_processor", "observation.state")?;
-    let (_, post_config, actions) = lerobot_step(folder, LEROBOT_POST, "unnormalizer_processor", "action")?;
+    let before: Pipeline = read_json(&folder.join(LEROBOT_PRE))?;
+    let relative_actions = before
+        .steps
+        .iter()
+        .any(|step| step.registry_name == "relative_actions_processor" && step.config["enabled"] == true);
+    let after: Pipeline = read_json(&folder.join(LEROBOT_POST))?;
+    let (file, config, state) = before.step(
+        &folder.join(LEROBOT_PRE),
+        "normalizer_processor",
+        "observation.state",
+    )?;
+    let (_, post_config, actions) =
+        after.step(&folder.join(LEROBOT_POST), "unnormalizer_processor", "action")?;
     let mode =
         |config: &StepConfig, feature: &str| config.norm_map.get(feature).copied().unwrap_or(Mode::Identity);
     Ok(Statistics {
@@ -144,42 +176,43 @@ fn lerobot(folder: &Path) -> Result<Statistics, NormalizationError> {
         actions,
         action_mode: mode(&post_config, "ACTION"),
         convention: Convention::Lerobot { epsilon: config.eps },
+        relative_actions,
     })
 }
 
-/// The statistics of `feature` in the step `name` of a pipeline.
-fn lerobot_step(
-    folder: &Path,
-    pipeline: &str,
-    name: &str,
-    feature: &str,
-) -> Result<(PathBuf, StepConfig, Columns), NormalizationError> {
-    let file = folder.join(pipeline);
-    let fail = |message: String| NormalizationError::Unreadable {
-        file: file.clone(),
-        message,
-    };
-    let parsed: Pipeline = read_json(&file)?;
-    let step = parsed
-        .steps
-        .into_iter()
-        .find(|step| step.registry_name == name)
-        .ok_or_else(|| fail(format!("no step '{name}'")))?;
-    let config: StepConfig =
-        serde_json::from_value(step.config).map_err(|error| fail(format!("step '{name}': {error}")))?;
-    let tensors = step
-        .state_file
-        .ok_or_else(|| fail(format!("step '{name}' has no statistics")))?;
-    // A state file lies beside its pipeline, never elsewhere.
-    if Path::new(&tensors)
-        .file_name()
-        .is_none_or(|file| file != tensors.as_str())
-    {
-        return Err(fail(format!("'{tensors}' is not the name of a file beside it")));
+impl Pipeline {
+    /// The statistics of `feature` in the step `name` of this pipeline, which was read from `file`.
+    fn step(
+        self,
+        file: &Path,
+        name: &str,
+        feature: &str,
+    ) -> Result<(PathBuf, StepConfig, Columns), NormalizationError> {
+        let fail = |message: String| NormalizationError::Unreadable {
+            file: file.into(),
+            message,
+        };
+        let step = self
+            .steps
+            .into_iter()
+            .find(|step| step.registry_name == name)
+            .ok_or_else(|| fail(format!("no step '{name}'")))?;
+        let config: StepConfig =
+            serde_json::from_value(step.config).map_err(|error| fail(format!("step '{name}': {error}")))?;
+        let tensors = step
+            .state_file
+            .ok_or_else(|| fail(format!("step '{name}' has no statistics")))?;
+        // A state file lies beside its pipeline, never elsewhere.
+        if Path::new(&tensors)
+            .file_name()
+            .is_none_or(|file| file != tensors.as_str())
+        {
+            return Err(fail(format!("'{tensors}' is not the name of a file beside it")));
+        }
+        let tensors = file.with_file_name(tensors);
+        let columns = read_columns(&tensors, feature)?;
+        Ok((tensors, config, columns))
     }
-    let tensors = folder.join(tensors);
-    let columns = read_columns(&tensors, feature)?;
-    Ok((tensors, config, columns))
 }
 
 /// Tensors `feature.mean`, `feature.std`, .. of a safetensors file.
@@ -267,10 +300,12 @@ impl Statistics {
     }
 }
 
-/// Writes statistics in openpi's form that leave values as they are: mean 0, standard deviation 1. For random
-/// checkpoints, whose output means nothing.
-pub fn write_unit_stats(folder: &Path, state_dim: usize, action_dim: usize) -> std::io::Result<()> {
-    let feature = |dim: usize| json!({"mean": vec![0.0; dim], "std": vec![1.0; dim], "q01": vec![-1.0; dim], "q99": vec![1.0; dim]});
+/// Writes plausible statistics in openpi's form, `assets/pi0_node/norm_stats.json`, for random checkpoints, whose
+/// output means nothing: zero mean and unit standard deviation leave values nearly as they are.
+pub fn write_identity_like_stats(folder: &Path, state_dim: usize, action_dim: usize) -> std::io::Result<()> {
+    // The 1 % quantiles of a standard normal.
+    const TAIL: f64 = 2.326;
+    let feature = |dim: usize| json!({"mean": vec![0.0; dim], "std": vec![1.0; dim], "q01": vec![-TAIL; dim], "q99": vec![TAIL; dim]});
     let stats = json!({"norm_stats": {"state": feature(state_dim), "actions": feature(action_dim)}});
     let folder = folder.join("assets/pi0_node");
     fs::create_dir_all(&folder)?;
@@ -365,7 +400,7 @@ mod tests {
     #[test]
     fn openpis_folder_is_found_below_assets_unless_there_are_two() {
         let folder = tempfile::tempdir().unwrap();
-        write_unit_stats(folder.path(), 4, 2).unwrap();
+        write_identity_like_stats(folder.path(), 4, 2).unwrap();
         let load = || Normalizer::load(folder.path(), &Normalization::Checkpoint, 2, 4, 4);
         assert_eq!(load().unwrap().joints(), 2);
         let second = folder.path().join("assets/lerobot/aloha");

@@ -1,6 +1,8 @@
 //! Golden files (tests/golden): a small random model's weights, inputs, and what the reference implementation made of
 //! them, value by value. Used by every test that compares with the reference.
 
+#![allow(dead_code, reason = "every test file uses a part of this")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,13 +63,6 @@ impl Golden {
             inputs,
             outputs,
         }
-    }
-
-    pub fn cameras(&self) -> usize {
-        self.inputs
-            .keys()
-            .filter(|name| name.starts_with("image_") && *name != "image_masks")
-            .count()
     }
 }
 

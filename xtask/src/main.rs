@@ -4,6 +4,7 @@ mod bindgen;
 mod command;
 mod demo;
 mod patch;
+mod process;
 mod progress;
 mod python;
 mod setup;

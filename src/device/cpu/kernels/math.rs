@@ -32,7 +32,7 @@ pub(super) fn exp<A: Arithmetic>(x: f32) -> f32 {
 pub(super) fn activate<A: Arithmetic>(activation: Activation, x: f32) -> f32 {
     let twice_u = match activation {
         Activation::GeluTanh => {
-            const C: f32 = 1.595_769_1; // 2 sqrt(2 / pi)
+            const C: f32 = 1.595_769_2; // 2 sqrt(2 / pi)
             C * A::mul_add(0.044_715 * x * x, x, x)
         }
         Activation::Silu => x,
