@@ -15,19 +15,13 @@ const ALL: [&str; 4] = [TOP, LEFT, RIGHT, JOINTS];
 const START: i64 = 1_700_000_000_000_000_000;
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
 /// Topic name, log time and bytes of every readable message of the known topics.
 fn read_all(bag: &mut Bag) -> Vec<(String, Stamp, Vec<u8>)> {
     let names: Vec<String> = bag.topics().iter().map(|topic| topic.name.clone()).collect();
-    let messages: Vec<Message> = bag
-        .messages(&ALL)
-        .unwrap()
-        .map(|message| message.unwrap())
-        .collect();
+    let messages: Vec<Message> = bag.messages(&ALL).unwrap().map(|message| message.unwrap()).collect();
     messages
         .into_iter()
         .map(|message| (names[message.topic].clone(), message.log_time, message.data))
@@ -48,23 +42,14 @@ fn the_aloha_bag_has_three_cameras_and_fourteen_joints() {
     assert!(messages.is_sorted_by_key(|(_, time, _)| *time));
 
     let image: Image = cdr::decode(&of(TOP).next().unwrap().2).unwrap();
-    assert_eq!(
-        (image.width, image.height, image.step, image.data.len()),
-        (320, 240, 960, 230_400)
-    );
-    assert_eq!(
-        (image.view().stamp, image.encoding.as_str()),
-        (Stamp(START), "rgb8")
-    );
+    assert_eq!((image.width, image.height, image.step, image.data.len()), (320, 240, 960, 230_400));
+    assert_eq!((image.view().stamp, image.encoding.as_str()), (Stamp(START), "rgb8"));
     let left: CompressedImage = cdr::decode(&of(LEFT).nth(1).unwrap().2).unwrap();
     assert_eq!(left.view().stamp, Stamp(START + 102_000_000));
     assert!(left.data.starts_with(b"\xff\xd8"));
     let joints: JointState = cdr::decode(&of(JOINTS).next_back().unwrap().2).unwrap();
     assert_eq!(joints.name.len(), 14);
-    assert_eq!(
-        (joints.name[0].as_str(), joints.name[13].as_str()),
-        ("left_waist", "right_gripper")
-    );
+    assert_eq!((joints.name[0].as_str(), joints.name[13].as_str()), ("left_waist", "right_gripper"));
     assert!(joints.position.iter().all(|position| position.is_finite()));
 }
 
@@ -97,27 +82,17 @@ fn a_file_cut_anywhere_gives_every_message_before_the_cut() {
             }
             let found = read_all(&mut bag);
             most = most.max(found.len());
-            assert!(
-                found.len() == whole.len() || !bag.problems().is_empty(),
-                "{name} cut at {length}"
-            );
+            assert!(found.len() == whole.len() || !bag.problems().is_empty(), "{name} cut at {length}");
             // Within a topic nothing is missing before the last one found.
             for topic in ALL {
                 let of = |messages: &[(String, Stamp, Vec<u8>)]| -> Vec<(Stamp, Vec<u8>)> {
-                    messages
-                        .iter()
-                        .filter(|m| m.0 == topic)
-                        .map(|m| (m.1, m.2.clone()))
-                        .collect()
+                    messages.iter().filter(|m| m.0 == topic).map(|m| (m.1, m.2.clone())).collect()
                 };
                 let (found, whole) = (of(&found), of(&whole));
                 assert_eq!(found[..], whole[..found.len()], "{name} cut at {length}: {topic}");
             }
         }
-        assert!(
-            most > whole.len() / 2,
-            "{name}: at most {most} messages were read of a cut file"
-        );
+        assert!(most > whole.len() / 2, "{name}: at most {most} messages were read of a cut file");
     }
 }
 
@@ -187,10 +162,7 @@ fn a_bag_without_the_topics_says_what_it_has() {
 fn an_empty_bag_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("empty.mcap");
-    ChunkWriter::create(&path, "/action_chunk")
-        .unwrap()
-        .finish()
-        .unwrap();
+    ChunkWriter::create(&path, "/action_chunk").unwrap().finish().unwrap();
     let mut bag = Bag::open(&path).unwrap();
     let error = bag.messages(&ALL).err().unwrap().to_string();
     assert!(error.contains("empty.mcap has no messages"), "{error}");
@@ -217,11 +189,8 @@ fn chunks_are_read_back_as_written_and_written_the_same_every_time() {
 
     let mut bag = Bag::open(&a).unwrap();
     assert_eq!(bag.topics()[0].type_name, "trajectory_msgs/msg/JointTrajectory");
-    let messages: Vec<Message> = bag
-        .messages(&["/pi0_node/action_chunk"])
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
+    let messages: Vec<Message> =
+        bag.messages(&["/pi0_node/action_chunk"]).unwrap().map(Result::unwrap).collect();
     assert_eq!(messages.len(), 3);
     assert_eq!(cdr::decode::<JointTrajectory>(&messages[1].data).unwrap(), chunk);
 }
@@ -239,23 +208,12 @@ fn a_writer_that_is_dropped_leaves_what_was_there() {
 #[test]
 fn big_endian_messages_are_read_and_damaged_ones_refused() {
     // Time 1.000000002, frame "a", three empty lists.
-    let big: Vec<u8> = [
-        &[0, 0, 0, 0][..],
-        &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, b'a', 0, 0, 0],
-        &[0; 16],
-    ]
-    .concat();
+    let big: Vec<u8> =
+        [&[0, 0, 0, 0][..], &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, b'a', 0, 0, 0], &[0; 16]].concat();
     let joints: JointState = cdr::decode(&big).unwrap();
-    assert_eq!(
-        (joints.view().stamp, joints.header.frame_id.as_str()),
-        (Stamp(1_000_000_002), "a")
-    );
+    assert_eq!((joints.view().stamp, joints.header.frame_id.as_str()), (Stamp(1_000_000_002), "a"));
 
-    let image = Image {
-        encoding: "rgb8".into(),
-        data: vec![7; 100],
-        ..Default::default()
-    };
+    let image = Image { encoding: "rgb8".into(), data: vec![7; 100], ..Default::default() };
     let bytes = cdr::encode(&image).unwrap();
     assert_eq!(cdr::decode::<Image>(&bytes).unwrap(), image);
     for length in 0..bytes.len() {
@@ -266,10 +224,5 @@ fn big_endian_messages_are_read_and_damaged_ones_refused() {
     let at = hostile.len() - 104;
     hostile[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(cdr::decode::<Image>(&hostile).is_err());
-    assert!(
-        cdr::decode::<JointState>(&[0, 3, 0, 0, 1, 2])
-            .unwrap_err()
-            .to_string()
-            .contains("[0, 3]")
-    );
+    assert!(cdr::decode::<JointState>(&[0, 3, 0, 0, 1, 2]).unwrap_err().to_string().contains("[0, 3]"));
 }

@@ -23,30 +23,18 @@ type Stored = (Dtype, Vec<usize>, Vec<u8>);
 type Tensors = BTreeMap<String, Stored>;
 
 fn stored(tensor: &Tensor, format: Dtype) -> Stored {
-    let HostTensor::F32(values) = &tensor.data else {
-        panic!("weights are f32")
-    };
+    let HostTensor::F32(values) = &tensor.data else { panic!("weights are f32") };
     let bytes = match format {
         Dtype::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        Dtype::F16 => values
-            .iter()
-            .flat_map(|&value| f16::from_f32(value).to_le_bytes())
-            .collect(),
-        Dtype::BF16 => values
-            .iter()
-            .flat_map(|&value| bf16::from_f32(value).to_le_bytes())
-            .collect(),
+        Dtype::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+        Dtype::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
         other => panic!("{other}"),
     };
     (format, tensor.shape.clone(), bytes)
 }
 
 fn tensors(golden: &Golden, format: Dtype) -> Tensors {
-    golden
-        .weights
-        .iter()
-        .map(|(key, tensor)| (key.clone(), stored(tensor, format)))
-        .collect()
+    golden.weights.iter().map(|(key, tensor)| (key.clone(), stored(tensor, format))).collect()
 }
 
 fn write(path: &Path, tensors: &Tensors) {
@@ -59,19 +47,12 @@ fn write(path: &Path, tensors: &Tensors) {
 /// A folder with the golden model's configuration.
 fn folder(golden: &Golden) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(
-        folder.path().join("config.json"),
-        golden.config.to_json().to_string(),
-    )
-    .unwrap();
+    fs::write(folder.path().join("config.json"), golden.config.to_json().to_string()).unwrap();
     folder
 }
 
 fn refused(folder: &Path) -> String {
-    Checkpoint::open(folder)
-        .err()
-        .expect("the folder cannot be used")
-        .to_string()
+    Checkpoint::open(folder).err().expect("the folder cannot be used").to_string()
 }
 
 /// Every weight of the folder is the golden one, rounded to `format`.
@@ -83,35 +64,23 @@ fn assert_same_weights(folder: &Path, golden: &Golden, format: WeightFormat) {
         let mut found = vec![0.0; weight.elements()];
         weight.copy_f32(0, &mut found);
         let key = if spec.key == EMBEDDING { HEAD } else { &spec.key };
-        let expected = golden
-            .weights
-            .get(key)
-            .or_else(|| golden.weights.get(EMBEDDING))
-            .unwrap();
+        let expected = golden.weights.get(key).or_else(|| golden.weights.get(EMBEDDING)).unwrap();
         let round = |value: f32| match format {
             WeightFormat::F32 => value,
             WeightFormat::F16 => f16::from_f32(value).to_f32(),
             WeightFormat::BF16 => bf16::from_f32(value).to_f32(),
         };
-        let HostTensor::F32(expected) = &expected.data else {
-            panic!("weights are f32")
-        };
-        assert!(
-            found.iter().zip(expected).all(|(&a, &b)| a == round(b)),
-            "{}",
-            spec.key
-        );
+        let HostTensor::F32(expected) = &expected.data else { panic!("weights are f32") };
+        assert!(found.iter().zip(expected).all(|(&a, &b)| a == round(b)), "{}", spec.key);
     }
 }
 
 #[test]
 fn openpis_layout_is_read_in_every_format() {
     let golden = Golden::load("pi0_hd72_gqa");
-    for (dtype, format) in [
-        (Dtype::F32, WeightFormat::F32),
-        (Dtype::F16, WeightFormat::F16),
-        (Dtype::BF16, WeightFormat::BF16),
-    ] {
+    for (dtype, format) in
+        [(Dtype::F32, WeightFormat::F32), (Dtype::F16, WeightFormat::F16), (Dtype::BF16, WeightFormat::BF16)]
+    {
         let folder = folder(&golden);
         write(&folder.path().join("model.safetensors"), &tensors(&golden, dtype));
         assert_same_weights(folder.path(), &golden, format);
@@ -128,10 +97,7 @@ fn lerobots_layout_is_read_with_its_prefix_and_both_names_of_the_embedding() {
     let head = tensors[&format!("model.{HEAD}")].clone();
     tensors.insert(format!("model.{EMBEDDING}"), head.clone());
     // The expert's output head is stored but never used.
-    tensors.insert(
-        "model.paligemma_with_expert.gemma_expert.lm_head.weight".into(),
-        head,
-    );
+    tensors.insert("model.paligemma_with_expert.gemma_expert.lm_head.weight".into(), head);
     let folder = folder(&golden);
     write(&folder.path().join("model.safetensors"), &tensors);
     assert_same_weights(folder.path(), &golden, WeightFormat::F32);
@@ -168,11 +134,7 @@ fn an_index_may_not_lead_out_of_its_folder() {
     let golden = Golden::load("pi0_hd72_gqa");
     let folder = folder(&golden);
     let index = json!({"weight_map": {"action_in_proj.weight": "../secret.safetensors"}});
-    fs::write(
-        folder.path().join("model.safetensors.index.json"),
-        index.to_string(),
-    )
-    .unwrap();
+    fs::write(folder.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
     assert!(
         refused(folder.path()).contains("'../secret.safetensors' is not the name of a file beside the index")
     );
@@ -211,10 +173,7 @@ fn a_file_cut_anywhere_is_refused() {
     for length in [0, 1, 7, 8, 9, 1000, bytes.len() / 2, bytes.len() - 1] {
         fs::write(&path, &bytes[..length]).unwrap();
         let message = refused(folder.path());
-        assert!(
-            message.contains("model.safetensors"),
-            "cut at {length}: {message}"
-        );
+        assert!(message.contains("model.safetensors"), "cut at {length}: {message}");
     }
 }
 

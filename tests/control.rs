@@ -40,17 +40,11 @@ fn a_frame_set_and_a_joint_state_make_a_chunk() {
     let (_folder, mut wiring) = robot();
     assert_eq!(wiring.cycle.step(stamp_ms(0)), Outcome::Idle);
     let chunk = chunk_at(&mut wiring, 100);
-    assert_eq!(
-        (chunk.observation, chunk.joint_stamp),
-        (stamp_ms(100), stamp_ms(100))
-    );
+    assert_eq!((chunk.observation, chunk.joint_stamp), (stamp_ms(100), stamp_ms(100)));
     assert_eq!((chunk.joints, chunk.actions.len()), (2, chunk.horizon * 2));
     assert!(chunk.actions.iter().all(|action| action.is_finite()));
     let snapshot = wiring.monitor.snapshot();
-    assert_eq!(
-        (snapshot.frame_sets, snapshot.chunks, snapshot.cameras.len()),
-        (1, 1, 1)
-    );
+    assert_eq!((snapshot.frame_sets, snapshot.chunks, snapshot.cameras.len()), (1, 1, 1));
 }
 
 #[test]
@@ -58,15 +52,9 @@ fn the_same_observation_gives_the_same_chunk_whatever_came_before() {
     let (_a, mut first) = robot();
     let (_b, mut second) = robot();
     chunk_at(&mut first, 100);
-    assert_eq!(
-        chunk_at(&mut first, 200).actions,
-        chunk_at(&mut second, 200).actions
-    );
+    assert_eq!(chunk_at(&mut first, 200).actions, chunk_at(&mut second, 200).actions);
     let (_c, mut other_seed) = robot_with(|settings| settings.seed = 2);
-    assert_ne!(
-        chunk_at(&mut first, 300).actions,
-        chunk_at(&mut other_seed, 300).actions
-    );
+    assert_ne!(chunk_at(&mut first, 300).actions, chunk_at(&mut other_seed, 300).actions);
 }
 
 #[test]
@@ -95,16 +83,10 @@ fn delta_actions_start_from_the_measured_joints() {
 fn without_fresh_joints_there_is_no_chunk() {
     let (_folder, mut wiring) = robot();
     put_image(&mut wiring, 100);
-    assert_eq!(
-        wiring.cycle.step(stamp_ms(100)),
-        Outcome::Dropped(DropReason::JointsMissing)
-    );
+    assert_eq!(wiring.cycle.step(stamp_ms(100)), Outcome::Dropped(DropReason::JointsMissing));
     put_joints(&mut wiring, 150);
     put_image(&mut wiring, 700);
-    assert_eq!(
-        wiring.cycle.step(stamp_ms(700)),
-        Outcome::Dropped(DropReason::JointsStale)
-    );
+    assert_eq!(wiring.cycle.step(stamp_ms(700)), Outcome::Dropped(DropReason::JointsStale));
     put_joints(&mut wiring, 790);
     put_image(&mut wiring, 800);
     assert_eq!(wiring.cycle.step(stamp_ms(800)), Outcome::Chunk);
@@ -119,27 +101,14 @@ fn refused_messages_change_nothing_and_are_counted() {
     let (_folder, mut wiring) = robot();
     put_joints(&mut wiring, 90);
     let data = [0; 10];
-    let image = Image {
-        stamp: stamp_ms(100),
-        height: 40,
-        width: 60,
-        encoding: "rgb8",
-        step: 180,
-        data: &data,
-    };
+    let image =
+        Image { stamp: stamp_ms(100), height: 40, width: 60, encoding: "rgb8", step: 180, data: &data };
     assert!(wiring.cameras[0].put_image(&image).is_err());
     let names = ["waist".to_owned()];
     assert!(
         wiring
             .joints
-            .put(
-                &JointState {
-                    stamp: Stamp(0),
-                    names: &names,
-                    positions: &[0.0]
-                },
-                Stamp(0)
-            )
+            .put(&JointState { stamp: Stamp(0), names: &names, positions: &[0.0] }, Stamp(0))
             .is_err()
     );
     assert!(wiring.prompt.put(&"long ".repeat(100)).is_err());
@@ -148,14 +117,7 @@ fn refused_messages_change_nothing_and_are_counted() {
     assert_eq!(wiring.cycle.step(stamp_ms(110)), Outcome::Chunk);
     assert_eq!(wiring.chunks.try_recv().unwrap().joint_stamp, stamp_ms(90));
     let snapshot = wiring.monitor.snapshot();
-    assert_eq!(
-        (
-            snapshot.cameras[0].refused,
-            snapshot.joints.refused,
-            snapshot.prompts.refused
-        ),
-        (1, 1, 1)
-    );
+    assert_eq!((snapshot.cameras[0].refused, snapshot.joints.refused, snapshot.prompts.refused), (1, 1, 1));
     assert!(snapshot.last_error.unwrap().contains("tokens long"));
 }
 
@@ -190,10 +152,7 @@ fn actions_that_are_not_finite_never_leave() {
     let mut wiring = assemble(&settings(folder.path()), &Silent).unwrap();
     put_image(&mut wiring, 100);
     put_joints(&mut wiring, 100);
-    assert_eq!(
-        wiring.cycle.step(stamp_ms(100)),
-        Outcome::Dropped(DropReason::NotFinite)
-    );
+    assert_eq!(wiring.cycle.step(stamp_ms(100)), Outcome::Dropped(DropReason::NotFinite));
     assert_eq!(wiring.chunks.try_recv(), None);
 }
 
@@ -204,10 +163,7 @@ fn settings_that_do_not_fit_the_model_are_refused() {
     let refused = |change: &dyn Fn(&mut Settings)| {
         let mut settings = settings(folder.path());
         change(&mut settings);
-        assemble(&settings, &Silent)
-            .err()
-            .expect("these settings cannot be used")
-            .to_string()
+        assemble(&settings, &Silent).err().expect("these settings cannot be used").to_string()
     };
     assert!(refused(&|s| s.cameras.clear()).contains("'camera_topics'"));
     assert!(refused(&|s| s.joints.clear()).contains("'joints'"));
@@ -223,8 +179,5 @@ fn settings_that_do_not_fit_the_model_are_refused() {
     let message = refused(&|s| {
         (s.tokenizer, s.prompt) = (Some(foreign.clone()), "pick up the cube and place it".into())
     });
-    assert!(
-        message.contains("this tokenizer is not the checkpoint's"),
-        "{message}"
-    );
+    assert!(message.contains("this tokenizer is not the checkpoint's"), "{message}");
 }

@@ -31,27 +31,20 @@ struct Case {
 fn cases() -> &'static [Case] {
     static CASES: OnceLock<Vec<Case>> = OnceLock::new();
     CASES.get_or_init(|| {
-        let combinations = golden::FILES
-            .iter()
-            .flat_map(|file| Isa::available().into_iter().map(move |isa| (file, isa)));
+        let combinations =
+            golden::FILES.iter().flat_map(|file| Isa::available().into_iter().map(move |isa| (file, isa)));
         combinations
             .map(|(file, isa)| {
                 let golden = Golden::load(file);
                 let found = run(&golden, isa, &Intermediates::All);
-                Case {
-                    name: format!("{file} ({isa})"),
-                    golden,
-                    found,
-                }
+                Case { name: format!("{file} ({isa})"), golden, found }
             })
             .collect()
     })
 }
 
 fn cameras(golden: &Golden) -> usize {
-    (0..)
-        .take_while(|camera| golden.inputs.contains_key(&format!("image_{camera}")))
-        .count()
+    (0..).take_while(|camera| golden.inputs.contains_key(&format!("image_{camera}"))).count()
 }
 
 /// Both programs on the golden inputs; every output in the golden layout.
@@ -65,16 +58,11 @@ fn run(golden: &Golden, isa: Isa, intermediates: &Intermediates) -> BTreeMap<Str
     for _ in 0..2 {
         for (program, graph) in programs {
             for (_, value) in graph.inputs() {
-                device
-                    .write(program, &value.name, golden.inputs[&value.name].data.view())
-                    .unwrap();
+                device.write(program, &value.name, golden.inputs[&value.name].data.view()).unwrap();
             }
             device.run(program).unwrap();
             for binding in &graph.outputs {
-                found.insert(
-                    binding.name.clone(),
-                    read(&mut device, program, graph, binding, golden),
-                );
+                found.insert(binding.name.clone(), read(&mut device, program, graph, binding, golden));
             }
         }
     }
@@ -94,15 +82,9 @@ fn read(
     match data {
         HostTensor::F32(values) => {
             let (shape, values) = in_golden_layout(&golden.config, &binding.name, &ty.shape, values);
-            Tensor {
-                shape,
-                data: HostTensor::F32(values),
-            }
+            Tensor { shape, data: HostTensor::F32(values) }
         }
-        data => Tensor {
-            shape: [&[1], &ty.shape[..]].concat(),
-            data,
-        },
+        data => Tensor { shape: [&[1], &ty.shape[..]].concat(), data },
     }
 }
 
@@ -121,10 +103,8 @@ fn compare(prefixes: &[&str]) {
 }
 
 fn compare_one(case: &Case, name: &str, expected: &Tensor) {
-    let found = case
-        .found
-        .get(name)
-        .unwrap_or_else(|| panic!("{}: '{name}' is not among our values", case.name));
+    let found =
+        case.found.get(name).unwrap_or_else(|| panic!("{}: '{name}' is not among our values", case.name));
     assert_eq!(found.shape, expected.shape, "{}: shape of {name}", case.name);
     // What masked tokens hold is nobody's business: no valid token sees them.
     let rows = valid_rows(case, name, expected);
@@ -137,26 +117,11 @@ fn compare_one(case: &Case, name: &str, expected: &Tensor) {
             largest = largest.max((found - expected).abs());
         }
     }
-    let relative = if difference == 0.0 {
-        0.0
-    } else {
-        (difference / size).sqrt()
-    };
-    println!(
-        "{} {name}: relative rms {relative:.1e}, largest difference {largest:.1e}",
-        case.name
-    );
-    assert!(
-        relative <= RELATIVE_RMS,
-        "{} {name}: relative rms {relative:e}",
-        case.name
-    );
+    let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
+    println!("{} {name}: relative rms {relative:.1e}, largest difference {largest:.1e}", case.name);
+    assert!(relative <= RELATIVE_RMS, "{} {name}: relative rms {relative:e}", case.name);
     if name == "actions" {
-        assert!(
-            largest <= LARGEST_ACTION_DIFFERENCE,
-            "{} {name}: largest difference {largest:e}",
-            case.name
-        );
+        assert!(largest <= LARGEST_ACTION_DIFFERENCE, "{} {name}: largest difference {largest:e}", case.name);
     }
 }
 
@@ -270,11 +235,7 @@ fn every_golden_value_is_compared() {
     ];
     for case in cases() {
         for name in case.golden.outputs.keys() {
-            assert!(
-                prefixes.iter().any(|prefix| name.starts_with(prefix)),
-                "{}: {name}",
-                case.name
-            );
+            assert!(prefixes.iter().any(|prefix| name.starts_with(prefix)), "{}: {name}", case.name);
         }
     }
 }
@@ -295,17 +256,10 @@ fn leaving_an_absent_camera_out_gives_the_reference_s_actions() {
     let expected = golden.outputs["actions"].numbers();
     let last = golden.inputs.remove("image_2").unwrap();
     golden.inputs.insert("image_1".into(), last);
-    let mask = Tensor {
-        shape: vec![1, 2],
-        data: HostTensor::Bool(vec![true; 2]),
-    };
+    let mask = Tensor { shape: vec![1, 2], data: HostTensor::Bool(vec![true; 2]) };
     golden.inputs.insert("image_masks".into(), mask);
     let found = run(&golden, Isa::Portable, &Intermediates::None);
-    let largest = found["actions"]
-        .numbers()
-        .iter()
-        .zip(expected)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f64::max);
+    let largest =
+        found["actions"].numbers().iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(largest <= LARGEST_ACTION_DIFFERENCE, "{largest:e}");
 }

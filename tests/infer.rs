@@ -21,14 +21,12 @@ type Stored = (Dtype, Vec<usize>, Vec<u8>);
 
 fn stored(tensor: &Tensor) -> Stored {
     let (dtype, bytes) = match &tensor.data {
-        HostTensor::F32(values) => (
-            Dtype::F32,
-            values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        ),
-        HostTensor::I32(values) => (
-            Dtype::I32,
-            values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        ),
+        HostTensor::F32(values) => {
+            (Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        }
+        HostTensor::I32(values) => {
+            (Dtype::I32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        }
         HostTensor::Bool(values) => (Dtype::BOOL, values.iter().map(|&value| u8::from(value)).collect()),
     };
     (dtype, tensor.shape.clone(), bytes)
@@ -52,25 +50,13 @@ impl Case {
     fn new(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let golden = Golden::load(name);
-        let weights = golden
-            .weights
-            .iter()
-            .map(|(key, tensor)| (key.clone(), stored(tensor)))
-            .collect();
+        let weights = golden.weights.iter().map(|(key, tensor)| (key.clone(), stored(tensor))).collect();
         fs::create_dir(folder.path().join("checkpoint")).unwrap();
         write(&folder.path().join("checkpoint/model.safetensors"), &weights);
         let config = format!("{:#}", golden.config.to_json());
         fs::write(folder.path().join("checkpoint/config.json"), config).unwrap();
-        let inputs = golden
-            .inputs
-            .iter()
-            .map(|(name, tensor)| (name.clone(), stored(tensor)))
-            .collect();
-        Self {
-            folder,
-            golden,
-            inputs,
-        }
+        let inputs = golden.inputs.iter().map(|(name, tensor)| (name.clone(), stored(tensor))).collect();
+        Self { folder, golden, inputs }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -80,48 +66,30 @@ impl Case {
     fn arguments(&self, values: &str) -> Vec<String> {
         write(&self.path("in.safetensors"), &self.inputs);
         let path = |name: &str| self.path(name).display().to_string();
-        [
-            "infer",
-            "--checkpoint",
-            &path("checkpoint"),
-            "--inputs",
-            &path("in.safetensors"),
-            "--output",
-        ]
-        .into_iter()
-        .map(str::to_owned)
-        .chain([
-            path("out.safetensors"),
-            "--threads".into(),
-            "2".into(),
-            "--values".into(),
-            values.into(),
-        ])
-        .collect()
+        ["infer", "--checkpoint", &path("checkpoint"), "--inputs", &path("in.safetensors"), "--output"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain([
+                path("out.safetensors"),
+                "--threads".into(),
+                "2".into(),
+                "--values".into(),
+                values.into(),
+            ])
+            .collect()
     }
 
     /// The error message; no output may be left.
     fn refused(&self, values: &str) -> String {
         let message = fails(&self.arguments(values));
-        assert!(
-            !self.path("out.safetensors").exists(),
-            "an output file is left: {message}"
-        );
-        assert!(
-            !self.path("out.safetensors.part").exists(),
-            "a partial output file is left: {message}"
-        );
+        assert!(!self.path("out.safetensors").exists(), "an output file is left: {message}");
+        assert!(!self.path("out.safetensors.part").exists(), "a partial output file is left: {message}");
         message
     }
 }
 
 fn f32s(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|&value| f32::from_le_bytes(value))
-        .collect()
+    bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value)).collect()
 }
 
 #[test]
@@ -132,19 +100,13 @@ fn every_golden_value_comes_out_under_its_name() {
         let bytes = fs::read(case.path("out.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         for (name, expected) in &case.golden.outputs {
-            let found = file
-                .tensor(name)
-                .unwrap_or_else(|_| panic!("'{name}' is missing"));
+            let found = file.tensor(name).unwrap_or_else(|_| panic!("'{name}' is missing"));
             let (dtype, shape, _) = stored(expected);
             assert_eq!((found.dtype(), found.shape()), (dtype, &shape[..]), "{name}");
         }
         let expected = case.golden.outputs["actions"].numbers();
         let found = f32s(file.tensor("actions").unwrap().data());
-        let largest = found
-            .iter()
-            .zip(expected)
-            .map(|(&a, b)| (f64::from(a) - b).abs())
-            .fold(0.0, f64::max);
+        let largest = found.iter().zip(expected).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
         assert!(largest <= 1e-4, "{name}: {largest}");
     }
 }
@@ -167,30 +129,13 @@ fn tokens_may_be_i64_and_inputs_without_a_batch_axis() {
     for (_, shape, _) in case.inputs.values_mut() {
         shape.remove(0);
     }
-    let HostTensor::I32(tokens) = &case.golden.inputs["tokens"].data else {
-        panic!("tokens are i32")
-    };
-    let wide = tokens
-        .iter()
-        .flat_map(|&token| i64::from(token).to_le_bytes())
-        .collect();
-    case.inputs
-        .insert("tokens".into(), (Dtype::I64, vec![tokens.len()], wide));
+    let HostTensor::I32(tokens) = &case.golden.inputs["tokens"].data else { panic!("tokens are i32") };
+    let wide = tokens.iter().flat_map(|&token| i64::from(token).to_le_bytes()).collect();
+    case.inputs.insert("tokens".into(), (Dtype::I64, vec![tokens.len()], wide));
     succeeds(&case.arguments(""));
     let bytes = fs::read(case.path("out.safetensors")).unwrap();
-    let found = f32s(
-        SafeTensors::deserialize(&bytes)
-            .unwrap()
-            .tensor("actions")
-            .unwrap()
-            .data(),
-    );
-    assert!(
-        found
-            .iter()
-            .zip(expected)
-            .all(|(&a, b)| (f64::from(a) - b).abs() < 1e-4)
-    );
+    let found = f32s(SafeTensors::deserialize(&bytes).unwrap().tensor("actions").unwrap().data());
+    assert!(found.iter().zip(expected).all(|(&a, b)| (f64::from(a) - b).abs() < 1e-4));
 }
 
 #[test]
@@ -198,8 +143,7 @@ fn wrong_inputs_are_refused_by_name_all_at_once() {
     let mut case = Case::new("pi0_hd72_gqa");
     case.inputs.remove("noise");
     case.inputs.get_mut("state").unwrap().1 = vec![4, 8];
-    case.inputs
-        .insert("image_masks".into(), (Dtype::U8, vec![1], vec![1]));
+    case.inputs.insert("image_masks".into(), (Dtype::U8, vec![1], vec![1]));
     case.inputs.insert("extra".into(), (Dtype::U8, vec![1], vec![1]));
     let image = case.inputs.get_mut("image_0").unwrap();
     image.2[40..44].copy_from_slice(&f32::NAN.to_le_bytes());
@@ -244,11 +188,7 @@ fn unknown_values_and_devices_are_refused() {
 fn an_output_that_cannot_be_written_is_an_error() {
     let case = Case::new("pi0_hd72_gqa");
     let mut arguments = case.arguments("");
-    let output = arguments
-        .iter()
-        .position(|argument| argument == "--output")
-        .unwrap()
-        + 1;
+    let output = arguments.iter().position(|argument| argument == "--output").unwrap() + 1;
     arguments[output] = case.path("no_such_folder/out.safetensors").display().to_string();
     assert!(fails(&arguments).contains("no_such_folder"));
 }
@@ -272,12 +212,8 @@ fn a_checkpoint_that_contradicts_its_config_lists_every_problem() {
 #[test]
 fn weights_that_overflow_give_no_actions() {
     let case = Case::new("pi0_hd72_gqa");
-    let mut weights: BTreeMap<String, Stored> = case
-        .golden
-        .weights
-        .iter()
-        .map(|(key, tensor)| (key.clone(), stored(tensor)))
-        .collect();
+    let mut weights: BTreeMap<String, Stored> =
+        case.golden.weights.iter().map(|(key, tensor)| (key.clone(), stored(tensor))).collect();
     let bias = weights.get_mut("action_out_proj.bias").unwrap();
     bias.2[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
     write(&case.path("checkpoint/model.safetensors"), &weights);

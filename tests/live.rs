@@ -27,10 +27,7 @@ const CHUNKS: &str = "/pi0_node/action_chunk";
 /// A tiny model with random weights, its tokenizer and statistics.
 fn checkpoint(folder: &TempDir) -> PathBuf {
     let checkpoint = folder.path().join("tiny");
-    let made = pi0_node(&["checkpoint", "init", "--preset", "tiny"])
-        .arg(&checkpoint)
-        .output()
-        .unwrap();
+    let made = pi0_node(&["checkpoint", "init", "--preset", "tiny"]).arg(&checkpoint).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     checkpoint
 }
@@ -48,9 +45,7 @@ fn bag_with_held_joints(folder: &TempDir) -> PathBuf {
         .iter()
         .map(|topic| {
             let schema = writer.add_schema(&topic.type_name, "ros2msg", b"").unwrap();
-            writer
-                .add_channel(schema, &topic.name, "cdr", &BTreeMap::new())
-                .unwrap()
+            writer.add_channel(schema, &topic.name, "cdr", &BTreeMap::new()).unwrap()
         })
         .collect();
     let (start, _) = bag.span().unwrap();
@@ -88,20 +83,11 @@ fn replay(bag: &Path, checkpoint: &Path, folder: &TempDir) -> BTreeMap<Stamp, Jo
         .arg(bag)
         .output()
         .unwrap();
-    assert!(
-        replayed.status.success(),
-        "{}",
-        String::from_utf8_lossy(&replayed.stderr)
-    );
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
     let mut chunks = Bag::open(&output).unwrap();
     let decode = |data: &[u8]| cdr::decode::<JointTrajectory>(data).unwrap();
-    let trajectories = chunks
-        .messages(&[CHUNKS])
-        .unwrap()
-        .map(|message| decode(&message.unwrap().data));
-    trajectories
-        .map(|trajectory| (trajectory.header.stamp.into(), trajectory))
-        .collect()
+    let trajectories = chunks.messages(&[CHUNKS]).unwrap().map(|message| decode(&message.unwrap().data));
+    trajectories.map(|trajectory| (trajectory.header.stamp.into(), trajectory)).collect()
 }
 
 fn start_node(domain: &Domain, checkpoint: &Path, parameters: &[&str]) -> ros::Process {
@@ -133,10 +119,7 @@ fn chunks_on_the_wire_are_bit_for_bit_those_of_replay() {
     let expected = replay(&bag, &checkpoint, &folder);
 
     let mut domain = Domain::join();
-    let mut chunks = domain
-        .node
-        .subscribe::<Trajectory>(CHUNKS, QosProfile::default())
-        .unwrap();
+    let mut chunks = domain.node.subscribe::<Trajectory>(CHUNKS, QosProfile::default()).unwrap();
     let mut node = start_node(&domain, &checkpoint, &[]);
     let mut player = start_player(&domain, &bag, 4);
     let mut received: BTreeMap<Stamp, Trajectory> = BTreeMap::new();
@@ -162,23 +145,12 @@ fn chunks_on_the_wire_are_bit_for_bit_those_of_replay() {
         for (index, (live, replayed)) in live.points.iter().zip(&replayed.points).enumerate() {
             let after = &live.time_from_start;
             let expected_ns = (index as f64 / settings.control_hz * 1e9).round() as i64;
-            assert_eq!(
-                i64::from(after.sec) * 1_000_000_000 + i64::from(after.nanosec),
-                expected_ns
-            );
+            assert_eq!(i64::from(after.sec) * 1_000_000_000 + i64::from(after.nanosec), expected_ns);
             assert_eq!(live.positions.len(), settings.joints.len());
             assert!(live.positions.iter().all(|position| position.is_finite()));
-            let bits = |positions: &[f64]| {
-                positions
-                    .iter()
-                    .map(|position| position.to_bits())
-                    .collect::<Vec<_>>()
-            };
-            assert_eq!(
-                bits(&live.positions),
-                bits(&replayed.positions),
-                "{observation}, point {index}"
-            );
+            let bits =
+                |positions: &[f64]| positions.iter().map(|position| position.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&live.positions), bits(&replayed.positions), "{observation}, point {index}");
         }
     }
 
@@ -199,46 +171,28 @@ fn a_camera_that_never_comes_shows_in_diagnostics_and_sigterm_stops_the_node() {
     let folder = TempDir::new().unwrap();
     let checkpoint = checkpoint(&folder);
     let mut domain = Domain::join();
-    let mut diagnostics = domain
-        .node
-        .subscribe::<DiagnosticArray>("/diagnostics", QosProfile::default())
-        .unwrap();
+    let mut diagnostics =
+        domain.node.subscribe::<DiagnosticArray>("/diagnostics", QosProfile::default()).unwrap();
     let topics = "camera_topics:=['/top/image_raw', '/left_wrist/image_raw/compressed', '/no/such/camera']";
     let mut node = start_node(&domain, &checkpoint, &[topics]);
     let mut player = start_player(&domain, Path::new(BAG), 3);
 
     let mut newest = None;
-    domain.spin_until(
-        "an error for the silent camera only",
-        &mut [&node, &player],
-        |context| {
-            while let std::task::Poll::Ready(Some(array)) = diagnostics.poll_next_unpin(context) {
-                newest = Some(array);
-            }
-            let silent = part(&newest, "camera right_wrist_0_rgb");
-            let others =
-                ["camera base_0_rgb", "camera left_wrist_0_rgb", "joints"].map(|name| part(&newest, name));
-            silent.is_some_and(|part| part.level == DiagnosticStatus::ERROR as u8)
-                && others
-                    .iter()
-                    .flatten()
-                    .filter(|part| part.level == DiagnosticStatus::OK as u8)
-                    .count()
-                    == 3
-        },
-    );
+    domain.spin_until("an error for the silent camera only", &mut [&node, &player], |context| {
+        while let std::task::Poll::Ready(Some(array)) = diagnostics.poll_next_unpin(context) {
+            newest = Some(array);
+        }
+        let silent = part(&newest, "camera right_wrist_0_rgb");
+        let others =
+            ["camera base_0_rgb", "camera left_wrist_0_rgb", "joints"].map(|name| part(&newest, name));
+        silent.is_some_and(|part| part.level == DiagnosticStatus::ERROR as u8)
+            && others.iter().flatten().filter(|part| part.level == DiagnosticStatus::OK as u8).count() == 3
+    });
     let silent = part(&newest, "camera right_wrist_0_rgb").unwrap();
-    assert_eq!(
-        silent.message,
-        "no message has come: nobody publishes /no/such/camera"
-    );
+    assert_eq!(silent.message, "no message has come: nobody publishes /no/such/camera");
     let base = part(&newest, "camera base_0_rgb").unwrap();
-    let value = |key: &str| {
-        base.values
-            .iter()
-            .find(|value| value.key == key)
-            .map(|value| value.value.as_str())
-    };
+    let value =
+        |key: &str| base.values.iter().find(|value| value.key == key).map(|value| value.value.as_str());
     assert_eq!(value("topic"), Some("/top/image_raw"));
     assert!(value("rate_hz").unwrap().parse::<f64>().unwrap() > 0.0);
     assert!(value("decode_p50_ms").is_some());
@@ -247,10 +201,7 @@ fn a_camera_that_never_comes_shows_in_diagnostics_and_sigterm_stops_the_node() {
 
     player.stop("INT");
     let output = node.stop("TERM");
-    assert!(
-        output.contains("chunks out                            0"),
-        "{output}"
-    );
+    assert!(output.contains("chunks out                            0"), "{output}");
 }
 
 #[test]
@@ -258,10 +209,7 @@ fn a_prompt_on_its_topic_changes_the_task_unless_it_is_too_long() {
     let folder = TempDir::new().unwrap();
     let checkpoint = checkpoint(&folder);
     let mut domain = Domain::join();
-    let prompts = domain
-        .node
-        .create_publisher::<Text>("/pi0_node/prompt", QosProfile::default())
-        .unwrap();
+    let prompts = domain.node.create_publisher::<Text>("/pi0_node/prompt", QosProfile::default()).unwrap();
     let mut node = start_node(&domain, &checkpoint, &[]);
     domain.spin_until("the node's subscription", &mut [&node], |_| {
         prompts.get_inter_process_subscription_count().unwrap() > 0
@@ -288,27 +236,15 @@ fn refused(parameters: &[&str]) -> String {
 #[test]
 fn wrong_parameters_are_refused_all_at_once_by_name() {
     let said = refused(&["control_hertz:=50.0", "sync_tolerance_ms:=-1.0", "threads:=two"]);
-    assert!(
-        said.contains("control_hertz: there is no such parameter; did you mean 'control_hz'?"),
-        "{said}"
-    );
-    assert!(
-        said.contains("sync_tolerance_ms: must be a number from 0 to 1000 (ms), but is -1.0"),
-        "{said}"
-    );
-    assert!(
-        said.contains("threads: must be an integer, but is the text \"two\""),
-        "{said}"
-    );
+    assert!(said.contains("control_hertz: there is no such parameter; did you mean 'control_hz'?"), "{said}");
+    assert!(said.contains("sync_tolerance_ms: must be a number from 0 to 1000 (ms), but is -1.0"), "{said}");
+    assert!(said.contains("threads: must be an integer, but is the text \"two\""), "{said}");
 }
 
 #[test]
 fn a_missing_checkpoint_folder_is_named() {
     let said = refused(&[]);
-    assert!(
-        said.contains("error: ") && said.contains("no/such/folder"),
-        "{said}"
-    );
+    assert!(said.contains("error: ") && said.contains("no/such/folder"), "{said}");
 }
 
 #[test]
@@ -317,9 +253,6 @@ fn a_missing_parameter_file_is_named() {
     let mut command = pi0_node(&["--ros-args", "--params-file", "no/such.yaml"]);
     let (status, said) = domain.start("node", &mut command).wait();
     assert!(!status.success());
-    assert!(
-        said.contains("error: ROS 2 refuses the arguments") && said.contains("no/such.yaml"),
-        "{said}"
-    );
+    assert!(said.contains("error: ROS 2 refuses the arguments") && said.contains("no/such.yaml"), "{said}");
     assert!(!said.contains("panicked"), "{said}");
 }

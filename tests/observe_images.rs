@@ -9,9 +9,7 @@ use pi0_node::observe::{ImageError, ImagePreprocessor};
 use safetensors::SafeTensors;
 
 fn data(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data/observe")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/observe").join(name)
 }
 
 /// What the reference made of each image.
@@ -22,18 +20,13 @@ fn expected() -> BTreeMap<String, Vec<f32>> {
         let (words, _) = bytes.as_chunks::<4>();
         words.iter().map(|&word| f32::from_le_bytes(word)).collect()
     };
-    tensors
-        .iter()
-        .map(|(name, view)| (name.to_owned(), numbers(view.data())))
-        .collect()
+    tensors.iter().map(|(name, view)| (name.to_owned(), numbers(view.data()))).collect()
 }
 
 /// The same image as `pattern` of generate.py, rgb8.
 fn pattern(width: usize, height: usize) -> Vec<u8> {
     let pixel = |x: usize, y: usize| [0, 1, 2].map(|c| ((x * 7 + y * 13 + c * 29 + x * y * 3) % 256) as u8);
-    (0..height)
-        .flat_map(|y| (0..width).flat_map(move |x| pixel(x, y)))
-        .collect()
+    (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect()
 }
 
 fn rgb8(width: usize, height: usize, data: &[u8]) -> Image<'_> {
@@ -69,10 +62,8 @@ fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
 fn images_of_any_size_are_resized_and_padded_as_the_reference_does_it() {
     let mut compared = 0;
     for (name, expected) in expected().iter().filter(|(name, _)| name.contains("_to_")) {
-        let numbers: Vec<usize> = name
-            .split(|c: char| !c.is_ascii_digit())
-            .filter_map(|digits| digits.parse().ok())
-            .collect();
+        let numbers: Vec<usize> =
+            name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect();
         let [width, height, target_width, target_height, stride] = numbers[..] else {
             panic!("{name}");
         };
@@ -104,11 +95,7 @@ fn a_camera_may_change_its_size() {
 fn compressed(file: &[u8], format: &str) -> Result<Vec<f32>, ImageError> {
     let mut preprocessor = ImagePreprocessor::new(28, 28);
     let mut out = vec![f32::NAN; preprocessor.elements()];
-    let message = CompressedImage {
-        stamp: Stamp(0),
-        format,
-        data: file,
-    };
+    let message = CompressedImage { stamp: Stamp(0), format, data: file };
     preprocessor.compressed(&message, &mut out).map(|()| out)
 }
 
@@ -138,11 +125,7 @@ fn a_truncated_file_is_an_error_wherever_it_ends() {
     for name in ["rgb.png", "rgb.jpg"] {
         let file = fs::read(data(name)).unwrap();
         // A PNG's last chunk is empty: its 12 bytes are not missed.
-        let end = if name == "rgb.png" {
-            file.len() - 12
-        } else {
-            file.len()
-        };
+        let end = if name == "rgb.png" { file.len() - 12 } else { file.len() };
         for length in 0..end {
             let result = compressed(&file[..length], "jpeg").map(|_| "accepted".to_owned());
             let error = result.unwrap_or_else(|error| error.to_string());
@@ -169,9 +152,7 @@ fn png_that_claims(width: u32, height: u32) -> Vec<u8> {
     header.extend(height.to_be_bytes());
     header.extend([8, 2, 0, 0, 0]);
     let checksum = !header.iter().fold(u32::MAX, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            (crc >> 1) ^ (0xEDB8_8320 * (crc & 1))
-        })
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 * (crc & 1)))
     });
     let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
     file.extend(header);
@@ -185,13 +166,8 @@ fn png_that_claims(width: u32, height: u32) -> Vec<u8> {
 fn a_header_that_claims_a_huge_image_is_refused_before_memory_is_asked_for() {
     let before = peak_memory_kib();
     for (width, height) in [(1_000_000, 1_000_000), (8193, 1), (1, 8193)] {
-        let error = compressed(&png_that_claims(width, height), "png")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&format!("{width}x{height}")) && error.contains("8192"),
-            "{error}"
-        );
+        let error = compressed(&png_that_claims(width, height), "png").unwrap_err().to_string();
+        assert!(error.contains(&format!("{width}x{height}")) && error.contains("8192"), "{error}");
     }
     assert!(peak_memory_kib() - before < 100 << 10);
 }
@@ -206,11 +182,6 @@ fn peak_memory_kib() -> u64 {
 #[test]
 fn a_result_of_another_size_is_refused() {
     let pixels = pattern(4, 4);
-    let error = ImagePreprocessor::new(28, 28)
-        .raw(&rgb8(4, 4, &pixels), &mut [0.0; 5])
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the result has room for 5 values, 2352 are needed"
-    );
+    let error = ImagePreprocessor::new(28, 28).raw(&rgb8(4, 4, &pixels), &mut [0.0; 5]).unwrap_err();
+    assert_eq!(error.to_string(), "the result has room for 5 values, 2352 are needed");
 }

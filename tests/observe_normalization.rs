@@ -11,9 +11,7 @@ const JOINTS: usize = 7;
 const MODEL_DIM: usize = 32;
 
 fn data(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data/observe")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/observe").join(name)
 }
 
 fn recorded() -> Value {
@@ -32,10 +30,7 @@ fn assert_close(name: &str, found: &[f64], expected: &[f64]) {
     assert_eq!(found.len(), expected.len(), "{name}");
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         let tolerance = 2e-6 * expected.abs().max(1.0);
-        assert!(
-            (found - expected).abs() <= tolerance,
-            "{name}, value {index}: {found}, expected {expected}"
-        );
+        assert!((found - expected).abs() <= tolerance, "{name}, value {index}: {found}, expected {expected}");
     }
 }
 
@@ -61,11 +56,7 @@ fn openpis_mean_and_deviation() {
 
 #[test]
 fn openpis_statistics_may_be_padded_to_the_models_dimension() {
-    compare(
-        "openpi_padded_mean_std",
-        &data("openpi_padded"),
-        &Normalization::Checkpoint,
-    );
+    compare("openpi_padded_mean_std", &data("openpi_padded"), &Normalization::Checkpoint);
 }
 
 #[test]
@@ -73,11 +64,7 @@ fn statistics_may_lie_outside_the_checkpoint() {
     let file = data("openpi/assets/robot/norm_stats.json");
     let folder = file.parent().unwrap().to_owned();
     for source in [file, folder] {
-        compare(
-            "openpi_mean_std",
-            Path::new("/nowhere"),
-            &Normalization::File(source),
-        );
+        compare("openpi_mean_std", Path::new("/nowhere"), &Normalization::File(source));
     }
 }
 
@@ -88,54 +75,33 @@ fn openpi_uses_quantiles_for_pi05() {
         fs::write(checkpoint.path().join("config.json"), config).unwrap();
         for folder in ["openpi", "openpi_padded"] {
             let file = data(folder).join("assets/robot/norm_stats.json");
-            compare(
-                &format!("{folder}_quantiles"),
-                checkpoint.path(),
-                &Normalization::File(file),
-            );
+            compare(&format!("{folder}_quantiles"), checkpoint.path(), &Normalization::File(file));
         }
     }
 }
 
 #[test]
 fn lerobots_mean_and_deviation() {
-    compare(
-        "lerobot_mean_std",
-        &data("lerobot_mean_std"),
-        &Normalization::Checkpoint,
-    );
+    compare("lerobot_mean_std", &data("lerobot_mean_std"), &Normalization::Checkpoint);
 }
 
 #[test]
 fn lerobots_quantiles() {
-    compare(
-        "lerobot_quantiles",
-        &data("lerobot_quantiles"),
-        &Normalization::Checkpoint,
-    );
+    compare("lerobot_quantiles", &data("lerobot_quantiles"), &Normalization::Checkpoint);
 }
 
 #[test]
 fn lerobots_minimum_and_maximum() {
-    compare(
-        "lerobot_min_max",
-        &data("lerobot_min_max"),
-        &Normalization::Checkpoint,
-    );
+    compare("lerobot_min_max", &data("lerobot_min_max"), &Normalization::Checkpoint);
 }
 
 #[test]
 fn delta_actions_become_absolute_as_in_openpi() {
     let recorded = recorded();
-    let runs: Vec<i64> = numbers(&recorded["delta"]["runs"])
-        .iter()
-        .map(|&x| x as i64)
-        .collect();
+    let runs: Vec<i64> = numbers(&recorded["delta"]["runs"]).iter().map(|&x| x as i64).collect();
     let actions = numbers(&recorded["actions"]);
-    let mut positions: Vec<f64> = actions
-        .chunks(MODEL_DIM)
-        .flat_map(|point| point[..JOINTS].to_vec())
-        .collect();
+    let mut positions: Vec<f64> =
+        actions.chunks(MODEL_DIM).flat_map(|point| point[..JOINTS].to_vec()).collect();
     let mask = DeltaMask::from_openpi(&runs, JOINTS).unwrap();
     mask.add_state(&numbers(&recorded["state"]), &mut positions);
     assert_close("delta", &positions, &numbers(&recorded["delta"]["absolute"]));
@@ -149,15 +115,9 @@ fn refused(file: &str, change: impl Fn(&Path)) -> String {
         fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }
     change(&folder.path().join(file));
-    Normalizer::load(
-        folder.path(),
-        &Normalization::Checkpoint,
-        JOINTS,
-        MODEL_DIM,
-        MODEL_DIM,
-    )
-    .unwrap_err()
-    .to_string()
+    Normalizer::load(folder.path(), &Normalization::Checkpoint, JOINTS, MODEL_DIM, MODEL_DIM)
+        .unwrap_err()
+        .to_string()
 }
 
 const STATE_FILE: &str = "policy_preprocessor_step_6_normalizer_processor.safetensors";
@@ -172,11 +132,7 @@ fn a_missing_file_of_lerobots_is_named() {
 
 #[test]
 fn a_truncated_file_of_lerobots_is_named() {
-    for file in [
-        "policy_preprocessor.json",
-        "policy_postprocessor.json",
-        STATE_FILE,
-    ] {
+    for file in ["policy_preprocessor.json", "policy_postprocessor.json", STATE_FILE] {
         let error = refused(file, |path| {
             let bytes = fs::read(path).unwrap();
             fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
@@ -193,10 +149,7 @@ fn statistics_that_are_no_numbers_are_refused() {
         bytes[8 + length..].fill(0xff);
         fs::write(path, bytes).unwrap();
     });
-    assert!(
-        error.contains(STATE_FILE) && error.contains("state, dimension 0: mean is NaN"),
-        "{error}"
-    );
+    assert!(error.contains(STATE_FILE) && error.contains("state, dimension 0: mean is NaN"), "{error}");
 }
 
 #[test]

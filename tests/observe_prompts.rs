@@ -7,9 +7,7 @@ use pi0_node::observe::PromptTokenizer;
 use serde_json::Value;
 
 fn data(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data/observe")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/observe").join(name)
 }
 
 fn recorded() -> Value {
@@ -17,21 +15,11 @@ fn recorded() -> Value {
 }
 
 fn strings(value: &Value) -> Vec<&str> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_str().unwrap())
-        .collect()
+    value.as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect()
 }
 
 fn ids(value: &Value) -> Vec<i32> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_i64().unwrap() as i32)
-        .collect()
+    value.as_array().unwrap().iter().map(|v| v.as_i64().unwrap() as i32).collect()
 }
 
 /// Compares every prompt's tokens, and says all that differ.
@@ -43,29 +31,13 @@ fn compare(tokenizer: &str, prompts: &[&str], expected: &Value) {
     for (prompt, expected) in prompts.iter().zip(&expected) {
         let found = tokenizer.encode(prompt, 128).unwrap();
         let length = expected.len();
-        assert!(
-            found
-                .mask
-                .iter()
-                .enumerate()
-                .all(|(i, &real)| real == (i < length)),
-            "{prompt:?}"
-        );
+        assert!(found.mask.iter().enumerate().all(|(i, &real)| real == (i < length)), "{prompt:?}");
         assert!(found.ids[length..].iter().all(|&id| id == 0), "{prompt:?}");
         if found.ids[..length] != expected[..] {
-            wrong.push(format!(
-                "{prompt:?}: {:?}, expected {expected:?}",
-                &found.ids[..length]
-            ));
+            wrong.push(format!("{prompt:?}: {:?}, expected {expected:?}", &found.ids[..length]));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {}:\n{}",
-        wrong.len(),
-        prompts.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), prompts.len(), wrong.join("\n"));
 }
 
 #[test]
@@ -77,10 +49,7 @@ fn a_sentencepiece_model_like_paligemmas_gives_openpis_tokens() {
 
 #[test]
 fn a_unigram_model_is_refused() {
-    let error = PromptTokenizer::load(&data("unigram.model"))
-        .err()
-        .unwrap()
-        .to_string();
+    let error = PromptTokenizer::load(&data("unigram.model")).err().unwrap().to_string();
     assert!(error.contains("unigram.model: it is not a BPE model"), "{error}");
 }
 
@@ -100,14 +69,8 @@ fn a_tokenizer_json_gives_lerobots_tokens() {
 
 #[test]
 fn a_model_that_puts_a_space_in_front_is_refused() {
-    let error = PromptTokenizer::load(&data("prefixes.model"))
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        error.contains("prefixes.model") && error.contains("space in front"),
-        "{error}"
-    );
+    let error = PromptTokenizer::load(&data("prefixes.model")).err().unwrap().to_string();
+    assert!(error.contains("prefixes.model") && error.contains("space in front"), "{error}");
 }
 
 #[test]

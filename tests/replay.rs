@@ -18,45 +18,24 @@ const START: i64 = 1_700_000_000_000_000_000;
 /// A random checkpoint of the smallest size, in `folder`/tiny.
 fn tiny_checkpoint(folder: &Path) -> PathBuf {
     let path = folder.join("tiny");
-    succeeds(&[
-        "checkpoint",
-        "init",
-        "--preset",
-        "tiny",
-        "--seed",
-        "5",
-        path.to_str().unwrap(),
-    ]);
+    succeeds(&["checkpoint", "init", "--preset", "tiny", "--seed", "5", path.to_str().unwrap()]);
     path
 }
 
 fn arguments(bag: &str, checkpoint: &Path, config: &str, output: &Path, more: &[&str]) -> Vec<String> {
     let (checkpoint, output) = (checkpoint.to_str().unwrap(), output.to_str().unwrap());
-    [
-        "replay",
-        bag,
-        "--checkpoint",
-        checkpoint,
-        "--config",
-        config,
-        "--output",
-        output,
-        "--threads",
-        "2",
-    ]
-    .iter()
-    .chain(more)
-    .map(|&argument| argument.to_owned())
-    .collect()
+    ["replay", bag, "--checkpoint", checkpoint, "--config", config, "--output", output, "--threads", "2"]
+        .iter()
+        .chain(more)
+        .map(|&argument| argument.to_owned())
+        .collect()
 }
 
 fn chunks(path: &Path) -> Vec<JointTrajectory> {
     let mut bag = Bag::open(path).unwrap();
     assert_eq!(bag.problems(), []);
     let messages = bag.messages(&["/pi0_node/action_chunk"]).unwrap();
-    messages
-        .map(|message| cdr::decode(&message.unwrap().data).unwrap())
-        .collect()
+    messages.map(|message| cdr::decode(&message.unwrap().data).unwrap()).collect()
 }
 
 /// The committed configuration with `from` replaced by `to`, as a file in `folder`.
@@ -74,36 +53,21 @@ fn every_frame_set_becomes_a_chunk() {
     let checkpoint = tiny_checkpoint(folder.path());
     let output = folder.path().join("chunks.mcap");
     let table = succeeds(&arguments(BAG, &checkpoint, CONFIG, &output, &[]));
-    for line in [
-        "in: base_0_rgb",
-        "in: joints",
-        "frame sets",
-        "chunks out",
-        "perceive",
-        "act",
-        "40 chunks written",
-    ] {
+    for line in
+        ["in: base_0_rgb", "in: joints", "frame sets", "chunks out", "perceive", "act", "40 chunks written"]
+    {
         assert!(table.contains(line), "{line}: {table}");
     }
     let chunks = chunks(&output);
     assert_eq!(chunks.len(), 40);
     for (index, chunk) in chunks.iter().enumerate() {
         // The newest stamp of a set is the right wrist's, 4 ms after the top camera's.
-        assert_eq!(
-            Stamp::from(chunk.header.stamp),
-            Stamp(START + index as i64 * 100_000_000 + 4_000_000)
-        );
+        assert_eq!(Stamp::from(chunk.header.stamp), Stamp(START + index as i64 * 100_000_000 + 4_000_000));
         assert_eq!(chunk.joint_names.len(), 14);
         assert_eq!(chunk.joint_names[13], "right_gripper");
         assert_eq!(chunk.points.len(), 50);
         assert_eq!(chunk.points[49].time_from_start.nanosec, 980_000_000);
-        assert!(
-            chunk
-                .points
-                .iter()
-                .flat_map(|point| &point.positions)
-                .all(|position| position.is_finite())
-        );
+        assert!(chunk.points.iter().flat_map(|point| &point.positions).all(|position| position.is_finite()));
     }
     assert_ne!(chunks[0].points, chunks[1].points);
 }
@@ -167,31 +131,17 @@ fn what_does_not_fit_is_refused_before_anything_is_compiled() {
         message.contains("there are no messages on /head/image_raw") && message.contains("/top/image_raw (")
     );
 
-    let message = refused(
-        BAG,
-        &with(
-            "[raw, compressed, compressed]",
-            "[compressed, compressed, compressed]",
-        ),
-    );
+    let message =
+        refused(BAG, &with("[raw, compressed, compressed]", "[compressed, compressed, compressed]"));
     assert!(
         message.contains("/top/image_raw is sensor_msgs/msg/Image, but the configuration says"),
         "{message}"
     );
 
     let message = refused(BAG, &with("sync_tolerance_ms", "sync_tolerence_ms"));
-    assert!(
-        message.contains("sync_tolerence_ms") && message.contains("sync_tolerance_ms"),
-        "{message}"
-    );
+    assert!(message.contains("sync_tolerence_ms") && message.contains("sync_tolerance_ms"), "{message}");
 
-    let message = refused(
-        BAG,
-        &with(
-            "prompt: Transfer cube",
-            &format!("prompt: {}", "cube ".repeat(60)),
-        ),
-    );
+    let message = refused(BAG, &with("prompt: Transfer cube", &format!("prompt: {}", "cube ".repeat(60))));
     assert!(message.contains("tokens long; the model takes 48"), "{message}");
 
     fs::remove_dir_all(checkpoint.join("assets")).unwrap();
@@ -206,23 +156,12 @@ fn without_a_chunk_the_reason_is_told_and_no_file_is_left() {
     let checkpoint = tiny_checkpoint(folder.path());
     let output = folder.path().join("chunks.mcap");
     for (from, to, reason) in [
-        (
-            "left_gripper",
-            "left_hand",
-            "joints left_hand are not in the message",
-        ),
-        (
-            "sync_tolerance_ms: 20.0",
-            "sync_tolerance_ms: 1.0",
-            "0 frame sets were complete",
-        ),
+        ("left_gripper", "left_hand", "joints left_hand are not in the message"),
+        ("sync_tolerance_ms: 20.0", "sync_tolerance_ms: 1.0", "0 frame sets were complete"),
     ] {
         let config = changed_config(folder.path(), from, to);
         let message = fails(&arguments(BAG, &checkpoint, &config, &output, &[]));
-        assert!(
-            message.contains("the bag gave no chunk") && message.contains(reason),
-            "{message}"
-        );
+        assert!(message.contains("the bag gave no chunk") && message.contains(reason), "{message}");
         assert!(!output.exists() && !folder.path().join("chunks.mcap.part").exists());
     }
 }

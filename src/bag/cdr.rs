@@ -10,9 +10,7 @@ const HEADER: [u8; 4] = [0, 1, 0, 0];
 
 /// Decodes a message.
 pub fn decode<T: DeserializeOwned>(data: &[u8]) -> Result<T, CdrError> {
-    let (header, body) = data
-        .split_at_checked(HEADER.len())
-        .ok_or(CdrError::NoHeader(data.len()))?;
+    let (header, body) = data.split_at_checked(HEADER.len()).ok_or(CdrError::NoHeader(data.len()))?;
     let decoded = match header[..2] {
         [0, 0] => cdr_encoding::from_bytes::<T, BigEndian>(body),
         [0, 1] => cdr_encoding::from_bytes::<T, LittleEndian>(body),

@@ -17,18 +17,10 @@ pub(super) struct Database {
 
 pub(super) fn open(path: &Path) -> Result<Database, String> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(text)?;
-    let mut database = Database {
-        connection,
-        topics: Vec::new(),
-        index: Vec::new(),
-        problems: Vec::new(),
-    };
+    let mut database = Database { connection, topics: Vec::new(), index: Vec::new(), problems: Vec::new() };
     let numbers = database.read_topics()?;
     if let Err(error) = database.read_index(&numbers) {
-        let message = format!(
-            "{error}; {} messages could be found before that",
-            database.index.len()
-        );
+        let message = format!("{error}; {} messages could be found before that", database.index.len());
         database.problems.push(message);
     }
     Ok(database)
@@ -37,13 +29,9 @@ pub(super) fn open(path: &Path) -> Result<Database, String> {
 impl Database {
     /// Number of each topic by its identity in the file.
     fn read_topics(&mut self) -> Result<HashMap<i64, usize>, String> {
-        let mut query = self
-            .connection
-            .prepare("SELECT id, name, type FROM topics ORDER BY id")
-            .map_err(text)?;
-        let rows = query
-            .query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))
-            .map_err(text)?;
+        let mut query =
+            self.connection.prepare("SELECT id, name, type FROM topics ORDER BY id").map_err(text)?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))).map_err(text)?;
         let mut numbers = HashMap::new();
         for row in rows {
             let (id, topic) = row.map_err(text)?;
@@ -59,23 +47,13 @@ impl Database {
         let mut query = self.connection.prepare(sql).map_err(text)?;
         let mut rows = query.query([]).map_err(text)?;
         while let Some(row) = rows.next().map_err(text)? {
-            let (id, topic, time): (i64, i64, i64) = (
-                row.get(0).map_err(text)?,
-                row.get(1).map_err(text)?,
-                row.get(2).map_err(text)?,
-            );
+            let (id, topic, time): (i64, i64, i64) =
+                (row.get(0).map_err(text)?, row.get(1).map_err(text)?, row.get(2).map_err(text)?);
             match numbers.get(&topic) {
-                Some(&topic) => self.index.push((
-                    Stamp(time),
-                    topic,
-                    Place {
-                        group: 0,
-                        index: id as u64,
-                    },
-                )),
-                None => self.problems.push(format!(
-                    "message {id} is of topic {topic}, which nothing describes"
-                )),
+                Some(&topic) => self.index.push((Stamp(time), topic, Place { group: 0, index: id as u64 })),
+                None => {
+                    self.problems.push(format!("message {id} is of topic {topic}, which nothing describes"))
+                }
             }
         }
         Ok(())
@@ -92,13 +70,9 @@ impl BagFile for Database {
     }
 
     fn read(&mut self, place: Place) -> Result<Vec<u8>, String> {
-        let mut query = self
-            .connection
-            .prepare_cached("SELECT data FROM messages WHERE id = ?")
-            .map_err(text)?;
-        query
-            .query_row([place.index as i64], |row| row.get(0))
-            .map_err(text)
+        let mut query =
+            self.connection.prepare_cached("SELECT data FROM messages WHERE id = ?").map_err(text)?;
+        query.query_row([place.index as i64], |row| row.get(0)).map_err(text)
     }
 
     fn problems(&self) -> &[String] {

@@ -71,13 +71,11 @@ impl McapFile {
         loop {
             let rest = &self.map[offset..];
             let Some(length) = record_length(rest) else {
-                self.problems
-                    .push(format!("ends in the middle of a record at byte {offset}"));
+                self.problems.push(format!("ends in the middle of a record at byte {offset}"));
                 return;
             };
             if rest.len() < length {
-                self.problems
-                    .push(format!("is cut short in the record at byte {offset}"));
+                self.problems.push(format!("is cut short in the record at byte {offset}"));
                 return self.salvage(offset);
             }
             let end = offset + length;
@@ -96,8 +94,7 @@ impl McapFile {
                 Err(error) => Err(error.to_string()),
             };
             if let Err(message) = outcome {
-                self.problems
-                    .push(format!("record at byte {offset}: {message}; skipped"));
+                self.problems.push(format!("record at byte {offset}: {message}; skipped"));
             }
             offset = end;
         }
@@ -121,19 +118,14 @@ impl McapFile {
             }
             Record::Message { header, data } => {
                 let Some(&topic) = self.channels.get(&header.channel_id) else {
-                    let message = format!(
-                        "a message of channel {}, which nothing describes",
-                        header.channel_id
-                    );
+                    let message =
+                        format!("a message of channel {}, which nothing describes", header.channel_id);
                     return self.problems.push(message);
                 };
                 let stamp = Stamp(i64::try_from(header.log_time).unwrap_or(i64::MAX));
                 let place = place.unwrap_or_else(|| {
                     self.loose.push((header.channel_id, stamp, data.into_owned()));
-                    Place {
-                        group: LOOSE,
-                        index: self.loose.len() as u64 - 1,
-                    }
+                    Place { group: LOOSE, index: self.loose.len() as u64 - 1 }
                 });
                 self.index.push((stamp, topic, place));
             }
@@ -145,10 +137,7 @@ impl McapFile {
         let records = self.chunk_records(chunk)?;
         let mut messages = 0;
         for record in records {
-            let place = Place {
-                group: chunk as u64,
-                index: messages,
-            };
+            let place = Place { group: chunk as u64, index: messages };
             messages += u64::from(matches!(record, Record::Message { .. }));
             self.record(record, Some(place));
         }
@@ -166,14 +155,9 @@ impl McapFile {
     /// Reads what there is of an incomplete record: the messages at the beginning of a chunk.
     fn salvage(&mut self, offset: usize) {
         let (records, _) = records(&self.map[offset..], false);
-        let messages = records
-            .iter()
-            .filter(|record| matches!(record, Record::Message { .. }))
-            .count();
+        let messages = records.iter().filter(|record| matches!(record, Record::Message { .. })).count();
         records.into_iter().for_each(|record| self.record(record, None));
-        self.problems.push(format!(
-            "{messages} messages saved from the incomplete record at byte {offset}"
-        ));
+        self.problems.push(format!("{messages} messages saved from the incomplete record at byte {offset}"));
     }
 
     fn load_chunk(&mut self, chunk: u64) -> Result<(), String> {
@@ -259,7 +243,5 @@ fn records(mut bytes: &[u8], validate: bool) -> (Vec<Record<'static>>, Option<St
 /// Length of the record that starts here, its header included; `None` if the header is cut.
 fn record_length(rest: &[u8]) -> Option<usize> {
     let length = rest.get(1..RECORD_HEADER)?.try_into().ok()?;
-    usize::try_from(u64::from_le_bytes(length))
-        .ok()?
-        .checked_add(RECORD_HEADER)
+    usize::try_from(u64::from_le_bytes(length)).ok()?.checked_add(RECORD_HEADER)
 }

@@ -73,11 +73,7 @@ impl CompressedImage {
     pub const TYPE: &str = "sensor_msgs/msg/CompressedImage";
 
     pub fn view(&self) -> observe::CompressedImage<'_> {
-        observe::CompressedImage {
-            stamp: self.header.stamp.into(),
-            format: &self.format,
-            data: &self.data,
-        }
+        observe::CompressedImage { stamp: self.header.stamp.into(), format: &self.format, data: &self.data }
     }
 }
 
@@ -95,11 +91,7 @@ impl JointState {
     pub const TYPE: &str = "sensor_msgs/msg/JointState";
 
     pub fn view(&self) -> observe::JointState<'_> {
-        observe::JointState {
-            stamp: self.header.stamp.into(),
-            names: &self.name,
-            positions: &self.position,
-        }
+        observe::JointState { stamp: self.header.stamp.into(), names: &self.name, positions: &self.position }
     }
 }
 
@@ -168,10 +160,7 @@ uint32 nanosec
             }
         });
         Self {
-            header: Header {
-                stamp: stamp.into(),
-                frame_id: String::new(),
-            },
+            header: Header { stamp: stamp.into(), frame_id: String::new() },
             joint_names: joint_names.to_vec(),
             points: points.collect(),
         }

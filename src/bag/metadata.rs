@@ -29,15 +29,9 @@ struct Information {
 }
 
 pub(super) fn files(path: &Path) -> Result<Found, BagError> {
-    let fail = |path: &Path, message: String| BagError::NotABag {
-        path: path.into(),
-        message,
-    };
+    let fail = |path: &Path, message: String| BagError::NotABag { path: path.into(), message };
     if path.is_file() {
-        return Ok(Found {
-            files: vec![path.into()],
-            problems: Vec::new(),
-        });
+        return Ok(Found { files: vec![path.into()], problems: Vec::new() });
     }
     if !path.is_dir() {
         return Err(fail(path, "there is no such bag".into()));
@@ -55,45 +49,24 @@ pub(super) fn files(path: &Path) -> Result<Found, BagError> {
                        `ros2 bag convert` (MCAP's own compression is)";
         return Err(fail(path, message.into()));
     }
-    let (files, missing): (Vec<PathBuf>, Vec<PathBuf>) = information
-        .relative_file_paths
-        .iter()
-        .map(|file| path.join(file))
-        .partition(|file| file.is_file());
-    let problem = |file| BagProblem {
-        file,
-        message: format!("{METADATA} names this file, but it is not there"),
-    };
-    Ok(Found {
-        files,
-        problems: missing.into_iter().map(problem).collect(),
-    })
+    let (files, missing): (Vec<PathBuf>, Vec<PathBuf>) =
+        information.relative_file_paths.iter().map(|file| path.join(file)).partition(|file| file.is_file());
+    let problem =
+        |file| BagProblem { file, message: format!("{METADATA} names this file, but it is not there") };
+    Ok(Found { files, problems: missing.into_iter().map(problem).collect() })
 }
 
 /// A recorder that was killed leaves no metadata; its files may still be good.
 fn without_metadata(folder: &Path) -> Result<Found, BagError> {
-    let fail = |message: String| BagError::NotABag {
-        path: folder.into(),
-        message,
-    };
+    let fail = |message: String| BagError::NotABag { path: folder.into(), message };
     let entries = fs::read_dir(folder).map_err(|error| fail(error.to_string()))?;
     let is_bag = |path: &PathBuf| path.extension().is_some_and(|end| end == "mcap" || end == "db3");
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(is_bag)
-        .collect();
+    let mut files: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_bag).collect();
     files.sort();
     if files.is_empty() {
-        return Err(fail(format!(
-            "this folder has no {METADATA}, no .mcap and no .db3 file: it is no bag"
-        )));
+        return Err(fail(format!("this folder has no {METADATA}, no .mcap and no .db3 file: it is no bag")));
     }
     let message = format!("there is no {METADATA}; every bag file of the folder is read");
-    Ok(Found {
-        files,
-        problems: vec![BagProblem {
-            file: folder.into(),
-            message,
-        }],
-    })
+    Ok(Found { files, problems: vec![BagProblem { file: folder.into(), message }] })
 }

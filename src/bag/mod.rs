@@ -106,9 +106,10 @@ impl Bag {
             let opened: Result<Box<dyn BagFile>, String> = match path.extension().and_then(|e| e.to_str()) {
                 Some("mcap") => mcap_file::open(&path).map(|file| Box::new(file) as _),
                 Some("db3") => database::open(&path).map(|file| Box::new(file) as _),
-                _ => Err(
-                    "this is no bag file; those end in .mcap or .db3 (decompress .zstd files first)".into(),
-                ),
+                _ => {
+                    Err("this is no bag file; those end in .mcap or .db3 (decompress .zstd files first)"
+                        .into())
+                }
             };
             match opened {
                 Ok(file) => bag.add(&path, file),
@@ -116,10 +117,7 @@ impl Bag {
             }
         }
         if bag.files.is_empty() {
-            return Err(BagError::Unreadable {
-                path: path.into(),
-                problems: bag.problems,
-            });
+            return Err(BagError::Unreadable { path: path.into(), problems: bag.problems });
         }
         // A stable sort keeps messages of equal times in their order.
         bag.index.sort_by_key(|entry| entry.log_time);
@@ -127,41 +125,24 @@ impl Bag {
     }
 
     fn add(&mut self, path: &Path, file: Box<dyn BagFile>) {
-        let topics: Vec<usize> = file
-            .topics()
-            .iter()
-            .map(|(name, type_name)| self.topic(name, type_name))
-            .collect();
+        let topics: Vec<usize> =
+            file.topics().iter().map(|(name, type_name)| self.topic(name, type_name)).collect();
         for &(log_time, topic, place) in file.index() {
             let topic = topics[topic];
             self.topics[topic].count += 1;
-            self.index.push(Entry {
-                log_time,
-                file: self.files.len(),
-                topic,
-                place,
-            });
+            self.index.push(Entry { log_time, file: self.files.len(), topic, place });
         }
         let problems = file.problems().iter();
-        self.problems.extend(problems.map(|message| BagProblem {
-            file: path.into(),
-            message: message.clone(),
-        }));
+        self.problems
+            .extend(problems.map(|message| BagProblem { file: path.into(), message: message.clone() }));
         self.files.push(file);
     }
 
     /// Number of a topic, which is new if no file before had it.
     fn topic(&mut self, name: &str, type_name: &str) -> usize {
-        let known = self
-            .topics
-            .iter()
-            .position(|topic| topic.name == name && topic.type_name == type_name);
+        let known = self.topics.iter().position(|topic| topic.name == name && topic.type_name == type_name);
         known.unwrap_or_else(|| {
-            self.topics.push(Topic {
-                name: name.into(),
-                type_name: type_name.into(),
-                count: 0,
-            });
+            self.topics.push(Topic { name: name.into(), type_name: type_name.into(), count: 0 });
             self.topics.len() - 1
         })
     }
@@ -188,11 +169,7 @@ impl Bag {
         if self.index.is_empty() {
             return Err(BagError::Empty(self.path.clone()));
         }
-        let found = |name: &&str| {
-            self.topics
-                .iter()
-                .any(|topic| topic.name == **name && topic.count > 0)
-        };
+        let found = |name: &&str| self.topics.iter().any(|topic| topic.name == **name && topic.count > 0);
         if !topics.is_empty() && !topics.iter().any(found) {
             return Err(BagError::NoTopics {
                 path: self.path.clone(),
@@ -200,31 +177,14 @@ impl Bag {
                 found: self.topics.clone(),
             });
         }
-        let chosen: Vec<bool> = self
-            .topics
-            .iter()
-            .map(|topic| topics.contains(&topic.name.as_str()))
-            .collect();
-        let entries: Vec<Entry> = self
-            .index
-            .iter()
-            .filter(|entry| chosen[entry.topic])
-            .copied()
-            .collect();
+        let chosen: Vec<bool> =
+            self.topics.iter().map(|topic| topics.contains(&topic.name.as_str())).collect();
+        let entries: Vec<Entry> = self.index.iter().filter(|entry| chosen[entry.topic]).copied().collect();
         let (files, path) = (&mut self.files, &self.path);
-        Ok(entries
-            .into_iter()
-            .map(move |entry| match files[entry.file].read(entry.place) {
-                Ok(data) => Ok(Message {
-                    topic: entry.topic,
-                    log_time: entry.log_time,
-                    data,
-                }),
-                Err(message) => Err(BagProblem {
-                    file: path.clone(),
-                    message,
-                }),
-            }))
+        Ok(entries.into_iter().map(move |entry| match files[entry.file].read(entry.place) {
+            Ok(data) => Ok(Message { topic: entry.topic, log_time: entry.log_time, data }),
+            Err(message) => Err(BagProblem { file: path.clone(), message }),
+        }))
     }
 
     /// Topics by number of messages, for listings.
@@ -235,17 +195,10 @@ impl Bag {
 
 fn list(topics: &[Topic]) -> String {
     let by_name: BTreeMap<&str, &Topic> = topics.iter().map(|topic| (topic.name.as_str(), topic)).collect();
-    let lines = by_name.values().map(|topic| {
-        format!(
-            "\n  {} ({}, {} messages)",
-            topic.name, topic.type_name, topic.count
-        )
-    });
-    if topics.is_empty() {
-        " nothing".into()
-    } else {
-        lines.collect()
-    }
+    let lines = by_name
+        .values()
+        .map(|topic| format!("\n  {} ({}, {} messages)", topic.name, topic.type_name, topic.count));
+    if topics.is_empty() { " nothing".into() } else { lines.collect() }
 }
 
 /// A bag that cannot be used at all.
@@ -254,16 +207,9 @@ pub enum BagError {
     #[error("{}: {message}", .path.display())]
     NotABag { path: PathBuf, message: String },
     #[error("bag {}: nothing can be read:{}", .path.display(), .problems.iter().map(|problem| format!("\n  {problem}")).collect::<String>())]
-    Unreadable {
-        path: PathBuf,
-        problems: Vec<BagProblem>,
-    },
+    Unreadable { path: PathBuf, problems: Vec<BagProblem> },
     #[error("bag {} has no messages", .0.display())]
     Empty(PathBuf),
     #[error("bag {} has none of the topics {}; it has{}", .path.display(), .wanted.join(", "), list(.found))]
-    NoTopics {
-        path: PathBuf,
-        wanted: Vec<String>,
-        found: Vec<Topic>,
-    },
+    NoTopics { path: PathBuf, wanted: Vec<String>, found: Vec<Topic> },
 }

@@ -27,21 +27,11 @@ impl ChunkWriter {
     /// Starts a file at `path` for chunks on `topic`.
     pub fn create(path: &Path, topic: &str) -> Result<Self, WriteError> {
         let partial = PathBuf::from(format!("{}.part", path.display()));
-        let fail = |message: String| WriteError {
-            path: path.into(),
-            message,
-        };
+        let fail = |message: String| WriteError { path: path.into(), message };
         let file = File::create(&partial).map_err(|error| fail(error.to_string()))?;
-        let options = WriteOptions::new()
-            .profile("ros2")
-            .library(concat!("pi0_node ", env!("CARGO_PKG_VERSION")));
-        let mut chunks = Self {
-            path: path.into(),
-            partial,
-            writer: None,
-            channel: 0,
-            written: 0,
-        };
+        let options =
+            WriteOptions::new().profile("ros2").library(concat!("pi0_node ", env!("CARGO_PKG_VERSION")));
+        let mut chunks = Self { path: path.into(), partial, writer: None, channel: 0, written: 0 };
         let started = (|| {
             let mut writer = options.create(BufWriter::new(file))?;
             let definition = JointTrajectory::DEFINITION.as_bytes();
@@ -75,10 +65,7 @@ impl ChunkWriter {
     pub fn finish(mut self) -> Result<u32, WriteError> {
         let finished = match self.writer.take() {
             Some(mut writer) => writer.finish().map_err(|error| error.to_string()).and_then(|_| {
-                let file = writer
-                    .into_inner()
-                    .into_inner()
-                    .map_err(|error| error.to_string())?;
+                let file = writer.into_inner().into_inner().map_err(|error| error.to_string())?;
                 file.sync_all().map_err(|error| error.to_string())
             }),
             None => Ok(()),
@@ -90,10 +77,7 @@ impl ChunkWriter {
     }
 
     fn error(&self, error: &dyn std::fmt::Display) -> WriteError {
-        WriteError {
-            path: self.path.clone(),
-            message: error.to_string(),
-        }
+        WriteError { path: self.path.clone(), message: error.to_string() }
     }
 }
 

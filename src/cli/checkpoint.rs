@@ -62,12 +62,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", Checkpoint::open(&folder)?.summary());
             Ok(())
         }
-        Command::Init {
-            preset,
-            seed,
-            dtype,
-            folder,
-        } => {
+        Command::Init { preset, seed, dtype, folder } => {
             let config = match preset {
                 Preset::Tiny => PolicyConfig::TINY,
                 Preset::Mini => PolicyConfig::MINI,
@@ -85,10 +80,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
 
 fn init_folder(folder: &Path, config: &PolicyConfig, seed: u64, format: WeightFormat) -> anyhow::Result<()> {
     if folder.join("config.json").exists() {
-        bail!(
-            "{} holds a checkpoint already; choose another folder or remove it",
-            folder.display()
-        );
+        bail!("{} holds a checkpoint already; choose another folder or remove it", folder.display());
     }
     let progress = Bar::default();
     progress.begin("writing weights", init::random_bytes(config, format)?);

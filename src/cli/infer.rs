@@ -62,11 +62,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     check_finite(&outputs)?;
     save(&options.output, &outputs, &device.describe())
         .with_context(|| format!("cannot write {}", options.output.display()))?;
-    eprintln!(
-        "{} tensors written to {}",
-        outputs.len(),
-        options.output.display()
-    );
+    eprintln!("{} tensors written to {}", outputs.len(), options.output.display());
     Ok(())
 }
 
@@ -108,11 +104,7 @@ fn run_one(
             let ty = &graph.value(binding.value).ty;
             let mut data = HostTensor::zeros(ty);
             device.read(program, &binding.name, &mut data)?;
-            Ok(Output {
-                name: binding.name.clone(),
-                shape: ty.shape.clone(),
-                data,
-            })
+            Ok(Output { name: binding.name.clone(), shape: ty.shape.clone(), data })
         })
         .collect()
 }

@@ -17,10 +17,7 @@ use clap::{Parser, Subcommand};
 /// Runs the vision-language-action model pi0 as a real-time ROS 2 node.
 #[derive(Parser)]
 #[command(name = "pi0_node", version, max_term_width = 110)]
-#[cfg_attr(
-    not(feature = "ros"),
-    command(arg_required_else_help = true, subcommand_required = true)
-)]
+#[cfg_attr(not(feature = "ros"), command(arg_required_else_help = true, subcommand_required = true))]
 struct Cli {
     /// `run` if there is none.
     #[command(subcommand)]

@@ -41,9 +41,7 @@ fn not_negative(text: &str) -> Result<f64, String> {
 }
 
 fn number(text: &str, valid: impl Fn(f64) -> bool) -> Option<f64> {
-    text.parse()
-        .ok()
-        .filter(|number: &f64| number.is_finite() && valid(*number))
+    text.parse().ok().filter(|number: &f64| number.is_finite() && valid(*number))
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {

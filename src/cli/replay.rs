@@ -74,17 +74,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     }
     let topics = Topics::find(&bag, &settings)?;
     let mut wiring = control::assemble(&settings, &Bar::default())?;
-    eprintln!(
-        "replaying {} on {}",
-        options.bag.display(),
-        wiring.monitor.device()
-    );
+    eprintln!("replaying {} on {}", options.bag.display(), wiring.monitor.device());
     let topic = format!("/{NODE_NAME}/action_chunk");
-    let mut output = options
-        .output
-        .as_deref()
-        .map(|path| ChunkWriter::create(path, &topic))
-        .transpose()?;
+    let mut output = options.output.as_deref().map(|path| ChunkWriter::create(path, &topic)).transpose()?;
 
     let names = topics.names();
     let messages = bag.messages(&names)?;
@@ -139,10 +131,7 @@ fn settings(options: &Options) -> anyhow::Result<Settings> {
     let options = [
         ("checkpoint", options.checkpoint.as_ref().map(path)),
         ("device", options.device.clone().map(Value::Text)),
-        (
-            "threads",
-            options.threads.map(|threads| Value::Integer(threads.into())),
-        ),
+        ("threads", options.threads.map(|threads| Value::Integer(threads.into()))),
         ("seed", options.seed.map(|seed| Value::Integer(seed.into()))),
     ];
     for (name, value) in options {
@@ -171,10 +160,8 @@ struct Topics {
 impl Topics {
     /// Finds every configured topic in the bag; one that is missing or of another type is an error.
     fn find(bag: &Bag, settings: &Settings) -> anyhow::Result<Self> {
-        let cameras = settings
-            .cameras
-            .iter()
-            .filter_map(|camera| Some((camera.topic.as_ref()?, camera.transport)));
+        let cameras =
+            settings.cameras.iter().filter_map(|camera| Some((camera.topic.as_ref()?, camera.transport)));
         let mut wanted: Vec<(String, &str, Target, bool)> = cameras
             .enumerate()
             .map(|(index, (topic, transport))| {
@@ -185,26 +172,18 @@ impl Topics {
                 (topic.clone(), type_name, Target::Camera(index, transport), true)
             })
             .collect();
-        wanted.push((
-            settings.joint_states_topic.clone(),
-            JointState::TYPE,
-            Target::Joints,
-            true,
-        ));
+        wanted.push((settings.joint_states_topic.clone(), JointState::TYPE, Target::Joints, true));
         wanted.push((format!("/{NODE_NAME}/prompt"), Text::TYPE, Target::Prompt, false));
 
         let mut targets = vec![None; bag.topics().len()];
         let mut problems = Vec::new();
         for (name, type_name, target, required) in &wanted {
-            let found = bag
-                .topics()
-                .iter()
-                .position(|topic| topic.name == *name && topic.count > 0);
+            let found = bag.topics().iter().position(|topic| topic.name == *name && topic.count > 0);
             match found.map(|index| (index, &bag.topics()[index].type_name)) {
                 Some((index, found)) if found == type_name => targets[index] = Some(*target),
-                Some((_, found)) => problems.push(format!(
-                    "{name} is {found}, but the configuration says {type_name}"
-                )),
+                Some((_, found)) => {
+                    problems.push(format!("{name} is {found}, but the configuration says {type_name}"))
+                }
                 None if *required => problems.push(format!("there are no messages on {name}")),
                 None => {}
             }
@@ -216,10 +195,7 @@ impl Topics {
                 bag.describe()
             );
         }
-        Ok(Self {
-            names: wanted.into_iter().map(|(name, ..)| name).collect(),
-            targets,
-        })
+        Ok(Self { names: wanted.into_iter().map(|(name, ..)| name).collect(), targets })
     }
 
     fn names(&self) -> Vec<&str> {
@@ -240,9 +216,9 @@ impl Topics {
                 Target::Camera(index, Transport::Compressed) => {
                     wiring.cameras[index].put_compressed(&cdr::decode::<CompressedImage>(data)?.view())?;
                 }
-                Target::Joints => wiring
-                    .joints
-                    .put(&cdr::decode::<JointState>(data)?.view(), message.log_time)?,
+                Target::Joints => {
+                    wiring.joints.put(&cdr::decode::<JointState>(data)?.view(), message.log_time)?
+                }
                 Target::Prompt => wiring.prompt.put(&cdr::decode::<Text>(data)?.data)?,
             }
             Ok(())

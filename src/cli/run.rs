@@ -32,8 +32,6 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .with_ansi(stderr().is_terminal())
         .with_target(false)
         .init();
-    let options = node::Options {
-        status: options.status,
-    };
+    let options = node::Options { status: options.status };
     node::run(options, &Bar::default())
 }

@@ -52,11 +52,7 @@ impl Monitor {
 
 /// Builds the loop. The programs have run once when this returns, so that the first cycle is like any other.
 pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, AssembleError> {
-    let cameras = settings
-        .cameras
-        .iter()
-        .filter(|camera| camera.topic.is_some())
-        .count();
+    let cameras = settings.cameras.iter().filter(|camera| camera.topic.is_some()).count();
     if cameras == 0 {
         return Err(AssembleError::NoCamera);
     }
@@ -82,16 +78,9 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
     }
     let wake = Wake::default();
     let metrics = Arc::new(Metrics::new(
-        settings
-            .cameras
-            .iter()
-            .filter(|camera| camera.topic.is_some())
-            .map(|camera| camera.name.as_str()),
+        settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.name.as_str()),
     ));
-    let no_prompt = PromptTokens {
-        ids: Vec::new(),
-        mask: Vec::new(),
-    };
+    let no_prompt = PromptTokens { ids: Vec::new(), mask: Vec::new() };
     let (prompt_sender, prompt_receiver) = mailbox(&no_prompt, &wake);
     let mut prompt = PromptInput {
         tokenizer: PromptTokenizer::find(checkpoint.folder(), settings.tokenizer.as_deref())?,
@@ -107,17 +96,10 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
     warm_up(&mut model)?;
 
     let (cameras, frames) = camera_inputs(settings, &config, &wake, &metrics);
-    let sample = JointSample {
-        stamp: Stamp(0),
-        received: Stamp(0),
-        positions: vec![0.0; joints],
-    };
+    let sample = JointSample { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints] };
     let (joint_sender, joint_receiver) = mailbox(&sample, &wake);
     let (chunk_sender, chunks) = chunk::output(config.action_horizon, joints, settings.control_hz);
-    let monitor = Monitor {
-        metrics: metrics.clone(),
-        device: model.device().into(),
-    };
+    let monitor = Monitor { metrics: metrics.clone(), device: model.device().into() };
     Ok(Wiring {
         cameras,
         joints: JointInput {
@@ -160,10 +142,7 @@ fn camera_inputs(
     metrics: &Arc<Metrics>,
 ) -> (Vec<CameraInput>, FrameSync) {
     let side = config.vision.image;
-    let empty = Frame {
-        stamp: Stamp(0),
-        pixels: vec![0.0; 3 * side * side],
-    };
+    let empty = Frame { stamp: Stamp(0), pixels: vec![0.0; 3 * side * side] };
     let (mut inputs, mut mailboxes) = (Vec::new(), Vec::new());
     for camera in &settings.cameras {
         let Some(topic) = &camera.topic else { continue };

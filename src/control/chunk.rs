@@ -61,11 +61,7 @@ pub struct ChunkOutput {
 impl ChunkOutput {
     /// The newest chunk, if one has come since the last.
     pub fn try_recv(&mut self) -> Option<Chunk> {
-        if self.receiver.take() {
-            self.receiver.held().cloned()
-        } else {
-            None
-        }
+        if self.receiver.take() { self.receiver.held().cloned() } else { None }
     }
 
     /// The newest chunk, waiting for one up to `timeout`.
@@ -135,9 +131,6 @@ mod tests {
     fn a_chunk_has_a_row_of_joints_per_point() {
         let mut chunk = Chunk::empty(2, 3, 50.0);
         chunk.actions = vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
-        assert_eq!(
-            chunk.points().collect::<Vec<_>>(),
-            [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
-        );
+        assert_eq!(chunk.points().collect::<Vec<_>>(), [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]);
     }
 }

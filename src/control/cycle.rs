@@ -122,8 +122,7 @@ impl Cycle {
         }
 
         let start = Instant::now();
-        self.normalizer
-            .normalize_state(&joints.positions, &mut self.model.state);
+        self.normalizer.normalize_state(&joints.positions, &mut self.model.state);
         noise::fill(self.seed, observation, &mut self.model.noise);
         let actions = self.model.act()?;
         self.metrics.time(Stage::Act, start);
@@ -138,8 +137,7 @@ impl Cycle {
         (chunk.observation, chunk.joint_stamp, chunk.sequence) = (observation, joints.stamp, self.sequence);
         self.sequence += 1;
         self.metrics.time(Stage::DecodeActions, start);
-        self.metrics
-            .age(now.ms_since(observation) + began.elapsed().as_secs_f64() * 1e3);
+        self.metrics.age(now.ms_since(observation) + began.elapsed().as_secs_f64() * 1e3);
         if self.chunks.send() {
             self.metrics.dropped(DropReason::Overwritten);
         }

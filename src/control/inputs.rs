@@ -36,24 +36,16 @@ impl CameraInput {
     }
 
     pub fn put_image(&mut self, image: &Image) -> Result<(), ImageError> {
-        self.put(image.stamp, |preprocessor, pixels| {
-            preprocessor.raw(image, pixels)
-        })
+        self.put(image.stamp, |preprocessor, pixels| preprocessor.raw(image, pixels))
     }
 
     pub fn put_compressed(&mut self, image: &CompressedImage) -> Result<(), ImageError> {
-        self.put(image.stamp, |preprocessor, pixels| {
-            preprocessor.compressed(image, pixels)
-        })
+        self.put(image.stamp, |preprocessor, pixels| preprocessor.compressed(image, pixels))
     }
 
     /// Counts a message that could not even be decoded into an image message.
     pub fn refuse(&self, error: &dyn std::fmt::Display) {
-        let _ = self.metrics.received(
-            &self.metrics.cameras[self.index],
-            Instant::now(),
-            Err::<(), _>(error),
-        );
+        let _ = self.metrics.received(&self.metrics.cameras[self.index], Instant::now(), Err::<(), _>(error));
     }
 
     fn put(
@@ -65,8 +57,7 @@ impl CameraInput {
         let frame = self.mailbox.buffer();
         let result = preprocess(&mut self.preprocessor, &mut frame.pixels);
         frame.stamp = stamp;
-        self.metrics
-            .received(&self.metrics.cameras[self.index], since, result)?;
+        self.metrics.received(&self.metrics.cameras[self.index], since, result)?;
         self.mailbox.send();
         Ok(())
     }
@@ -113,9 +104,7 @@ impl JointInput {
 
     /// Counts a message that could not even be decoded into a joint state.
     pub fn refuse(&self, error: &dyn std::fmt::Display) {
-        let _ = self
-            .metrics
-            .received(&self.metrics.joints, Instant::now(), Err::<(), _>(error));
+        let _ = self.metrics.received(&self.metrics.joints, Instant::now(), Err::<(), _>(error));
     }
 }
 
@@ -145,11 +134,7 @@ impl PromptInput {
             None => Ok(tokens),
             Some(&token) => {
                 let last = self.vocabulary - 1;
-                Err(TokenizerError::OutsideVocabulary {
-                    prompt: prompt.into(),
-                    token,
-                    last,
-                })
+                Err(TokenizerError::OutsideVocabulary { prompt: prompt.into(), token, last })
             }
         }
     }

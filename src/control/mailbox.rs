@@ -10,10 +10,7 @@ pub fn mailbox<T: Clone + Send>(initial: &T, wake: &Wake) -> (Sender<T>, Receive
     let (input, output) = triple_buffer::triple_buffer(initial);
     let wake = wake.clone();
     let sender = Sender { input, wake };
-    let receiver = Receiver {
-        output,
-        filled: false,
-    };
+    let receiver = Receiver { output, filled: false };
     (sender, receiver)
 }
 

@@ -52,16 +52,13 @@ impl Model {
     }
 
     pub fn set_prompt(&mut self, prompt: &PromptTokens) -> Result<(), DeviceError> {
-        self.device
-            .write(self.perceive, TOKENS, HostView::I32(&prompt.ids))?;
-        self.device
-            .write(self.perceive, TOKEN_MASK, HostView::Bool(&prompt.mask))
+        self.device.write(self.perceive, TOKENS, HostView::I32(&prompt.ids))?;
+        self.device.write(self.perceive, TOKEN_MASK, HostView::Bool(&prompt.mask))
     }
 
     /// `pixels` `[3, height, width]` of a camera, numbered among those that are there.
     pub fn set_image(&mut self, camera: usize, pixels: &[f32]) -> Result<(), DeviceError> {
-        self.device
-            .write(self.perceive, &self.images[camera], HostView::F32(pixels))
+        self.device.write(self.perceive, &self.images[camera], HostView::F32(pixels))
     }
 
     /// Images and prompt to the KV cache.

@@ -30,10 +30,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_and_observation_give_the_same_noise() {
-        assert_eq!(
-            noise(7, 1_700_000_000_000_000_000),
-            noise(7, 1_700_000_000_000_000_000)
-        );
+        assert_eq!(noise(7, 1_700_000_000_000_000_000), noise(7, 1_700_000_000_000_000_000));
     }
 
     #[test]
@@ -48,9 +45,6 @@ mod tests {
         let noise = noise(1, 1);
         let mean = noise.iter().sum::<f32>() / noise.len() as f32;
         let variance = noise.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / noise.len() as f32;
-        assert!(
-            mean.abs() < 0.1 && (variance - 1.0).abs() < 0.15,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.1 && (variance - 1.0).abs() < 0.15, "{mean} {variance}");
     }
 }

@@ -56,10 +56,7 @@ impl Camera {
 impl FrameSync {
     pub fn new(mailboxes: Vec<Receiver<Frame>>, tolerance_ms: f64) -> Self {
         let cameras = mailboxes.into_iter();
-        Self {
-            cameras: cameras.map(|mailbox| Camera { mailbox, used: None }).collect(),
-            tolerance_ms,
-        }
+        Self { cameras: cameras.map(|mailbox| Camera { mailbox, used: None }).collect(), tolerance_ms }
     }
 
     /// Takes what has come and tells whether it makes a set.
@@ -112,8 +109,7 @@ impl FrameSync {
 
     /// Whether the frames held make a set.
     fn fits(&self) -> bool {
-        self.fresh_range()
-            .is_some_and(|(oldest, newest)| newest.ms_since(oldest) <= self.tolerance_ms)
+        self.fresh_range().is_some_and(|(oldest, newest)| newest.ms_since(oldest) <= self.tolerance_ms)
     }
 
     /// Oldest and newest stamp when every camera has a fresh frame.
@@ -139,10 +135,7 @@ mod tests {
     fn cameras<const N: usize>() -> ([Sender<Frame>; N], FrameSync) {
         let mut receivers = Vec::new();
         let senders = [(); N].map(|()| {
-            let empty = Frame {
-                stamp: Stamp(0),
-                pixels: Vec::new(),
-            };
+            let empty = Frame { stamp: Stamp(0), pixels: Vec::new() };
             let (sender, receiver) = mailbox(&empty, &Wake::default());
             receivers.push(receiver);
             sender

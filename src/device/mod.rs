@@ -62,31 +62,15 @@ pub enum DeviceError {
     #[error("graph '{graph}' finds no resident value '{name}': compile the graph that leaves it first")]
     MissingResident { graph: String, name: String },
     #[error("resident value '{name}' is {found} on the device, but graph '{graph}' expects {expected}")]
-    ResidentType {
-        graph: String,
-        name: String,
-        found: String,
-        expected: String,
-    },
+    ResidentType { graph: String, name: String, found: String, expected: String },
     #[error("there is no program {0} on this device")]
     NoProgram(usize),
     #[error("the program has no {kind} '{name}'")]
     NoSlot { kind: &'static str, name: String },
     #[error("'{name}' has {expected_elements} elements of {expected}, but {elements} of {found} were given")]
-    SlotType {
-        name: String,
-        expected: DType,
-        expected_elements: usize,
-        found: DType,
-        elements: usize,
-    },
+    SlotType { name: String, expected: DType, expected_elements: usize, found: DType, elements: usize },
     #[error("'{name}'[{index}] is {found}; it must be 0 to {last}")]
-    OutOfRange {
-        name: String,
-        index: usize,
-        found: i32,
-        last: i32,
-    },
+    OutOfRange { name: String, index: usize, found: i32, last: i32 },
     #[error("cannot start {threads} threads: {message}")]
     Thread { threads: usize, message: String },
     #[error("node '{node}': this device cannot run {what}")]

@@ -22,10 +22,7 @@ impl GraphBuilder {
             outputs: Vec::new(),
             residents: Vec::new(),
         };
-        Self {
-            graph,
-            scope: Vec::new(),
-        }
+        Self { graph, scope: Vec::new() }
     }
 
     /// Everything `build` adds gets `name.` in front of its own name.
@@ -65,10 +62,7 @@ impl GraphBuilder {
             None => self.value(
                 key.into(),
                 TensorType::f32(shape),
-                Source::Weight {
-                    key: key.into(),
-                    stored: stored.into(),
-                },
+                Source::Weight { key: key.into(), stored: stored.into() },
             ),
         }
     }
@@ -83,18 +77,12 @@ impl GraphBuilder {
 
     /// Lets the host read `value` under `name`.
     pub fn output(&mut self, name: &str, value: ValueId) {
-        self.graph.outputs.push(Binding {
-            name: name.into(),
-            value,
-        });
+        self.graph.outputs.push(Binding { name: name.into(), value });
     }
 
     /// Keeps `value` on the device for other programs, under `name`.
     pub fn keep_resident(&mut self, name: &str, value: ValueId) {
-        self.graph.residents.push(Binding {
-            name: name.into(),
-            value,
-        });
+        self.graph.residents.push(Binding { name: name.into(), value });
     }
 
     /// Shape of a value.
@@ -111,12 +99,7 @@ impl GraphBuilder {
             message: format!("{}: {message}", op.kind()),
         })?;
         let result = self.value(name.clone(), ty, Source::Node(self.graph.nodes.len()));
-        self.graph.nodes.push(Node {
-            name,
-            op,
-            operands: operands.to_vec(),
-            result,
-        });
+        self.graph.nodes.push(Node { name, op, operands: operands.to_vec(), result });
         Ok(result)
     }
 
@@ -201,9 +184,7 @@ mod tests {
         let mut b = GraphBuilder::new("test");
         let x = b.input("x", TensorType::f32([2, 4]));
         let w = b.weight("w", &[3, 4]);
-        let y = b
-            .scope("vlm", |b| b.scope("mlp", |b| b.linear("up", x, w, None)))
-            .unwrap();
+        let y = b.scope("vlm", |b| b.scope("mlp", |b| b.linear("up", x, w, None))).unwrap();
         let graph = b.finish();
         assert_eq!(graph.nodes[0].name, "vlm.mlp.up");
         assert_eq!(graph.shape(y), [2, 3]);
@@ -214,14 +195,8 @@ mod tests {
         let mut b = GraphBuilder::new("test");
         let x = b.input("x", TensorType::f32([2, 5]));
         let w = b.weight("w", &[3, 4]);
-        let error = b
-            .scope("vlm", |b| b.linear("up", x, w, None))
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "node 'vlm.up': linear: columns of x and of weight: 5, expected 4"
-        );
+        let error = b.scope("vlm", |b| b.linear("up", x, w, None)).unwrap_err().to_string();
+        assert_eq!(error, "node 'vlm.up': linear: columns of x and of weight: 5, expected 4");
     }
 
     #[test]

@@ -31,10 +31,7 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
         Op::RotaryTable { head_dim, .. } => {
             count(operands, 1, 1)?;
             even("head_dim", *head_dim)?;
-            Ok(TensorType::f32([
-                list(operands, 0, "positions", DType::I32)?,
-                *head_dim,
-            ]))
+            Ok(TensorType::f32([list(operands, 0, "positions", DType::I32)?, *head_dim]))
         }
         Op::Rotary { heads } => {
             count(operands, 2, 2)?;
@@ -52,20 +49,12 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
         Op::Patchify { patch } => {
             count(operands, 1, 1)?;
             let [channels, height, width] = operands[0].shape[..] else {
-                return Err(format!(
-                    "image must be [channels, height, width], not {}",
-                    operands[0]
-                ));
+                return Err(format!("image must be [channels, height, width], not {}", operands[0]));
             };
             if *patch == 0 || height % patch != 0 || width % patch != 0 {
-                return Err(format!(
-                    "a {height}x{width} image does not divide into {patch}x{patch} patches"
-                ));
+                return Err(format!("a {height}x{width} image does not divide into {patch}x{patch} patches"));
             }
-            Ok(TensorType::f32([
-                height / patch * (width / patch),
-                channels * patch * patch,
-            ]))
+            Ok(TensorType::f32([height / patch * (width / patch), channels * patch * patch]))
         }
         Op::Concat { axis } => concat_type(*axis, operands),
         Op::Slice { axis, start, end } => {
@@ -103,11 +92,7 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
         }
         Op::EulerStep { .. } => {
             count(operands, 2, 2)?;
-            same(
-                "shapes of x and v",
-                &matrix(operands, 0, "x")?,
-                &matrix(operands, 1, "v")?,
-            )?;
+            same("shapes of x and v", &matrix(operands, 0, "x")?, &matrix(operands, 1, "v")?)?;
             Ok(operands[0].clone())
         }
         Op::PrefixMask { image_tokens } => {
@@ -118,10 +103,7 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
         }
         Op::Positions => {
             count(operands, 1, 1)?;
-            Ok(TensorType::new(
-                DType::I32,
-                [list(operands, 0, "mask", DType::Bool)?],
-            ))
+            Ok(TensorType::new(DType::I32, [list(operands, 0, "mask", DType::Bool)?]))
         }
         Op::PositionsAfter { rows } => {
             count(operands, 1, 1)?;
@@ -132,22 +114,11 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
 }
 
 fn attention_type(attention: &Attention, operands: &[&TensorType]) -> Result<TensorType, String> {
-    let Attention {
-        heads,
-        kv_heads,
-        head_dim,
-        sequences,
-        past,
-        masked,
-        ref blocks,
-        ..
-    } = *attention;
+    let Attention { heads, kv_heads, head_dim, sequences, past, masked, ref blocks, .. } = *attention;
     let expected = 3 + 2 * usize::from(past) + usize::from(masked);
     count(operands, expected, expected)?;
     if kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(format!(
-            "{heads} query heads do not share {kv_heads} key heads evenly"
-        ));
+        return Err(format!("{heads} query heads do not share {kv_heads} key heads evenly"));
     }
     let query = matrix(operands, 0, "query")?;
     same("columns of query and heads * head_dim", query.1, heads * head_dim)?;
@@ -158,20 +129,12 @@ fn attention_type(attention: &Attention, operands: &[&TensorType]) -> Result<Ten
     let mut keys = rows;
     if past {
         let key = matrix(operands, 3, "past key")?;
-        same(
-            "columns of past key and kv_heads * head_dim",
-            key.1,
-            kv_heads * head_dim,
-        )?;
+        same("columns of past key and kv_heads * head_dim", key.1, kv_heads * head_dim)?;
         same("past value and past key", matrix(operands, 4, "past value")?, key)?;
         keys = key.0;
     }
     if masked {
-        same(
-            "mask and keys",
-            list(operands, expected - 1, "mask", DType::Bool)?,
-            keys,
-        )?;
+        same("mask and keys", list(operands, expected - 1, "mask", DType::Bool)?, keys)?;
     }
     if sequences == 0 || rows % sequences != 0 || (sequences > 1 && (past || masked || !blocks.is_empty())) {
         return Err(format!("{rows} rows cannot be {sequences} independent sequences"));
@@ -204,18 +167,12 @@ fn count(operands: &[&TensorType], least: usize, most: usize) -> Result<(), Stri
     if (least..=most).contains(&operands.len()) {
         Ok(())
     } else {
-        Err(format!(
-            "takes {least} to {most} operands, not {}",
-            operands.len()
-        ))
+        Err(format!("takes {least} to {most} operands, not {}", operands.len()))
     }
 }
 
 fn operand<'a>(operands: &[&'a TensorType], index: usize, what: &str) -> Result<&'a TensorType, String> {
-    operands
-        .get(index)
-        .copied()
-        .ok_or_else(|| format!("operand {index} ({what}) is missing"))
+    operands.get(index).copied().ok_or_else(|| format!("operand {index} ({what}) is missing"))
 }
 
 fn matrix(operands: &[&TensorType], index: usize, what: &str) -> Result<(usize, usize), String> {
@@ -239,11 +196,7 @@ fn list(operands: &[&TensorType], index: usize, what: &str, dtype: DType) -> Res
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<(), String> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(format!("{what}: {found:?}, expected {expected:?}"))
-    }
+    if found == expected { Ok(()) } else { Err(format!("{what}: {found:?}, expected {expected:?}")) }
 }
 
 fn even(what: &str, number: usize) -> Result<(), String> {

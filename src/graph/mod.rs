@@ -96,10 +96,7 @@ impl Graph {
 
     /// Every value with its id.
     pub fn ids(&self) -> impl Iterator<Item = (ValueId, &Value)> {
-        self.values
-            .iter()
-            .enumerate()
-            .map(|(index, value)| (ValueId(index as u32), value))
+        self.values.iter().enumerate().map(|(index, value)| (ValueId(index as u32), value))
     }
 
     /// Everything that must survive a run: outputs, then residents.

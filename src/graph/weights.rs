@@ -47,11 +47,7 @@ impl WeightData {
     pub fn from_f32(values: &[f32]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let range = 0..bytes.len();
-        Self {
-            owner: Arc::new(bytes),
-            range,
-            format: WeightFormat::F32,
-        }
+        Self { owner: Arc::new(bytes), range, format: WeightFormat::F32 }
     }
 
     pub fn format(&self) -> WeightFormat {

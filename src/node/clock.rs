@@ -17,11 +17,7 @@ pub enum Clock {
 impl Clock {
     /// The clock that the parameter `use_sim_time` chooses.
     pub fn new(use_sim_time: bool) -> Self {
-        if use_sim_time {
-            Self::Simulated(Arc::default())
-        } else {
-            Self::System
-        }
+        if use_sim_time { Self::Simulated(Arc::default()) } else { Self::System }
     }
 
     pub fn now(&self) -> Stamp {

@@ -35,10 +35,7 @@ impl Diagnostics {
     }
 
     fn status(&self, part: &Part) -> DiagnosticStatus {
-        let key_value = |(key, value): &(String, String)| KeyValue {
-            key: key.clone(),
-            value: value.clone(),
-        };
+        let key_value = |(key, value): &(String, String)| KeyValue { key: key.clone(), value: value.clone() };
         DiagnosticStatus {
             level: part.level as u8,
             name: format!("{}: {}", self.node_name, part.name),

@@ -75,11 +75,7 @@ impl GraphWatch {
 
     pub fn new(settings: &Settings, publishers: Publishers) -> Self {
         let topics = expected_topics(settings).into_iter();
-        Self {
-            topics: topics.map(|expected| expected.topic).collect(),
-            publishers,
-            next: Instant::now(),
-        }
+        Self { topics: topics.map(|expected| expected.topic).collect(), publishers, next: Instant::now() }
     }
 
     /// Looks if it is time to.

@@ -57,9 +57,7 @@ impl Rates {
         let rate = |before: u64, now: u64| (now - before) as f64 / seconds;
         let cameras = before.cameras.iter().zip(&now.cameras);
         Self {
-            cameras_hz: cameras
-                .map(|(before, now)| rate(before.received, now.received))
-                .collect(),
+            cameras_hz: cameras.map(|(before, now)| rate(before.received, now.received)).collect(),
             joints_hz: rate(before.joints.received, now.joints.received),
             frame_sets_hz: rate(before.frame_sets, now.frame_sets),
             chunks_hz: rate(before.chunks, now.chunks),
@@ -97,11 +95,7 @@ impl Observer {
         let rates = Rates::between(&before, &snapshot, now - then);
         let uptime = now - self.started;
         let parts = self.parts(&before, &snapshot, &rates, uptime);
-        Health {
-            parts,
-            rates,
-            snapshot,
-        }
+        Health { parts, rates, snapshot }
     }
 
     fn parts(&self, before: &Snapshot, now: &Snapshot, rates: &Rates, uptime: Duration) -> Vec<Part> {
@@ -136,11 +130,7 @@ struct Sensor<'a> {
 
 impl Sensor<'_> {
     fn health(&self, uptime: Duration, publishers: &Publishers, last_error: Option<&str>) -> Part {
-        let Expected {
-            part,
-            topic,
-            type_name,
-        } = self.expected;
+        let Expected { part, topic, type_name } = self.expected;
         let (level, message) = match self.now.age_ms.unwrap_or(f64::INFINITY) {
             age_ms if age_ms <= self.timeout_ms => match self.refusals(last_error) {
                 Some(refusals) => (Level::Warn, refusals),
@@ -168,22 +158,13 @@ impl Sensor<'_> {
             values.push(("age_ms".to_owned(), format!("{age_ms:.1}")));
         }
         values.extend(latency("decode", &self.now.decode));
-        Part {
-            name: part.clone(),
-            level,
-            message,
-            values,
-        }
+        Part { name: part.clone(), level, message, values }
     }
 
     /// Messages refused since the last look, or ever when none was good; and why if that is still known: there is one
     /// last error for all parts.
     fn refusals(&self, last_error: Option<&str>) -> Option<String> {
-        let before = if self.now.received == 0 {
-            0
-        } else {
-            self.before.refused
-        };
+        let before = if self.now.received == 0 { 0 } else { self.before.refused };
         let count = self.now.refused - before;
         let why = last_error.filter(|error| error.starts_with(&format!("{}: ", self.now.name)));
         let why = why.map(|error| format!("; {error}")).unwrap_or_default();
@@ -194,10 +175,7 @@ impl Sensor<'_> {
 /// The control loop.
 fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, tolerance_ms: f64) -> Part {
     let dropped = DropReason::ALL.map(|reason| (reason, now.dropped(reason) - before.dropped(reason)));
-    let worst = dropped
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-        .max_by_key(|(_, count)| *count);
+    let worst = dropped.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
     let (level, message) = match worst {
         Some((DropReason::Device, _)) => {
             let error = now.last_error.as_deref().unwrap_or("no reason given");
@@ -225,12 +203,7 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, tolerance_ms: f64) 
     for (stage, summary) in &now.stages {
         values.extend(latency(stage.name(), summary));
     }
-    Part {
-        name: "control".to_owned(),
-        level,
-        message,
-        values,
-    }
+    Part { name: "control".to_owned(), level, message, values }
 }
 
 fn latency(name: &str, summary: &LatencySummary) -> [(String, String); 2] {
@@ -277,20 +250,14 @@ mod tests {
     #[test]
     fn a_camera_that_never_comes_is_an_error_that_says_why() {
         let silent = sensor(0, 0, None);
-        assert_eq!(
-            health(&silent, 100),
-            (Level::Warn, "waiting for /top/image_raw".into())
-        );
+        assert_eq!(health(&silent, 100), (Level::Warn, "waiting for /top/image_raw".into()));
         let expected = "no message has come: nobody publishes /top/image_raw";
         assert_eq!(health(&silent, 600), (Level::Error, expected.into()));
     }
 
     #[test]
     fn a_camera_is_ok_or_silent() {
-        assert_eq!(
-            health(&sensor(9, 0, Some(20.0)), 600),
-            (Level::Ok, "30.0 Hz".into())
-        );
+        assert_eq!(health(&sensor(9, 0, Some(20.0)), 600), (Level::Ok, "30.0 Hz".into()));
         let silent = (Level::Error, "silent for 2.5 s".into());
         assert_eq!(health(&sensor(9, 0, Some(2500.0)), 9000), silent);
     }
@@ -298,14 +265,8 @@ mod tests {
     #[test]
     fn refused_messages_are_told_with_the_reason_whether_or_not_good_ones_come_too() {
         let refused = "2 messages were refused; base_0_rgb: short buffer";
-        assert_eq!(
-            health(&sensor(9, 2, Some(20.0)), 600),
-            (Level::Warn, refused.into())
-        );
-        assert_eq!(
-            health(&sensor(9, 2, Some(2500.0)), 9000),
-            (Level::Error, refused.into())
-        );
+        assert_eq!(health(&sensor(9, 2, Some(20.0)), 600), (Level::Warn, refused.into()));
+        assert_eq!(health(&sensor(9, 2, Some(2500.0)), 9000), (Level::Error, refused.into()));
         assert_eq!(health(&sensor(0, 2, None), 9000), (Level::Error, refused.into()));
     }
 
@@ -317,20 +278,14 @@ mod tests {
         let now = metrics.snapshot();
         let rates = Rates::between(&before, &now, Duration::from_secs(1));
         let part = control(&before, &now, &rates, 20.0);
-        assert_eq!(
-            (part.level, part.message.as_str()),
-            (Level::Warn, "1 dropped: joints_stale")
-        );
+        assert_eq!((part.level, part.message.as_str()), (Level::Warn, "1 dropped: joints_stale"));
         assert!(part.values.contains(&("dropped_joints_stale".into(), "1".into())));
 
         metrics.chunks.add_one();
         let later = metrics.snapshot();
         let rates = Rates::between(&now, &later, Duration::from_millis(500));
         let part = control(&now, &later, &rates, 20.0);
-        assert_eq!(
-            (part.level, part.message.as_str()),
-            (Level::Ok, "2.0 chunks per second")
-        );
+        assert_eq!((part.level, part.message.as_str()), (Level::Ok, "2.0 chunks per second"));
     }
 
     #[test]

@@ -103,11 +103,8 @@ pub fn joints(node: &mut r2r::Node, mut input: JointInput, clock: &Clock) -> any
     let mut complaints = Complaints::default();
     Ok(Box::new(move || {
         for state in ready(&mut states) {
-            let joints = JointState {
-                stamp: stamp(&state.header),
-                names: &state.name,
-                positions: &state.position,
-            };
+            let joints =
+                JointState { stamp: stamp(&state.header), names: &state.name, positions: &state.position };
             if let Err(error) = input.put(&joints, clock.now()) {
                 complaints.warn(&topic, &error);
             }

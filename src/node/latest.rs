@@ -12,10 +12,7 @@ pub struct Latest<T> {
 
 impl<T> Default for Latest<T> {
     fn default() -> Self {
-        Self {
-            value: Mutex::new(None),
-            filled: Condvar::new(),
-        }
+        Self { value: Mutex::new(None), filled: Condvar::new() }
     }
 }
 

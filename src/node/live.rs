@@ -30,11 +30,7 @@ pub struct Options {
 /// `--ros-args`.
 pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
     let mut node = connect(NODE_NAME)?;
-    let Parameters {
-        settings,
-        use_sim_time,
-        services,
-    } = parameters::declare(&mut node)?;
+    let Parameters { settings, use_sim_time, services } = parameters::declare(&mut node)?;
     hint_at_shared_memory();
     let wiring = control::assemble(&settings, progress)?;
     // Until here a signal ends the process at once; nothing has been promised to anybody yet.
@@ -60,23 +56,14 @@ pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
     drains.push(inputs::joints(&mut node, wiring.joints, &clock)?);
     drains.push(inputs::prompt(&mut node, wiring.prompt)?);
     let name = node.fully_qualified_name()?;
-    let spin = Spin {
-        graph: GraphWatch::new(&settings, publishers),
-        node,
-        services,
-        drains,
-        clock: clock.clone(),
-    };
+    let spin =
+        Spin { graph: GraphWatch::new(&settings, publishers), node, services, drains, clock: clock.clone() };
 
     threads.push(start("spin", &stop, move |stop| spin.run(stop))?);
     let mut cycle = wiring.cycle;
-    threads.push(start("control", &stop, move |stop| {
-        cycle.run(|| clock.now(), stop.flag())
-    })?);
+    threads.push(start("control", &stop, move |stop| cycle.run(|| clock.now(), stop.flag()))?);
     let chunks = wiring.chunks;
-    threads.push(start("publish", &stop, move |stop| {
-        chunk_publisher.run(chunks, stop)
-    })?);
+    threads.push(start("publish", &stop, move |stop| chunk_publisher.run(chunks, stop))?);
 
     tracing::info!("{name} is running on {}", watch.monitor.device());
     watch.run(options, &settings, &last_chunk, &stop);
@@ -102,9 +89,7 @@ fn start(
 ) -> anyhow::Result<thread::JoinHandle<()>> {
     let ending = StopOnDrop(stop.clone());
     let thread = thread::Builder::new().name(name.to_owned());
-    thread
-        .spawn(move || run(&ending.0))
-        .with_context(|| format!("cannot start the {name} thread"))
+    thread.spawn(move || run(&ending.0)).with_context(|| format!("cannot start the {name} thread"))
 }
 
 /// What the spin thread has.
@@ -144,9 +129,7 @@ impl Watch {
     fn run(&self, options: Options, settings: &Settings, last_chunk: &LastChunk, stop: &Stop) {
         let observer = || Observer::new(&self.monitor, settings, &self.publishers);
         let (mut for_diagnostics, mut for_status) = (observer(), observer());
-        let status = options
-            .status
-            .map(|style| Status::new(style, self.monitor.device(), &settings.joints));
+        let status = options.status.map(|style| Status::new(style, self.monitor.device(), &settings.joints));
         let diagnostics_interval = Duration::from_secs_f64(1.0 / settings.diagnostics_hz);
         let start = Instant::now();
         let mut next_diagnostics = start + diagnostics_interval;
@@ -154,8 +137,7 @@ impl Watch {
         while stop.sleep_until(next_status.map_or(next_diagnostics, |next| next.min(next_diagnostics))) {
             let now = Instant::now();
             if now >= next_diagnostics {
-                self.diagnostics
-                    .publish(&for_diagnostics.look(), self.clock.now());
+                self.diagnostics.publish(&for_diagnostics.look(), self.clock.now());
                 next_diagnostics = now + diagnostics_interval;
             }
             if let (Some(status), Some(next)) = (&status, &mut next_status)

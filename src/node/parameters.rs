@@ -27,23 +27,14 @@ pub fn declare(node: &mut r2r::Node) -> anyhow::Result<Parameters> {
     let (values, _) = complete(&given);
     let use_sim_time = use_sim_time(node)?;
     let declared = Arc::new(Mutex::new(Declared(values)));
-    let (services, _changes) = node
-        .make_derived_parameter_handler(declared)
-        .context("cannot offer the parameter services")?;
-    Ok(Parameters {
-        settings,
-        use_sim_time,
-        services: Box::pin(services),
-    })
+    let (services, _changes) =
+        node.make_derived_parameter_handler(declared).context("cannot offer the parameter services")?;
+    Ok(Parameters { settings, use_sim_time, services: Box::pin(services) })
 }
 
 /// Parameters from the command line and parameter files, as they stand there.
 fn given(node: &r2r::Node) -> anyhow::Result<BTreeMap<String, Value>> {
-    let params = node
-        .params
-        .lock()
-        .ok()
-        .context("the node's parameters cannot be read")?;
+    let params = node.params.lock().ok().context("the node's parameters cannot be read")?;
     let given = params
         .iter()
         .filter(|(_, parameter)| parameter.value != ParameterValue::NotSet)
@@ -52,9 +43,8 @@ fn given(node: &r2r::Node) -> anyhow::Result<BTreeMap<String, Value>> {
 }
 
 fn use_sim_time(node: &r2r::Node) -> anyhow::Result<bool> {
-    let value: Option<bool> = node
-        .get_parameter("use_sim_time")
-        .context("use_sim_time must be true or false")?;
+    let value: Option<bool> =
+        node.get_parameter("use_sim_time").context("use_sim_time must be true or false")?;
     Ok(value.unwrap_or(false))
 }
 
@@ -103,12 +93,7 @@ impl RosParams for Declared {
     }
 
     fn get_parameter(&mut self, name: &str) -> r2r::Result<ParameterValue> {
-        self.0
-            .get(name)
-            .map(to_ros)
-            .ok_or_else(|| r2r::Error::InvalidParameterName {
-                name: name.to_owned(),
-            })
+        self.0.get(name).map(to_ros).ok_or_else(|| r2r::Error::InvalidParameterName { name: name.to_owned() })
     }
 
     fn set_parameter(&mut self, name: &str, value: &ParameterValue) -> r2r::Result<()> {
@@ -144,12 +129,7 @@ mod tests {
 
     #[test]
     fn a_change_while_running_is_refused_with_the_reason() {
-        let error = declared()
-            .set_parameter("seed", &ParameterValue::Integer(8))
-            .unwrap_err();
-        assert!(
-            error.to_string().contains("restart it with the new value"),
-            "{error}"
-        );
+        let error = declared().set_parameter("seed", &ParameterValue::Integer(8)).unwrap_err();
+        assert!(error.to_string().contains("restart it with the new value"), "{error}");
     }
 }

@@ -185,12 +185,7 @@ struct Output {
 
 /// A publisher for each topic of the bag; none for what has no messages or a type that this program does not know.
 fn outputs(node: &mut r2r::Node, topics: &[Topic]) -> anyhow::Result<Vec<Option<Output>>> {
-    const STAMPED: [&str; 4] = [
-        Image::TYPE,
-        CompressedImage::TYPE,
-        JointState::TYPE,
-        JointTrajectory::TYPE,
-    ];
+    const STAMPED: [&str; 4] = [Image::TYPE, CompressedImage::TYPE, JointState::TYPE, JointTrajectory::TYPE];
     let output = |topic: &Topic| {
         if topic.count == 0 {
             return Ok(None);
@@ -202,10 +197,7 @@ fn outputs(node: &mut r2r::Node, topics: &[Topic]) -> anyhow::Result<Vec<Option<
                 stamped: STAMPED.contains(&topic.type_name.as_str()),
             })),
             Err(r2r::Error::InvalidMessageType { .. }) => {
-                eprintln!(
-                    "warning: {} is not played: {} is not built in",
-                    topic.name, topic.type_name
-                );
+                eprintln!("warning: {} is not played: {} is not built in", topic.name, topic.type_name);
                 Ok(None)
             }
             Err(error) => Err(error).with_context(|| format!("cannot publish {}", topic.name)),
@@ -271,10 +263,7 @@ mod tests {
 
     fn joint_state(stamp: Stamp) -> JointState {
         JointState {
-            header: Header {
-                stamp: stamp.into(),
-                frame_id: "base".into(),
-            },
+            header: Header { stamp: stamp.into(), frame_id: "base".into() },
             name: vec!["waist".into()],
             position: vec![0.5],
             ..JointState::default()

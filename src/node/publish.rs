@@ -39,11 +39,7 @@ impl ChunkPublisher {
         let publisher = node
             .create_publisher_untyped("~/action_chunk", JointTrajectory::TYPE, QosProfile::default())
             .context("cannot publish ~/action_chunk")?;
-        Ok(Self {
-            publisher,
-            joints: joints.to_vec(),
-            last: LastChunk::default(),
-        })
+        Ok(Self { publisher, joints: joints.to_vec(), last: LastChunk::default() })
     }
 
     /// Sends every chunk until it is time to stop.
@@ -60,12 +56,7 @@ impl ChunkPublisher {
     }
 
     fn publish(&self, chunk: &Chunk) -> anyhow::Result<()> {
-        let Chunk {
-            observation,
-            actions,
-            control_hz,
-            ..
-        } = chunk;
+        let Chunk { observation, actions, control_hz, .. } = chunk;
         let trajectory = JointTrajectory::new(*observation, &self.joints, actions, *control_hz);
         Ok(self.publisher.publish_raw(&cdr::encode(&trajectory)?)?)
     }

@@ -34,12 +34,7 @@ impl Status {
             Style::Screen => true,
             Style::Lines => false,
         };
-        Self {
-            screen,
-            started: Instant::now(),
-            device: device.to_owned(),
-            joints: joints.to_vec(),
-        }
+        Self { screen, started: Instant::now(), device: device.to_owned(), joints: joints.to_vec() }
     }
 
     /// Time from one drawing to the next; shorter ones would make rates of slow cameras jump.
@@ -74,9 +69,7 @@ impl Status {
                 Level::Warn => "WARN",
                 Level::Error => "ERROR",
             };
-            let decode = part
-                .value("decode_p50_ms")
-                .map(|ms| format!(", decode p50 {ms} ms"));
+            let decode = part.value("decode_p50_ms").map(|ms| format!(", decode p50 {ms} ms"));
             let decode = decode.unwrap_or_default();
             let _ = writeln!(page, "{level:<6}{:<26}{}{decode}", part.name, part.message);
         }
@@ -131,12 +124,7 @@ fn totals(snapshot: &Snapshot) -> String {
 }
 
 fn line(health: &Health) -> String {
-    let cameras: Vec<_> = health
-        .rates
-        .cameras_hz
-        .iter()
-        .map(|rate| format!("{rate:.1}"))
-        .collect();
+    let cameras: Vec<_> = health.rates.cameras_hz.iter().map(|rate| format!("{rate:.1}")).collect();
     let dropped: u64 = health.snapshot.dropped.iter().map(|(_, count)| count).sum();
     let cycle = health.snapshot.stage(Stage::Cycle);
     let mut line = format!(
@@ -186,10 +174,7 @@ mod tests {
                 message: "silent for 2.5 s".into(),
                 values: Vec::new(),
             }],
-            rates: Rates {
-                cameras_hz: vec![29.97],
-                ..Rates::default()
-            },
+            rates: Rates { cameras_hz: vec![29.97], ..Rates::default() },
             snapshot: metrics.snapshot(),
         }
     }
@@ -212,14 +197,8 @@ mod tests {
     fn a_line_has_rates_counts_latency_and_errors() {
         let line = line(&health());
         assert!(line.starts_with("cameras 30.0 Hz, joints 0.0 Hz"), "{line}");
-        assert!(
-            line.contains("(1 in all)") && line.contains("cycle p50 0.0 ms"),
-            "{line}"
-        );
-        assert!(
-            line.ends_with("; camera base_0_rgb: silent for 2.5 s\n"),
-            "{line}"
-        );
+        assert!(line.contains("(1 in all)") && line.contains("cycle p50 0.0 ms"), "{line}");
+        assert!(line.ends_with("; camera base_0_rgb: silent for 2.5 s\n"), "{line}");
     }
 
     #[test]
@@ -229,15 +208,9 @@ mod tests {
         let chunk = chunk(2);
         let page = status.page(&health(), Some(&chunk));
         assert!(page.contains("pi0_node on cpu (2 threads)"), "{page}");
-        assert!(
-            page.contains("ERROR camera base_0_rgb         silent for 2.5 s"),
-            "{page}"
-        );
+        assert!(page.contains("ERROR camera base_0_rgb         silent for 2.5 s"), "{page}");
         assert!(page.contains("0 frame sets, 1 chunks\n"), "{page}");
-        assert!(
-            page.contains("chunk 7: 3 points at 50 Hz after 1.500000000, first and last:"),
-            "{page}"
-        );
+        assert!(page.contains("chunk 7: 3 points at 50 Hz after 1.500000000, first and last:"), "{page}");
         assert!(
             page.contains("waist                  0.000   0.200   elbow                  1.000   1.200"),
             "{page}"
@@ -246,9 +219,7 @@ mod tests {
 
     #[test]
     fn the_screen_of_three_cameras_and_fourteen_joints_fits_a_small_terminal() {
-        let joints: Vec<String> = (0..14)
-            .map(|joint| format!("right_wrist_rotate_{joint}"))
-            .collect();
+        let joints: Vec<String> = (0..14).map(|joint| format!("right_wrist_rotate_{joint}")).collect();
         let metrics = Metrics::new(["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"]);
         metrics.report("base_0_rgb", &"bad image");
         let mut health = health();

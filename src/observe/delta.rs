@@ -8,23 +8,14 @@ impl DeltaMask {
     /// openpi's run lengths: `[6, -1, 6, -1]` is 6 joints as differences, 1 absolute (a gripper), and again.
     /// Empty: every joint is absolute.
     pub fn from_openpi(runs: &[i64], joints: usize) -> Result<Self, DeltaError> {
-        let covered: u64 = runs
-            .iter()
-            .map(|run| run.unsigned_abs())
-            .fold(0, u64::saturating_add);
+        let covered: u64 = runs.iter().map(|run| run.unsigned_abs()).fold(0, u64::saturating_add);
         if runs.is_empty() {
             return Ok(Self(vec![false; joints]));
         }
         if runs.contains(&0) || covered != joints as u64 {
-            return Err(DeltaError {
-                runs: runs.to_vec(),
-                covered,
-                joints,
-            });
+            return Err(DeltaError { runs: runs.to_vec(), covered, joints });
         }
-        let mask = runs
-            .iter()
-            .flat_map(|&run| std::iter::repeat_n(run > 0, run.unsigned_abs() as usize));
+        let mask = runs.iter().flat_map(|&run| std::iter::repeat_n(run > 0, run.unsigned_abs() as usize));
         Ok(Self(mask.collect()))
     }
 
@@ -66,9 +57,7 @@ mod tests {
     #[test]
     fn without_runs_every_joint_is_absolute() {
         let mut actions = [0.1, 0.2];
-        DeltaMask::from_openpi(&[], 2)
-            .unwrap()
-            .add_state(&[1.0, 1.0], &mut actions);
+        DeltaMask::from_openpi(&[], 2).unwrap().add_state(&[1.0, 1.0], &mut actions);
         assert_eq!(actions, [0.1, 0.2]);
     }
 

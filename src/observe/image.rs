@@ -20,10 +20,7 @@ pub struct ImagePreprocessor {
 impl ImagePreprocessor {
     /// Makes images of `width` x `height` pixels.
     pub fn new(width: usize, height: usize) -> Self {
-        Self {
-            target: (width, height),
-            resize: None,
-        }
+        Self { target: (width, height), resize: None }
     }
 
     /// Elements of a result, `[3, height, width]`.
@@ -36,47 +33,23 @@ impl ImagePreprocessor {
         let format = pixel_format(image.encoding)?;
         let (width, height, step) = (image.width as usize, image.height as usize, image.step as usize);
         if width == 0 || height == 0 {
-            return Err(ImageError::Empty {
-                width: image.width,
-                height: image.height,
-            });
+            return Err(ImageError::Empty { width: image.width, height: image.height });
         }
         let row = width * format.bytes;
         if step < row {
-            return Err(ImageError::Step {
-                step,
-                row,
-                width,
-                encoding: image.encoding.into(),
-            });
+            return Err(ImageError::Step { step, row, width, encoding: image.encoding.into() });
         }
         // The last row need not be padded.
         let needed = (step as u64) * (height as u64 - 1) + row as u64;
         if (image.data.len() as u64) < needed {
-            return Err(ImageError::Short {
-                needed,
-                found: image.data.len(),
-                width,
-                height,
-            });
+            return Err(ImageError::Short { needed, found: image.data.len(), width, height });
         }
-        self.convert(
-            (width, height),
-            Pixels {
-                data: image.data,
-                step,
-                format,
-            },
-            out,
-        )
+        self.convert((width, height), Pixels { data: image.data, step, format }, out)
     }
 
     /// A JPEG or PNG file to `[3, height, width]` in [-1, 1].
     pub fn compressed(&mut self, image: &CompressedImage, out: &mut [f32]) -> Result<(), ImageError> {
-        let unreadable = |message: String| ImageError::Compressed {
-            format: image.format.into(),
-            message,
-        };
+        let unreadable = |message: String| ImageError::Compressed { format: image.format.into(), message };
         let reader = ImageReader::new(Cursor::new(image.data))
             .with_guessed_format()
             .map_err(|error| unreadable(error.to_string()))?;
@@ -87,44 +60,24 @@ impl ImagePreprocessor {
         if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(image.data) {
             return Err(unreadable("the file is cut short".into()));
         }
-        let decoder = reader
-            .into_decoder()
-            .map_err(|error| unreadable(error.to_string()))?;
+        let decoder = reader.into_decoder().map_err(|error| unreadable(error.to_string()))?;
         let (width, height) = decoder.dimensions();
         if width.max(height) > MAX_SIDE {
             return Err(ImageError::TooLarge { width, height });
         }
-        let decoded = DynamicImage::from_decoder(decoder)
-            .map_err(|error| unreadable(error.to_string()))?
-            .into_rgb8();
+        let decoded =
+            DynamicImage::from_decoder(decoder).map_err(|error| unreadable(error.to_string()))?.into_rgb8();
         let (width, height) = (decoded.width() as usize, decoded.height() as usize);
         if width == 0 || height == 0 {
-            return Err(ImageError::Empty {
-                width: decoded.width(),
-                height: decoded.height(),
-            });
+            return Err(ImageError::Empty { width: decoded.width(), height: decoded.height() });
         }
-        let format = PixelFormat {
-            bytes: 3,
-            offsets: [0, 1, 2],
-        };
-        self.convert(
-            (width, height),
-            Pixels {
-                data: decoded.as_raw(),
-                step: 3 * width,
-                format,
-            },
-            out,
-        )
+        let format = PixelFormat { bytes: 3, offsets: [0, 1, 2] };
+        self.convert((width, height), Pixels { data: decoded.as_raw(), step: 3 * width, format }, out)
     }
 
     fn convert(&mut self, size: (usize, usize), pixels: Pixels, out: &mut [f32]) -> Result<(), ImageError> {
         if out.len() != self.elements() {
-            return Err(ImageError::Output {
-                expected: self.elements(),
-                found: out.len(),
-            });
+            return Err(ImageError::Output { expected: self.elements(), found: out.len() });
         }
         let target = self.target;
         let resize = match &mut self.resize {
@@ -166,19 +119,9 @@ pub enum ImageError {
     #[error("the image is {width}x{height} pixels: it is empty")]
     Empty { width: u32, height: u32 },
     #[error("step is {step} bytes, but a row of {width} {encoding} pixels takes {row}")]
-    Step {
-        step: usize,
-        row: usize,
-        width: usize,
-        encoding: String,
-    },
+    Step { step: usize, row: usize, width: usize, encoding: String },
     #[error("data has {found} bytes, but {width}x{height} pixels take {needed}")]
-    Short {
-        needed: u64,
-        found: usize,
-        width: usize,
-        height: usize,
-    },
+    Short { needed: u64, found: usize, width: usize, height: usize },
     #[error("the image is {width}x{height} pixels; {MAX_SIDE} a side are the most")]
     TooLarge { width: u32, height: u32 },
     #[error("compressed image ('{format}') cannot be read: {message}")]
@@ -193,14 +136,7 @@ mod tests {
     use crate::observe::messages::Stamp;
 
     fn image<'a>(encoding: &'a str, width: u32, height: u32, step: u32, data: &'a [u8]) -> Image<'a> {
-        Image {
-            stamp: Stamp(0),
-            height,
-            width,
-            encoding,
-            step,
-            data,
-        }
+        Image { stamp: Stamp(0), height, width, encoding, step, data }
     }
 
     fn convert(image: &Image) -> Result<Vec<f32>, ImageError> {
@@ -219,9 +155,7 @@ mod tests {
             pixels
                 .chunks(2)
                 .flat_map(|row| {
-                    let row = row
-                        .iter()
-                        .flat_map(|p| order.iter().map(|&c| if c < 3 { p[c] } else { 255 }));
+                    let row = row.iter().flat_map(|p| order.iter().map(|&c| if c < 3 { p[c] } else { 255 }));
                     row.chain([7, 7]).collect::<Vec<u8>>()
                 })
                 .collect()
@@ -246,10 +180,7 @@ mod tests {
         let refused = |image: &Image| convert(image).unwrap_err().to_string();
         let data = [0; 12];
         assert!(refused(&image("yuv422", 2, 2, 6, &data)).contains("'yuv422' is not supported"));
-        assert_eq!(
-            refused(&image("rgb8", 0, 2, 6, &data)),
-            "the image is 0x2 pixels: it is empty"
-        );
+        assert_eq!(refused(&image("rgb8", 0, 2, 6, &data)), "the image is 0x2 pixels: it is empty");
         assert_eq!(
             refused(&image("rgb8", 2, 2, 5, &data)),
             "step is 5 bytes, but a row of 2 rgb8 pixels takes 6"
@@ -266,24 +197,10 @@ mod tests {
     fn a_damaged_compressed_image_is_an_error() {
         let mut out = vec![0.0; 12];
         let mut preprocessor = ImagePreprocessor::new(2, 2);
-        for data in [
-            &b"no image"[..],
-            b"\xff\xd8\xff\xe0\x00\x10JFIF",
-            b"\x89PNG\r\n\x1a\n\0\0",
-        ] {
-            let message = CompressedImage {
-                stamp: Stamp(0),
-                format: "jpeg",
-                data,
-            };
-            let error = preprocessor
-                .compressed(&message, &mut out)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.starts_with("compressed image ('jpeg') cannot be read: "),
-                "{error}"
-            );
+        for data in [&b"no image"[..], b"\xff\xd8\xff\xe0\x00\x10JFIF", b"\x89PNG\r\n\x1a\n\0\0"] {
+            let message = CompressedImage { stamp: Stamp(0), format: "jpeg", data };
+            let error = preprocessor.compressed(&message, &mut out).unwrap_err().to_string();
+            assert!(error.starts_with("compressed image ('jpeg') cannot be read: "), "{error}");
         }
     }
 }

@@ -10,9 +10,7 @@ pub struct JointOrder {
 
 impl JointOrder {
     pub fn new(names: &[String]) -> Self {
-        Self {
-            names: names.to_vec(),
-        }
+        Self { names: names.to_vec() }
     }
 
     pub fn names(&self) -> &[String] {
@@ -31,10 +29,7 @@ impl JointOrder {
             });
         }
         if out.len() != self.names.len() {
-            return Err(JointError::Output {
-                expected: self.names.len(),
-                found: out.len(),
-            });
+            return Err(JointError::Output { expected: self.names.len(), found: out.len() });
         }
         for (name, out) in self.names.iter().zip(out) {
             *out = match only_position(message, name) {
@@ -54,10 +49,7 @@ impl JointOrder {
         };
         let missing = names_where(&|name| count(name) == 0);
         if !missing.is_empty() {
-            return JointError::Missing {
-                missing,
-                found: message.names.to_vec(),
-            };
+            return JointError::Missing { missing, found: message.names.to_vec() };
         }
         let twice = names_where(&|name| count(name) > 1);
         if !twice.is_empty() {
@@ -71,11 +63,7 @@ impl JointOrder {
 
 /// Position of the joint `name`, unless it is missing or ambiguous.
 fn only_position(message: &JointState, name: &String) -> Option<f64> {
-    let mut found = message
-        .names
-        .iter()
-        .zip(message.positions)
-        .filter(|(other, _)| *other == name);
+    let mut found = message.names.iter().zip(message.positions).filter(|(other, _)| *other == name);
     match (found.next(), found.next()) {
         (Some((_, &position)), None) => Some(position),
         _ => None,
@@ -91,10 +79,7 @@ pub enum JointError {
         "joints {} are not in the message, which has {}; set the parameter 'joints' to the robot's names",
         .missing.join(", "), .found.join(", ")
     )]
-    Missing {
-        missing: Vec<String>,
-        found: Vec<String>,
-    },
+    Missing { missing: Vec<String>, found: Vec<String> },
     #[error("joints {} are in the message more than once", .0.join(", "))]
     Twice(Vec<String>),
     #[error("the positions of joints {} are not finite numbers", .0.join(", "))]
@@ -115,11 +100,7 @@ mod tests {
     /// Reads waist and elbow.
     fn read(message: &str, positions: &[f64]) -> Result<[f64; 2], String> {
         let (order, names) = (JointOrder::new(&names("waist elbow")), names(message));
-        let message = JointState {
-            stamp: Stamp(0),
-            names: &names,
-            positions,
-        };
+        let message = JointState { stamp: Stamp(0), names: &names, positions };
         let mut out = [0.0; 2];
         let read = order.read(&message, &mut out);
         read.map(|()| out).map_err(|error| error.to_string())
@@ -161,25 +142,13 @@ mod tests {
     #[test]
     fn positions_that_are_no_numbers_are_refused() {
         let error = read("waist elbow", &[f64::INFINITY, f64::NAN]).unwrap_err();
-        assert_eq!(
-            error,
-            "the positions of joints waist, elbow are not finite numbers"
-        );
+        assert_eq!(error, "the positions of joints waist, elbow are not finite numbers");
     }
 
     #[test]
     fn a_result_of_another_size_is_refused() {
-        let message = JointState {
-            stamp: Stamp(0),
-            names: &names("waist"),
-            positions: &[1.0],
-        };
-        let error = JointOrder::new(&names("waist"))
-            .read(&message, &mut [0.0; 3])
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the result has room for 3 joints, 1 are needed"
-        );
+        let message = JointState { stamp: Stamp(0), names: &names("waist"), positions: &[1.0] };
+        let error = JointOrder::new(&names("waist")).read(&message, &mut [0.0; 3]).unwrap_err();
+        assert_eq!(error.to_string(), "the result has room for 3 joints, 1 are needed");
     }
 }

@@ -15,10 +15,7 @@ impl Stamp {
 
     /// The two fields of `builtin_interfaces/Time`. Seconds saturate at the ends of `i32`.
     pub fn to_parts(self) -> (i32, u32) {
-        let sec = self
-            .0
-            .div_euclid(1_000_000_000)
-            .clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+        let sec = self.0.div_euclid(1_000_000_000).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
         (sec as i32, self.0.rem_euclid(1_000_000_000) as u32)
     }
 

@@ -31,12 +31,7 @@ struct Line {
 }
 
 impl Line {
-    const IDENTITY: Self = Self {
-        center: 0.0,
-        divisor: 1.0,
-        factor: 1.0,
-        shift: 0.0,
-    };
+    const IDENTITY: Self = Self { center: 0.0, divisor: 1.0, factor: 1.0, shift: 0.0 };
 }
 
 impl Normalizer {
@@ -100,11 +95,7 @@ impl Normalizer {
         assert!(joints.len() == self.joints() && out.len() == self.state_dim);
         let (values, padding) = out.split_at_mut(joints.len());
         for ((out, &x), line) in values.iter_mut().zip(joints).zip(&self.state) {
-            let x = if self.single_precision {
-                f64::from(x as f32)
-            } else {
-                x
-            };
+            let x = if self.single_precision { f64::from(x as f32) } else { x };
             *out = ((x - line.center) / line.divisor + line.shift) as f32;
         }
         padding.fill(0.0);
@@ -116,9 +107,8 @@ impl Normalizer {
     /// When the slices have different horizons.
     pub fn unnormalize_actions(&self, actions: &[f32], out: &mut [f64]) {
         assert_eq!(actions.len() / self.action_dim, out.len() / self.joints().max(1));
-        for (point, out) in actions
-            .chunks_exact(self.action_dim)
-            .zip(out.chunks_exact_mut(self.joints().max(1)))
+        for (point, out) in
+            actions.chunks_exact(self.action_dim).zip(out.chunks_exact_mut(self.joints().max(1)))
         {
             for ((out, &y), line) in out.iter_mut().zip(point).zip(&self.actions) {
                 *out = (f64::from(y) - line.shift) * line.factor + line.center;
@@ -156,28 +146,21 @@ impl stats::Statistics {
         };
         let column = |name: &str| self.column(columns, feature, name, joints, dim);
         let (low, high) = (column(low)?, column(high)?);
-        let lines = low
-            .iter()
-            .zip(high)
-            .take(joints)
-            .enumerate()
-            .map(|(index, (&low, &high))| {
-                let fail = |message: String| NormalizationError::Value {
-                    file: self.file.clone(),
-                    feature,
-                    index,
-                    message,
-                };
-                if mode == Mode::MeanStd && high < 0.0 {
-                    return Err(fail(format!("std is {high}, below 0")));
-                }
-                if mode != Mode::MeanStd && high < low {
-                    return Err(fail(format!(
-                        "the upper bound {high} is below the lower bound {low}"
-                    )));
-                }
-                Ok(self.convention.line(mode, low, high))
-            });
+        let lines = low.iter().zip(high).take(joints).enumerate().map(|(index, (&low, &high))| {
+            let fail = |message: String| NormalizationError::Value {
+                file: self.file.clone(),
+                feature,
+                index,
+                message,
+            };
+            if mode == Mode::MeanStd && high < 0.0 {
+                return Err(fail(format!("std is {high}, below 0")));
+            }
+            if mode != Mode::MeanStd && high < low {
+                return Err(fail(format!("the upper bound {high} is below the lower bound {low}")));
+            }
+            Ok(self.convention.line(mode, low, high))
+        });
         lines.collect()
     }
 }
@@ -187,18 +170,12 @@ impl Convention {
     fn line(self, mode: Mode, low: f64, high: f64) -> Line {
         match (mode, self) {
             (Mode::Identity, _) => Line::IDENTITY,
-            (Mode::MeanStd, Convention::Openpi) => Line {
-                center: low,
-                divisor: high + 1e-6,
-                factor: high + 1e-6,
-                shift: 0.0,
-            },
-            (Mode::MeanStd, Convention::Lerobot { epsilon }) => Line {
-                center: low,
-                divisor: high + epsilon,
-                factor: high,
-                shift: 0.0,
-            },
+            (Mode::MeanStd, Convention::Openpi) => {
+                Line { center: low, divisor: high + 1e-6, factor: high + 1e-6, shift: 0.0 }
+            }
+            (Mode::MeanStd, Convention::Lerobot { epsilon }) => {
+                Line { center: low, divisor: high + epsilon, factor: high, shift: 0.0 }
+            }
             (Mode::Quantiles | Mode::MinMax, Convention::Openpi) => Self::between(low, high - low + 1e-6),
             (Mode::Quantiles | Mode::MinMax, Convention::Lerobot { epsilon }) => {
                 Self::between(low, if high == low { epsilon } else { high - low })
@@ -208,12 +185,7 @@ impl Convention {
 
     /// `low..low + range` to -1..1.
     fn between(low: f64, range: f64) -> Line {
-        Line {
-            center: low,
-            divisor: range / 2.0,
-            factor: range / 2.0,
-            shift: -1.0,
-        }
+        Line { center: low, divisor: range / 2.0, factor: range / 2.0, shift: -1.0 }
     }
 }
 
@@ -258,12 +230,8 @@ mod tests {
 
     #[test]
     fn more_joints_than_the_model_has_are_refused() {
-        let error = Normalizer::load(Path::new("."), &Normalization::None, 33, 32, 40)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "33 joints are configured, but the model's states have room for 32"
-        );
+        let error =
+            Normalizer::load(Path::new("."), &Normalization::None, 33, 32, 40).unwrap_err().to_string();
+        assert_eq!(error, "33 joints are configured, but the model's states have room for 32");
     }
 }

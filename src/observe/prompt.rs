@@ -43,19 +43,14 @@ impl PromptTokenizer {
 
     /// A `.model` file is SentencePiece's, anything else a `tokenizer.json`.
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
-        let fail = |message: String| TokenizerError::Unreadable {
-            file: path.into(),
-            message,
-        };
+        let fail = |message: String| TokenizerError::Unreadable { file: path.into(), message };
         let bytes = fs::read(path).map_err(|error| fail(error.to_string()))?;
         let tokenizer = if path.extension().is_some_and(|extension| extension == "model") {
             sentencepiece::tokenizer(&bytes).map_err(fail)?
         } else {
             Tokenizer::from_bytes(&bytes).map_err(|error| fail(error.to_string()))?
         };
-        let bos = tokenizer
-            .token_to_id(BOS)
-            .ok_or_else(|| fail(format!("it has no token '{BOS}'")))?;
+        let bos = tokenizer.token_to_id(BOS).ok_or_else(|| fail(format!("it has no token '{BOS}'")))?;
         Ok(Self { tokenizer, bos })
     }
 
@@ -68,29 +63,17 @@ impl PromptTokenizer {
             .replace(['_', '\n'], " ");
         let mut ids = vec![self.bos];
         for part in [line.as_str(), "\n"] {
-            let encoding = self
-                .tokenizer
-                .encode(part, false)
-                .map_err(|error| TokenizerError::Prompt {
-                    prompt: prompt.into(),
-                    message: error.to_string(),
-                })?;
+            let encoding = self.tokenizer.encode(part, false).map_err(|error| TokenizerError::Prompt {
+                prompt: prompt.into(),
+                message: error.to_string(),
+            })?;
             ids.extend(encoding.get_ids());
         }
         if ids.len() > max_len {
-            return Err(TokenizerError::TooLong {
-                prompt: prompt.into(),
-                tokens: ids.len(),
-                max_len,
-            });
+            return Err(TokenizerError::TooLong { prompt: prompt.into(), tokens: ids.len(), max_len });
         }
         let mask = (0..max_len).map(|index| index < ids.len()).collect();
-        let ids = ids
-            .into_iter()
-            .map(|id| id as i32)
-            .chain(std::iter::repeat(PAD))
-            .take(max_len)
-            .collect();
+        let ids = ids.into_iter().map(|id| id as i32).chain(std::iter::repeat(PAD)).take(max_len).collect();
         Ok(PromptTokens { ids, mask })
     }
 }
@@ -114,11 +97,7 @@ pub enum TokenizerError {
     )]
     OutsideVocabulary { prompt: String, token: i32, last: usize },
     #[error("prompt '{prompt}' is {tokens} tokens long; the model takes {max_len}: shorten it")]
-    TooLong {
-        prompt: String,
-        tokens: usize,
-        max_len: usize,
-    },
+    TooLong { prompt: String, tokens: usize, max_len: usize },
 }
 
 #[cfg(test)]
@@ -143,10 +122,7 @@ mod tests {
     #[test]
     fn a_prompt_that_is_too_long_is_refused() {
         let error = small().encode("abcdef", 7).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "prompt 'abcdef' is 8 tokens long; the model takes 7: shorten it"
-        );
+        assert_eq!(error, "prompt 'abcdef' is 8 tokens long; the model takes 7: shorten it");
         assert!(small().encode("abcdef", 8).is_ok());
     }
 

@@ -106,11 +106,7 @@ fn taps(length: usize, resized: usize) -> Vec<Tap> {
         .map(|index| {
             let position = (scale * (index as f32 + 0.5) - 0.5).max(0.0);
             let low = (position as usize).min(length - 1);
-            Tap {
-                low,
-                high: (low + 1).min(length - 1),
-                weight: (position - low as f32).min(1.0),
-            }
+            Tap { low, high: (low + 1).min(length - 1), weight: (position - low as f32).min(1.0) }
         })
         .collect()
 }
@@ -119,28 +115,15 @@ fn taps(length: usize, resized: usize) -> Vec<Tap> {
 mod tests {
     use super::*;
 
-    const RGB: PixelFormat = PixelFormat {
-        bytes: 3,
-        offsets: [0, 1, 2],
-    };
+    const RGB: PixelFormat = PixelFormat { bytes: 3, offsets: [0, 1, 2] };
 
     #[test]
     fn an_image_of_the_right_size_is_only_scaled() {
         let mut resize = Resize::new((2, 1), (2, 1));
         let mut out = [0.0; 6];
-        resize.apply(
-            Pixels {
-                data: &[0, 51, 102, 153, 204, 255],
-                step: 6,
-                format: RGB,
-            },
-            &mut out,
-        );
+        resize.apply(Pixels { data: &[0, 51, 102, 153, 204, 255], step: 6, format: RGB }, &mut out);
         let expected = [-1.0, 0.2, -0.6, 0.6, -0.2, 1.0];
-        assert!(
-            out.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6),
-            "{out:?}"
-        );
+        assert!(out.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
     }
 
     #[test]
@@ -148,14 +131,7 @@ mod tests {
         // 4x2 white into 4x5: one row above, two below.
         let mut resize = Resize::new((4, 2), (4, 5));
         let mut out = [0.0; 3 * 20];
-        resize.apply(
-            Pixels {
-                data: &[255; 24],
-                step: 12,
-                format: RGB,
-            },
-            &mut out,
-        );
+        resize.apply(Pixels { data: &[255; 24], step: 12, format: RGB }, &mut out);
         let rows: Vec<f32> = out[..20].chunks(4).map(|row| row[0]).collect();
         assert_eq!(rows, [-1.0, 1.0, 1.0, -1.0, -1.0]);
     }
@@ -164,14 +140,7 @@ mod tests {
     fn a_very_flat_image_keeps_one_row() {
         let mut resize = Resize::new((1000, 1), (10, 10));
         let mut out = [0.0; 300];
-        resize.apply(
-            Pixels {
-                data: &[255; 3000],
-                step: 3000,
-                format: RGB,
-            },
-            &mut out,
-        );
+        resize.apply(Pixels { data: &[255; 3000], step: 3000, format: RGB }, &mut out);
         assert_eq!(out.iter().filter(|&&value| value == 1.0).count(), 30);
     }
 }

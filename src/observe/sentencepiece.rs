@@ -53,9 +53,7 @@ pub(super) fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
         return Err("it is not a BPE model, as PaliGemma's tokenizer is".into());
     }
     let mut tokenizer = Tokenizer::new(bpe(&model)?);
-    tokenizer.with_normalizer(Some(
-        spaces(model.remove_extra_spaces).map_err(|error| error.to_string())?,
-    ));
+    tokenizer.with_normalizer(Some(spaces(model.remove_extra_spaces).map_err(|error| error.to_string())?));
     // Matched in the text with its spaces replaced, before anything else. Control symbols are never matched in text.
     let symbols: Vec<AddedToken> = model
         .pieces
@@ -81,31 +79,19 @@ fn spaces(remove_extra: bool) -> tokenizers::Result<Sequence> {
 /// SentencePiece merges the neighbours whose union has the best score; as a list of merges: every way to split a piece
 /// into two others, best piece first.
 fn bpe(model: &Model) -> Result<BPE, String> {
-    let ids: HashMap<&str, u32> = (0..)
-        .zip(&model.pieces)
-        .map(|(id, piece)| (piece.text.as_str(), id))
-        .collect();
+    let ids: HashMap<&str, u32> =
+        (0..).zip(&model.pieces).map(|(id, piece)| (piece.text.as_str(), id)).collect();
     let mut merged: Vec<&Piece> = model.pieces.iter().filter(|piece| piece.kind == NORMAL).collect();
     merged.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut merges = Vec::new();
     for piece in merged {
-        let splits = piece
-            .text
-            .char_indices()
-            .skip(1)
-            .map(|(index, _)| piece.text.split_at(index));
+        let splits = piece.text.char_indices().skip(1).map(|(index, _)| piece.text.split_at(index));
         let known = splits.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right));
         merges.extend(known.map(|(left, right)| (left.to_owned(), right.to_owned())));
     }
-    let vocabulary = ids
-        .iter()
-        .map(|(&text, &id)| (text.to_owned(), id))
-        .collect::<HashMap<_, _>>();
+    let vocabulary = ids.iter().map(|(&text, &id)| (text.to_owned(), id)).collect::<HashMap<_, _>>();
     let mut builder = BPE::builder()
-        .vocab_and_merges(
-            vocabulary.into_iter().collect::<tokenizers::models::bpe::Vocab>(),
-            merges,
-        )
+        .vocab_and_merges(vocabulary.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
         .byte_fallback(model.byte_fallback)
         .fuse_unk(true);
     if let Some(unknown) = model.pieces.iter().find(|piece| piece.kind == UNKNOWN) {
@@ -155,11 +141,7 @@ fn parse(bytes: &[u8]) -> Option<Model> {
 }
 
 fn parse_piece(bytes: &[u8]) -> Option<Piece> {
-    let mut piece = Piece {
-        text: String::new(),
-        score: 0.0,
-        kind: NORMAL,
-    };
+    let mut piece = Piece { text: String::new(), score: 0.0, kind: NORMAL };
     for field in fields(bytes) {
         match field? {
             (1, Wire::Bytes(text)) => piece.text = String::from_utf8(text.into()).ok()?,

@@ -19,12 +19,8 @@ const WORDS: &str = "the cube and to up pick put in on it box arm right left tra
 pub fn write_small_tokenizer(path: &Path, vocabulary: usize) -> std::io::Result<()> {
     let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
     let characters = "▁abcdefghijklmnopqrstuvwxyz0123456789".chars().map(String::from);
-    let mut tokens: Vec<String> = SPECIAL
-        .map(str::to_owned)
-        .into_iter()
-        .chain(bytes)
-        .chain(characters)
-        .collect();
+    let mut tokens: Vec<String> =
+        SPECIAL.map(str::to_owned).into_iter().chain(bytes).chain(characters).collect();
     tokens.truncate(vocabulary);
     let merges = merge_words(&mut tokens, vocabulary);
     let ids: Map<String, Value> = tokens.into_iter().zip((0..).map(Value::from)).collect();
@@ -85,13 +81,8 @@ mod tests {
     #[test]
     fn any_text_has_tokens_inside_the_vocabulary() {
         for vocabulary in [260, 297, 320, 2048] {
-            let tokens = small(vocabulary)
-                .encode("the Würfel 立方体 🤖 {} of the box", 64)
-                .unwrap();
-            assert!(
-                tokens.ids.iter().all(|&id| (id as usize) < vocabulary && id != 3),
-                "{tokens:?}"
-            );
+            let tokens = small(vocabulary).encode("the Würfel 立方体 🤖 {} of the box", 64).unwrap();
+            assert!(tokens.ids.iter().all(|&id| (id as usize) < vocabulary && id != 3), "{tokens:?}");
         }
     }
 

@@ -116,10 +116,7 @@ fn openpi(file: &Path, mode: Mode) -> Result<Statistics, NormalizationError> {
     }
     let parsed: File = read_json(file)?;
     let columns = |feature: BTreeMap<String, Option<Vec<f64>>>| {
-        feature
-            .into_iter()
-            .filter_map(|(name, values)| Some((name, values?)))
-            .collect()
+        feature.into_iter().filter_map(|(name, values)| Some((name, values?))).collect()
     };
     Ok(Statistics {
         file: file.into(),
@@ -160,11 +157,8 @@ fn lerobot(folder: &Path) -> Result<Statistics, NormalizationError> {
         .iter()
         .any(|step| step.registry_name == "relative_actions_processor" && step.config["enabled"] == true);
     let after: Pipeline = read_json(&folder.join(LEROBOT_POST))?;
-    let (file, config, state) = before.step(
-        &folder.join(LEROBOT_PRE),
-        "normalizer_processor",
-        "observation.state",
-    )?;
+    let (file, config, state) =
+        before.step(&folder.join(LEROBOT_PRE), "normalizer_processor", "observation.state")?;
     let (_, post_config, actions) =
         after.step(&folder.join(LEROBOT_POST), "unnormalizer_processor", "action")?;
     let mode =
@@ -188,10 +182,7 @@ impl Pipeline {
         name: &str,
         feature: &str,
     ) -> Result<(PathBuf, StepConfig, Columns), NormalizationError> {
-        let fail = |message: String| NormalizationError::Unreadable {
-            file: file.into(),
-            message,
-        };
+        let fail = |message: String| NormalizationError::Unreadable { file: file.into(), message };
         let step = self
             .steps
             .into_iter()
@@ -199,14 +190,9 @@ impl Pipeline {
             .ok_or_else(|| fail(format!("no step '{name}'")))?;
         let config: StepConfig =
             serde_json::from_value(step.config).map_err(|error| fail(format!("step '{name}': {error}")))?;
-        let tensors = step
-            .state_file
-            .ok_or_else(|| fail(format!("step '{name}' has no statistics")))?;
+        let tensors = step.state_file.ok_or_else(|| fail(format!("step '{name}' has no statistics")))?;
         // A state file lies beside its pipeline, never elsewhere.
-        if Path::new(&tensors)
-            .file_name()
-            .is_none_or(|file| file != tensors.as_str())
-        {
+        if Path::new(&tensors).file_name().is_none_or(|file| file != tensors.as_str()) {
             return Err(fail(format!("'{tensors}' is not the name of a file beside it")));
         }
         let tensors = file.with_file_name(tensors);
@@ -217,10 +203,7 @@ impl Pipeline {
 
 /// Tensors `feature.mean`, `feature.std`, .. of a safetensors file.
 fn read_columns(file: &Path, feature: &str) -> Result<Columns, NormalizationError> {
-    let fail = |message: String| NormalizationError::Unreadable {
-        file: file.into(),
-        message,
-    };
+    let fail = |message: String| NormalizationError::Unreadable { file: file.into(), message };
     let bytes = fs::read(file).map_err(|error| fail(error.to_string()))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| fail(error.to_string()))?;
     let mut columns = Columns::new();
@@ -230,18 +213,8 @@ fn read_columns(file: &Path, feature: &str) -> Result<Columns, NormalizationErro
         };
         let data = view.data();
         let values = match view.dtype() {
-            Dtype::F32 => data
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|&b| f64::from(f32::from_le_bytes(b)))
-                .collect(),
-            Dtype::F64 => data
-                .as_chunks::<8>()
-                .0
-                .iter()
-                .map(|&b| f64::from_le_bytes(b))
-                .collect(),
+            Dtype::F32 => data.as_chunks::<4>().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
+            Dtype::F64 => data.as_chunks::<8>().0.iter().map(|&b| f64::from_le_bytes(b)).collect(),
             // Counts and the like.
             _ => continue,
         };
@@ -251,10 +224,7 @@ fn read_columns(file: &Path, feature: &str) -> Result<Columns, NormalizationErro
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, NormalizationError> {
-    let fail = |message: String| NormalizationError::Unreadable {
-        file: file.into(),
-        message,
-    };
+    let fail = |message: String| NormalizationError::Unreadable { file: file.into(), message };
     let text = fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
     serde_json::from_str(&text).map_err(|error| fail(error.to_string()))
 }
@@ -288,12 +258,7 @@ impl Statistics {
         match values.iter().position(|value| !value.is_finite()) {
             Some(index) => {
                 let message = format!("{name} is {}", values[index]);
-                Err(NormalizationError::Value {
-                    file: file(),
-                    feature,
-                    index,
-                    message,
-                })
+                Err(NormalizationError::Value { file: file(), feature, index, message })
             }
             None => Ok(values),
         }
@@ -329,33 +294,13 @@ pub enum NormalizationError {
     #[error("{}: {message}", .file.display())]
     Unreadable { file: PathBuf, message: String },
     #[error("{}: {feature} has no '{column}'", .file.display())]
-    NoColumn {
-        file: PathBuf,
-        feature: &'static str,
-        column: String,
-    },
+    NoColumn { file: PathBuf, feature: &'static str, column: String },
     #[error("{}: {column} of {feature} has {found} values; expected {joints} (joints) or {dim} (the model's)", .file.display())]
-    Length {
-        file: PathBuf,
-        feature: &'static str,
-        column: String,
-        found: usize,
-        joints: usize,
-        dim: usize,
-    },
+    Length { file: PathBuf, feature: &'static str, column: String, found: usize, joints: usize, dim: usize },
     #[error("{}: {feature}, dimension {index}: {message}", .file.display())]
-    Value {
-        file: PathBuf,
-        feature: &'static str,
-        index: usize,
-        message: String,
-    },
+    Value { file: PathBuf, feature: &'static str, index: usize, message: String },
     #[error("{joints} joints are configured, but the model's {what} have room for {dim}")]
-    TooManyJoints {
-        joints: usize,
-        what: &'static str,
-        dim: usize,
-    },
+    TooManyJoints { joints: usize, what: &'static str, dim: usize },
 }
 
 #[cfg(test)]
@@ -368,9 +313,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("norm_stats.json");
         fs::write(&file, text).unwrap();
-        Normalizer::load(folder.path(), &Normalization::File(file), joints, 4, 4)
-            .unwrap_err()
-            .to_string()
+        Normalizer::load(folder.path(), &Normalization::File(file), joints, 4, 4).unwrap_err().to_string()
     }
 
     #[test]
@@ -387,14 +330,8 @@ mod tests {
         let error = refused(&stats(json!({"mean": [0.0, 0.0]})), 2);
         assert!(error.contains("state has no 'std'"), "{error}");
         let error = refused(&stats(json!({"mean": [0.0, 0.0], "std": [1.0, -1.0]})), 2);
-        assert!(
-            error.contains("state, dimension 1: std is -1, below 0"),
-            "{error}"
-        );
-        assert!(
-            refused("{\"norm_stats\": {\"state\": {}", 2).contains("norm_stats.json: EOF"),
-            "a cut file"
-        );
+        assert!(error.contains("state, dimension 1: std is -1, below 0"), "{error}");
+        assert!(refused("{\"norm_stats\": {\"state\": {}", 2).contains("norm_stats.json: EOF"), "a cut file");
     }
 
     #[test]
@@ -405,15 +342,9 @@ mod tests {
         assert_eq!(load().unwrap().joints(), 2);
         let second = folder.path().join("assets/lerobot/aloha");
         fs::create_dir_all(&second).unwrap();
-        fs::copy(
-            folder.path().join("assets/pi0_node/norm_stats.json"),
-            second.join("norm_stats.json"),
-        )
-        .unwrap();
+        fs::copy(folder.path().join("assets/pi0_node/norm_stats.json"), second.join("norm_stats.json"))
+            .unwrap();
         let error = load().unwrap_err().to_string();
-        assert!(
-            error.contains("lerobot/aloha") && error.contains("norm_stats'"),
-            "{error}"
-        );
+        assert!(error.contains("lerobot/aloha") && error.contains("norm_stats'"), "{error}");
     }
 }

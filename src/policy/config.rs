@@ -59,30 +59,9 @@ pub struct PolicyConfig {
 impl PolicyConfig {
     /// pi0 as published: PaliGemma-3B with a 300M action expert.
     pub const PI0: Self = Self {
-        vision: VisionConfig {
-            width: 1152,
-            layers: 27,
-            heads: 16,
-            mlp: 4304,
-            patch: 14,
-            image: 224,
-        },
-        vlm: GemmaConfig {
-            width: 2048,
-            layers: 18,
-            mlp: 16384,
-            heads: 8,
-            kv_heads: 1,
-            head_dim: 256,
-        },
-        expert: GemmaConfig {
-            width: 1024,
-            layers: 18,
-            mlp: 4096,
-            heads: 8,
-            kv_heads: 1,
-            head_dim: 256,
-        },
+        vision: VisionConfig { width: 1152, layers: 27, heads: 16, mlp: 4304, patch: 14, image: 224 },
+        vlm: GemmaConfig { width: 2048, layers: 18, mlp: 16384, heads: 8, kv_heads: 1, head_dim: 256 },
+        expert: GemmaConfig { width: 1024, layers: 18, mlp: 4096, heads: 8, kv_heads: 1, head_dim: 256 },
         vocabulary: 257_152,
         action_horizon: 50,
         action_dim: 32,
@@ -93,60 +72,18 @@ impl PolicyConfig {
 
     /// Small enough for real time on two cores, large enough to mean something.
     pub const MINI: Self = Self {
-        vision: VisionConfig {
-            width: 192,
-            layers: 4,
-            heads: 3,
-            mlp: 768,
-            patch: 14,
-            image: 224,
-        },
-        vlm: GemmaConfig {
-            width: 256,
-            layers: 4,
-            mlp: 1024,
-            heads: 4,
-            kv_heads: 1,
-            head_dim: 64,
-        },
-        expert: GemmaConfig {
-            width: 128,
-            layers: 4,
-            mlp: 512,
-            heads: 4,
-            kv_heads: 1,
-            head_dim: 64,
-        },
+        vision: VisionConfig { width: 192, layers: 4, heads: 3, mlp: 768, patch: 14, image: 224 },
+        vlm: GemmaConfig { width: 256, layers: 4, mlp: 1024, heads: 4, kv_heads: 1, head_dim: 64 },
+        expert: GemmaConfig { width: 128, layers: 4, mlp: 512, heads: 4, kv_heads: 1, head_dim: 64 },
         vocabulary: 2048,
         ..Self::PI0
     };
 
     /// For tests: the sizes of the golden data.
     pub const TINY: Self = Self {
-        vision: VisionConfig {
-            width: 64,
-            layers: 2,
-            heads: 2,
-            mlp: 136,
-            patch: 14,
-            image: 56,
-        },
-        vlm: GemmaConfig {
-            width: 64,
-            layers: 2,
-            mlp: 128,
-            heads: 4,
-            kv_heads: 1,
-            head_dim: 16,
-        },
-        expert: GemmaConfig {
-            width: 32,
-            layers: 2,
-            mlp: 64,
-            heads: 4,
-            kv_heads: 1,
-            head_dim: 16,
-        },
+        vision: VisionConfig { width: 64, layers: 2, heads: 2, mlp: 136, patch: 14, image: 56 },
+        vlm: GemmaConfig { width: 64, layers: 2, mlp: 128, heads: 4, kv_heads: 1, head_dim: 16 },
+        expert: GemmaConfig { width: 32, layers: 2, mlp: 64, heads: 4, kv_heads: 1, head_dim: 16 },
         vocabulary: 320,
         ..Self::PI0
     };
@@ -164,10 +101,7 @@ impl PolicyConfig {
     /// Reads `config.json` of a checkpoint folder.
     pub fn load(folder: &Path) -> Result<Self, ConfigError> {
         let path = folder.join("config.json");
-        let fail = |message: String| ConfigError {
-            path: path.clone(),
-            message,
-        };
+        let fail = |message: String| ConfigError { path: path.clone(), message };
         let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
         let file: ConfigFile = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
         Self::from_file(&file).map_err(fail)
@@ -193,10 +127,7 @@ impl PolicyConfig {
         };
         let config = Self {
             vision: match vision {
-                None => VisionConfig {
-                    image,
-                    ..Self::PI0.vision
-                },
+                None => VisionConfig { image, ..Self::PI0.vision },
                 Some(v) => VisionConfig {
                     width: v.hidden_size,
                     layers: v.num_hidden_layers,
@@ -225,17 +156,9 @@ impl PolicyConfig {
                         kv_heads: vlm.num_key_value_heads,
                         head_dim: vlm.head_dim,
                     };
-                    let expert = GemmaConfig {
-                        width: expert.hidden_size,
-                        mlp: expert.intermediate_size,
-                        ..shared
-                    };
-                    Self {
-                        vlm: shared,
-                        expert,
-                        vocabulary: vlm.vocab_size,
-                        ..Self::PI0
-                    }
+                    let expert =
+                        GemmaConfig { width: expert.hidden_size, mlp: expert.intermediate_size, ..shared };
+                    Self { vlm: shared, expert, vocabulary: vlm.vocab_size, ..Self::PI0 }
                 }
             }
         };
@@ -253,9 +176,7 @@ impl PolicyConfig {
 
     /// Refuses sizes that no model has, before anything is computed from them.
     fn checked(self) -> Result<Self, String> {
-        let Self {
-            vision, vlm, expert, ..
-        } = self;
+        let Self { vision, vlm, expert, .. } = self;
         let limit = 1 << 20;
         for (name, size) in [
             ("vision.hidden_size", vision.width),
@@ -284,31 +205,14 @@ impl PolicyConfig {
             }
         }
         for (name, size, part, divisor) in [
-            (
-                "image_resolution",
-                vision.image,
-                "vision.patch_size",
-                vision.patch,
-            ),
-            (
-                "vision.hidden_size",
-                vision.width,
-                "vision.num_attention_heads",
-                vision.heads,
-            ),
-            (
-                "vlm.num_attention_heads",
-                vlm.heads,
-                "vlm.num_key_value_heads",
-                vlm.kv_heads,
-            ),
+            ("image_resolution", vision.image, "vision.patch_size", vision.patch),
+            ("vision.hidden_size", vision.width, "vision.num_attention_heads", vision.heads),
+            ("vlm.num_attention_heads", vlm.heads, "vlm.num_key_value_heads", vlm.kv_heads),
             ("vlm.head_dim", vlm.head_dim, "2", 2),
             ("expert.hidden_size", expert.width, "2", 2),
         ] {
             if size % divisor != 0 {
-                return Err(format!(
-                    "'{name}' ({size}) must be a multiple of {part} ({divisor})"
-                ));
+                return Err(format!("'{name}' ({size}) must be a multiple of {part} ({divisor})"));
             }
         }
         Ok(self)
@@ -316,9 +220,7 @@ impl PolicyConfig {
 
     /// The `config.json` of this model, in lerobot's keys.
     pub fn to_json(&self) -> Value {
-        let Self {
-            vision, vlm, expert, ..
-        } = self;
+        let Self { vision, vlm, expert, .. } = self;
         let mut file = json!({
             "type": "pi0",
             "chunk_size": self.action_horizon,
@@ -354,9 +256,7 @@ fn variant(key: &str, given: Option<&str>, default: &str) -> Result<GemmaConfig,
     match given.unwrap_or(default) {
         "gemma_2b" => Ok(PolicyConfig::PI0.vlm),
         "gemma_300m" => Ok(PolicyConfig::PI0.expert),
-        other => Err(format!(
-            "'{key}' is \"{other}\"; known are \"gemma_2b\" and \"gemma_300m\""
-        )),
+        other => Err(format!("'{key}' is \"{other}\"; known are \"gemma_2b\" and \"gemma_300m\"")),
     }
 }
 
@@ -442,33 +342,15 @@ mod tests {
             "action_expert_variant": "gemma_300m", "precision": "bfloat16",
         }))
         .unwrap();
-        assert_eq!(
-            config,
-            PolicyConfig {
-                action_horizon: 10,
-                ..PolicyConfig::PI0
-            }
-        );
+        assert_eq!(config, PolicyConfig { action_horizon: 10, ..PolicyConfig::PI0 });
     }
 
     #[test]
     fn impossible_sizes_are_refused_by_name() {
         for (key, value, expected) in [
-            (
-                "chunk_size",
-                json!(0),
-                "'chunk_size' is 0; it must be 1 to 1048576",
-            ),
-            (
-                "image_resolution",
-                json!([224, 200]),
-                "'image_resolution' is 224x200",
-            ),
-            (
-                "image_resolution",
-                json!([225, 225]),
-                "must be a multiple of vision.patch_size (14)",
-            ),
+            ("chunk_size", json!(0), "'chunk_size' is 0; it must be 1 to 1048576"),
+            ("image_resolution", json!([224, 200]), "'image_resolution' is 224x200"),
+            ("image_resolution", json!([225, 225]), "must be a multiple of vision.patch_size (14)"),
             ("type", json!("act"), "'type' is \"act\""),
             ("paligemma_variant", json!("gemma_7b"), "known are"),
         ] {

@@ -17,14 +17,9 @@ pub(super) fn build(
 
     // Nothing here depends on x_t or the time, so it stands before the loop.
     let state_token = suffix::embed_state(b, config, state)?;
-    let op = Op::PositionsAfter {
-        rows: config.suffix_tokens(),
-    };
+    let op = Op::PositionsAfter { rows: config.suffix_tokens() };
     let positions = b.add_node("suffix_positions", op, &[prefix.mask])?;
-    let op = Op::RotaryTable {
-        head_dim: config.expert.head_dim,
-        theta: gemma::THETA,
-    };
+    let op = Op::RotaryTable { head_dim: config.expert.head_dim, theta: gemma::THETA };
     let table = b.add_node("rotary_table", op, &[positions])?;
     let blocks = suffix::blocks(config);
 
@@ -40,9 +35,7 @@ pub(super) fn build(
             let action_tokens = suffix::embed_actions(b, config, x_t, time)?;
             let tokens = b.concat("suffix", &[state_token, action_tokens], 0)?;
             intermediates.offer(b, &format!("suffix_embs_{step}"), tokens);
-            let out = b.scope("expert", |b| {
-                suffix::expert(b, config, tokens, table, &prefix, &blocks)
-            })?;
+            let out = b.scope("expert", |b| suffix::expert(b, config, tokens, table, &prefix, &blocks))?;
             let v_t = suffix::velocity(b, config, out, intermediates, step)?;
             intermediates.offer(b, &format!("v_t_{step}"), v_t);
             b.add_node("euler_step", Op::EulerStep { dt: dt as f32 }, &[x_t, v_t])

@@ -14,12 +14,7 @@ pub(super) enum Context<'a> {
     /// Itself only, without its masked tokens.
     Masked(ValueId),
     /// A past key and value (rotated) without their masked tokens, then itself by block number.
-    After {
-        key: ValueId,
-        value: ValueId,
-        mask: ValueId,
-        blocks: &'a [u32],
-    },
+    After { key: ValueId, value: ValueId, mask: ValueId, blocks: &'a [u32] },
 }
 
 /// What a layer gives: its output, and its own keys (after rotation) and values.
@@ -40,14 +35,7 @@ pub(super) fn layer(
     table: ValueId,
     context: Context,
 ) -> Result<LayerOutput, GraphError> {
-    let GemmaConfig {
-        width,
-        mlp,
-        heads,
-        kv_heads,
-        head_dim,
-        ..
-    } = *config;
+    let GemmaConfig { width, mlp, heads, kv_heads, head_dim, .. } = *config;
 
     let (attended, k, v) = b.scope("attn", |b| {
         let h = norm(b, "norm", x, &format!("{key}input_layernorm"), width)?;
@@ -77,14 +65,7 @@ pub(super) fn layer(
             Context::After { key, value, mask, .. } => vec![q, k, v, key, value, mask],
         };
         let heads_out = b.attention("softmax", attention, &operands)?;
-        let out = dense(
-            b,
-            "out",
-            heads_out,
-            &format!("{key}self_attn.o_proj"),
-            heads * head_dim,
-            width,
-        )?;
+        let out = dense(b, "out", heads_out, &format!("{key}self_attn.o_proj"), heads * head_dim, width)?;
         Ok::<_, GraphError>((out, k, v))
     })?;
     let x = b.add("attn.residual", x, attended)?;
@@ -97,11 +78,7 @@ pub(super) fn layer(
         let gated = b.multiply("gated", gate, up)?;
         dense(b, "down", gated, &format!("{key}mlp.down_proj"), mlp, width)
     })?;
-    Ok(LayerOutput {
-        x: b.add("mlp.residual", x, fed)?,
-        key: k,
-        value: v,
-    })
+    Ok(LayerOutput { x: b.add("mlp.residual", x, fed)?, key: k, value: v })
 }
 
 /// Gemma's norm with the checkpoint's `key.weight`.

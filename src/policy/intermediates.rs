@@ -63,11 +63,7 @@ pub fn in_golden_layout(
         return (vec![1, heads, rows, head_dim], heads_first);
     }
     // The time of a step is a list of one, which is its batch axis.
-    let batched = if name.starts_with("time_") {
-        shape.to_vec()
-    } else {
-        [&[1], shape].concat()
-    };
+    let batched = if name.starts_with("time_") { shape.to_vec() } else { [&[1], shape].concat() };
     (batched, data)
 }
 

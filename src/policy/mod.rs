@@ -54,10 +54,7 @@ impl PolicyGraphs {
         intermediates: &Intermediates,
     ) -> Result<Self, GraphError> {
         let raw = Self::as_written(config, cameras, intermediates)?;
-        Ok(Self {
-            perceive: passes::simplify(raw.perceive),
-            act: passes::simplify(raw.act),
-        })
+        Ok(Self { perceive: passes::simplify(raw.perceive), act: passes::simplify(raw.act) })
     }
 
     /// The graphs as the formulas stand, before any pass.
@@ -70,10 +67,7 @@ impl PolicyGraphs {
         prefix::build(&mut perceive, config, cameras, intermediates)?;
         let mut act = GraphBuilder::new("act");
         denoise::build(&mut act, config, cameras, intermediates)?;
-        Ok(Self {
-            perceive: perceive.finish(),
-            act: act.finish(),
-        })
+        Ok(Self { perceive: perceive.finish(), act: act.finish() })
     }
 }
 
@@ -132,13 +126,8 @@ impl PrefixCache {
         let ty = TensorType::f32([tokens, config.vlm.kv_heads * config.vlm.head_dim]);
         let layers = 0..config.vlm.layers;
         Self {
-            keys: layers
-                .clone()
-                .map(|layer| b.resident(&Self::key_name(layer), ty.clone()))
-                .collect(),
-            values: layers
-                .map(|layer| b.resident(&Self::value_name(layer), ty.clone()))
-                .collect(),
+            keys: layers.clone().map(|layer| b.resident(&Self::key_name(layer), ty.clone())).collect(),
+            values: layers.map(|layer| b.resident(&Self::value_name(layer), ty.clone())).collect(),
             mask: b.resident(Self::MASK, TensorType::new(DType::Bool, [tokens])),
         }
     }

@@ -15,9 +15,8 @@ pub(super) fn build(
     intermediates: &Intermediates,
 ) -> Result<(), GraphError> {
     let side = config.vision.image;
-    let images: Vec<ValueId> = (0..cameras)
-        .map(|camera| b.input(&image_input(camera), TensorType::f32([3, side, side])))
-        .collect();
+    let images: Vec<ValueId> =
+        (0..cameras).map(|camera| b.input(&image_input(camera), TensorType::f32([3, side, side]))).collect();
     let image_masks = b.input(IMAGE_MASKS, TensorType::new(DType::Bool, [cameras]));
     let tokens = b.input(TOKENS, TensorType::new(DType::I32, [config.prompt_tokens]));
     let token_mask = b.input(TOKEN_MASK, TensorType::new(DType::Bool, [config.prompt_tokens]));
@@ -29,17 +28,13 @@ pub(super) fn build(
     intermediates.offer(b, "prefix_embs", x);
 
     // Every real token sees every real token; positions count the real ones only.
-    let op = Op::PrefixMask {
-        image_tokens: config.vision.tokens(),
-    };
+    let op = Op::PrefixMask { image_tokens: config.vision.tokens() };
     let mask = b.add_node("prefix_mask", op, &[image_masks, token_mask])?;
     intermediates.offer(b, "prefix_pad_mask", mask);
     let positions = b.add_node("prefix_positions", Op::Positions, &[mask])?;
     intermediates.offer(b, "prefix_position_ids", positions);
 
-    let cache = b.scope("vlm", |b| {
-        language_model(b, config, x, mask, positions, intermediates)
-    })?;
+    let cache = b.scope("vlm", |b| language_model(b, config, x, mask, positions, intermediates))?;
     cache.keep(b);
     Ok(())
 }
@@ -51,9 +46,7 @@ fn embed_images(
     images: &[ValueId],
     intermediates: &Intermediates,
 ) -> Added {
-    let seen = b.scope("vision", |b| {
-        siglip::build(b, &config.vision, images, intermediates)
-    })?;
+    let seen = b.scope("vision", |b| siglip::build(b, &config.vision, images, intermediates))?;
     let key = PROJECTOR.trim_end_matches('.');
     let projected = siglip::dense(b, "projector", seen, key, config.vision.width, config.vlm.width)?;
     for camera in 0..images.len() {
@@ -82,26 +75,12 @@ fn language_model(
     positions: ValueId,
     intermediates: &Intermediates,
 ) -> Result<PrefixCache, GraphError> {
-    let op = Op::RotaryTable {
-        head_dim: config.vlm.head_dim,
-        theta: gemma::THETA,
-    };
+    let op = Op::RotaryTable { head_dim: config.vlm.head_dim, theta: gemma::THETA };
     let table = b.add_node("rotary_table", op, &[positions])?;
-    let mut cache = PrefixCache {
-        keys: Vec::new(),
-        values: Vec::new(),
-        mask,
-    };
+    let mut cache = PrefixCache { keys: Vec::new(), values: Vec::new(), mask };
     for index in 0..config.vlm.layers {
         let layer = b.scope(&format!("layers.{index}"), |b| {
-            gemma::layer(
-                b,
-                &config.vlm,
-                &format!("{VLM}layers.{index}."),
-                x,
-                table,
-                Context::Masked(mask),
-            )
+            gemma::layer(b, &config.vlm, &format!("{VLM}layers.{index}."), x, table, Context::Masked(mask))
         })?;
         intermediates.offer(b, &format!("cache_k_{index}"), layer.key);
         intermediates.offer(b, &format!("cache_v_{index}"), layer.value);

@@ -31,17 +31,13 @@ pub(super) fn build(
 
     let patches = embed_patches(b, config, images)?;
     offer_cameras(b, "patch", patches, cameras)?;
-    let positions = b.weight(
-        &format!("{VISION}embeddings.position_embedding.weight"),
-        &[config.tokens(), config.width],
-    );
+    let positions =
+        b.weight(&format!("{VISION}embeddings.position_embedding.weight"), &[config.tokens(), config.width]);
     let mut x = b.add("positions", patches, positions)?;
     offer_cameras(b, "vis_embed", x, cameras)?;
 
     for index in 0..config.layers {
-        x = b.scope(&format!("layers.{index}"), |b| {
-            layer(b, config, index, x, cameras)
-        })?;
+        x = b.scope(&format!("layers.{index}"), |b| layer(b, config, index, x, cameras))?;
         let name = format!("vis_layer_{index}");
         if intermediates.wants(&name) {
             let first = b.rows(&name, x, 0, config.tokens())?;
@@ -63,20 +59,15 @@ fn embed_patches(b: &mut GraphBuilder, config: &VisionConfig, images: &[ValueId]
         .collect::<Result<Vec<_>, _>>()?;
     let patches = b.concat("patches", &each, 0)?;
     let key = format!("{VISION}embeddings.patch_embedding");
-    let weight = b.weight_as(
-        &format!("{key}.weight"),
-        &[width, 3, patch, patch],
-        &[width, 3 * patch * patch],
-    );
+    let weight =
+        b.weight_as(&format!("{key}.weight"), &[width, 3, patch, patch], &[width, 3 * patch * patch]);
     let bias = b.weight(&format!("{key}.bias"), &[width]);
     b.linear("patch_embedding", patches, weight, Some(bias))
 }
 
 /// A pre-norm transformer layer: `x += attention(norm(x)); x += mlp(norm(x))`.
 fn layer(b: &mut GraphBuilder, config: &VisionConfig, index: usize, x: ValueId, cameras: usize) -> Added {
-    let VisionConfig {
-        width, heads, mlp, ..
-    } = *config;
+    let VisionConfig { width, heads, mlp, .. } = *config;
     let head_dim = width / heads;
     let key = format!("{VISION}encoder.layers.{index}");
 
@@ -97,14 +88,7 @@ fn layer(b: &mut GraphBuilder, config: &VisionConfig, index: usize, x: ValueId, 
             blocks: Vec::new(),
         };
         let heads_out = b.attention("softmax", attention, &[q, k, v])?;
-        dense(
-            b,
-            "out",
-            heads_out,
-            &format!("{key}.self_attn.out_proj"),
-            width,
-            width,
-        )
+        dense(b, "out", heads_out, &format!("{key}.self_attn.out_proj"), width, width)
     })?;
     let x = b.add("attn.residual", x, attended)?;
 

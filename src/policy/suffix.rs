@@ -14,58 +14,20 @@ const MAX_PERIOD: f64 = 4.0;
 
 /// The state as the suffix's first token: `[1, state_dim]` -> `[1, width]`.
 pub(super) fn embed_state(b: &mut GraphBuilder, config: &PolicyConfig, state: ValueId) -> Added {
-    siglip::dense(
-        b,
-        "state_proj",
-        state,
-        "state_proj",
-        config.state_dim,
-        config.expert.width,
-    )
+    siglip::dense(b, "state_proj", state, "state_proj", config.state_dim, config.expert.width)
 }
 
 /// Noisy actions x_t `[horizon, action_dim]` at `time` -> `[horizon, width]`:
 /// `mlp_out(silu(mlp_in([action_in_proj(x_t), embedding(time)])))`.
 pub(super) fn embed_actions(b: &mut GraphBuilder, config: &PolicyConfig, x_t: ValueId, time: f32) -> Added {
     let width = config.expert.width;
-    let actions = siglip::dense(
-        b,
-        "action_in_proj",
-        x_t,
-        "action_in_proj",
-        config.action_dim,
-        width,
-    )?;
-    let time = b.constant(
-        "time_embedding",
-        &[1, width],
-        HostTensor::F32(time_embedding(time, width)),
-    );
-    let time = b.add_node(
-        "time_repeated",
-        Op::Repeat {
-            rows: config.action_horizon,
-        },
-        &[time],
-    )?;
+    let actions = siglip::dense(b, "action_in_proj", x_t, "action_in_proj", config.action_dim, width)?;
+    let time = b.constant("time_embedding", &[1, width], HostTensor::F32(time_embedding(time, width)));
+    let time = b.add_node("time_repeated", Op::Repeat { rows: config.action_horizon }, &[time])?;
     let both = b.concat("action_time", &[actions, time], 1)?;
-    let hidden = siglip::dense(
-        b,
-        "action_time_mlp_in",
-        both,
-        "action_time_mlp_in",
-        2 * width,
-        width,
-    )?;
+    let hidden = siglip::dense(b, "action_time_mlp_in", both, "action_time_mlp_in", 2 * width, width)?;
     let hidden = b.activate("silu", Activation::Silu, hidden)?;
-    siglip::dense(
-        b,
-        "action_time_mlp_out",
-        hidden,
-        "action_time_mlp_out",
-        width,
-        width,
-    )
+    siglip::dense(b, "action_time_mlp_out", hidden, "action_time_mlp_out", width, width)
 }
 
 /// Sines then cosines of `2 pi t / period`, periods spaced geometrically from 4e-3 to 4.0, computed in f64
@@ -73,11 +35,7 @@ pub(super) fn embed_actions(b: &mut GraphBuilder, config: &PolicyConfig, x_t: Va
 fn time_embedding(time: f32, width: usize) -> Vec<f32> {
     let half = width / 2;
     let angle = |index: usize| {
-        let fraction = if half > 1 {
-            index as f64 / (half - 1) as f64
-        } else {
-            0.0
-        };
+        let fraction = if half > 1 { index as f64 / (half - 1) as f64 } else { 0.0 };
         let period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD).powf(fraction);
         1.0 / period * 2.0 * std::f64::consts::PI * f64::from(time)
     };
@@ -88,9 +46,7 @@ fn time_embedding(time: f32, width: usize) -> Vec<f32> {
 
 /// Block numbers of the suffix: the state sees itself, the actions see the state and each other.
 pub(super) fn blocks(config: &PolicyConfig) -> Vec<u32> {
-    std::iter::once(0)
-        .chain(std::iter::repeat_n(1, config.action_horizon))
-        .collect()
+    std::iter::once(0).chain(std::iter::repeat_n(1, config.action_horizon)).collect()
 }
 
 /// The action expert over the suffix tokens x `[1 + horizon, width]`, after its last norm.
@@ -104,21 +60,9 @@ pub(super) fn expert(
 ) -> Added {
     for index in 0..config.expert.layers {
         let (key, value) = (prefix.keys[index], prefix.values[index]);
-        let context = Context::After {
-            key,
-            value,
-            mask: prefix.mask,
-            blocks,
-        };
+        let context = Context::After { key, value, mask: prefix.mask, blocks };
         let layer = b.scope(&format!("layers.{index}"), |b| {
-            gemma::layer(
-                b,
-                &config.expert,
-                &format!("{EXPERT}layers.{index}."),
-                x,
-                table,
-                context,
-            )
+            gemma::layer(b, &config.expert, &format!("{EXPERT}layers.{index}."), x, table, context)
         })?;
         x = layer.x;
     }
@@ -135,14 +79,7 @@ pub(super) fn velocity(
 ) -> Result<ValueId, GraphError> {
     intermediates.offer(b, &format!("expert_out_{step}"), out);
     let actions = b.rows("action_tokens", out, 1, config.suffix_tokens())?;
-    siglip::dense(
-        b,
-        "action_out_proj",
-        actions,
-        "action_out_proj",
-        config.expert.width,
-        config.action_dim,
-    )
+    siglip::dense(b, "action_out_proj", actions, "action_out_proj", config.expert.width, config.action_dim)
 }
 
 #[cfg(test)]
@@ -160,10 +97,7 @@ mod tests {
 
     #[test]
     fn the_state_does_not_see_the_actions() {
-        let blocks = blocks(&PolicyConfig {
-            action_horizon: 3,
-            ..PolicyConfig::TINY
-        });
+        let blocks = blocks(&PolicyConfig { action_horizon: 3, ..PolicyConfig::TINY });
         assert_eq!(blocks, [0, 1, 1, 1]);
     }
 }

@@ -247,9 +247,7 @@ pub fn reference() -> String {
         } else {
             format!("default {}", parameter.default)
         };
-        let Parameter {
-            name, description, ..
-        } = parameter;
+        let Parameter { name, description, .. } = parameter;
         text += &format!("\n  {name}: {parameter}; {default}\n      {description}.\n");
     }
     text
@@ -265,42 +263,22 @@ mod tests {
     fn names_are_unique_and_every_parameter_is_described() {
         let names: BTreeSet<_> = PARAMETERS.iter().map(|parameter| parameter.name).collect();
         assert_eq!(names.len(), PARAMETERS.len());
-        assert!(
-            PARAMETERS
-                .iter()
-                .all(|parameter| !parameter.description.is_empty())
-        );
+        assert!(PARAMETERS.iter().all(|parameter| !parameter.description.is_empty()));
     }
 
     #[test]
     fn rates_and_times_have_their_unit_in_name_and_table() {
         for parameter in PARAMETERS {
-            assert_eq!(
-                parameter.name.ends_with("_hz"),
-                parameter.unit == "Hz",
-                "{}",
-                parameter.name
-            );
-            assert_eq!(
-                parameter.name.ends_with("_ms"),
-                parameter.unit == "ms",
-                "{}",
-                parameter.name
-            );
+            assert_eq!(parameter.name.ends_with("_hz"), parameter.unit == "Hz", "{}", parameter.name);
+            assert_eq!(parameter.name.ends_with("_ms"), parameter.unit == "ms", "{}", parameter.name);
         }
     }
 
     #[test]
     fn the_reference_says_type_range_unit_and_default() {
         let text = reference();
-        assert!(
-            text.contains("control_hz: a number from 0.1 to 1000 (Hz); default 50.0"),
-            "{text}"
-        );
-        assert!(
-            text.contains("checkpoint: a text, not empty; must be given"),
-            "{text}"
-        );
+        assert!(text.contains("control_hz: a number from 0.1 to 1000 (Hz); default 50.0"), "{text}");
+        assert!(text.contains("checkpoint: a text, not empty; must be given"), "{text}");
         assert!(text.contains("seed: an integer from 0; default 0"), "{text}");
     }
 }

@@ -28,11 +28,7 @@ impl Settings {
     pub fn from_values(given: &BTreeMap<String, Value>) -> Result<Self, SettingsError> {
         let (values, mut problems) = complete(given);
         let settings = Values(values).settings(&mut problems);
-        if problems.is_empty() {
-            Ok(settings)
-        } else {
-            Err(SettingsError { problems })
-        }
+        if problems.is_empty() { Ok(settings) } else { Err(SettingsError { problems }) }
     }
 }
 
@@ -179,10 +175,7 @@ impl Values {
 fn not_unique(parameter: &str, names: &[String]) -> Option<Problem> {
     let mut seen = BTreeSet::new();
     let twice = names.iter().find(|name| !seen.insert(name.as_str()))?;
-    Some(problem(
-        parameter,
-        format!("'{twice}' stands there more than once"),
-    ))
+    Some(problem(parameter, format!("'{twice}' stands there more than once")))
 }
 
 /// The rules of <https://design.ros2.org/articles/topic_and_service_names.html>, without substitutions.
@@ -258,18 +251,12 @@ mod tests {
 
     #[test]
     fn an_integer_is_a_number_too() {
-        assert_eq!(
-            read(&[("control_hz", Value::Integer(30))]).unwrap().control_hz,
-            30.0
-        );
+        assert_eq!(read(&[("control_hz", Value::Integer(30))]).unwrap().control_hz, 30.0);
     }
 
     #[test]
     fn an_empty_list_is_a_list_of_anything() {
-        let settings = read(&[
-            ("delta_actions", Value::EmptyList),
-            ("camera_transports", Value::EmptyList),
-        ]);
+        let settings = read(&[("delta_actions", Value::EmptyList), ("camera_transports", Value::EmptyList)]);
         assert!(settings.unwrap().delta_actions.is_empty());
     }
 
@@ -306,14 +293,8 @@ mod tests {
     #[test]
     fn a_missing_checkpoint_says_how_to_give_it() {
         let message = refusal(&[("checkpoint", text(""))]);
-        assert!(
-            message.contains("checkpoint: is not set (Checkpoint folder:"),
-            "{message}"
-        );
-        assert!(
-            message.contains("parameter file or on the command line"),
-            "{message}"
-        );
+        assert!(message.contains("checkpoint: is not set (Checkpoint folder:"), "{message}");
+        assert!(message.contains("parameter file or on the command line"), "{message}");
     }
 
     #[test]
@@ -328,20 +309,14 @@ mod tests {
     #[test]
     fn names_and_topics_must_not_repeat() {
         let message = refusal(&[("joints", texts(&["waist", "waist"]))]);
-        assert!(
-            message.contains("joints: 'waist' stands there more than once"),
-            "{message}"
-        );
+        assert!(message.contains("joints: 'waist' stands there more than once"), "{message}");
     }
 
     #[test]
     fn topics_must_be_topic_names() {
         for topic in ["/top//image", "/top/", "top image", "/1top", "~top", "/"] {
             let message = refusal(&[("joint_states_topic", text(topic))]);
-            assert!(
-                message.contains("joint_states_topic: '") && message.contains(topic),
-                "{message}"
-            );
+            assert!(message.contains("joint_states_topic: '") && message.contains(topic), "{message}");
         }
         for topic in ["/joint_states", "joint_states", "~/joint_states", "/arm_1/joints"] {
             assert!(read(&[("joint_states_topic", text(topic))]).is_ok(), "{topic}");

@@ -62,12 +62,8 @@ fn belongs_to_ros(name: &str) -> bool {
 /// A value of the right type for every parameter of the table, the default where `given` has none or a wrong one; and
 /// what is wrong with `given`, parameter by parameter.
 pub fn complete(given: &BTreeMap<String, Value>) -> (BTreeMap<&'static str, Value>, Vec<Problem>) {
-    let unknown = given
-        .keys()
-        .filter(|name| !belongs_to_ros(name) && Parameter::find(name).is_none());
-    let mut problems: Vec<Problem> = unknown
-        .map(|name| problem(name, no_such_parameter(name)))
-        .collect();
+    let unknown = given.keys().filter(|name| !belongs_to_ros(name) && Parameter::find(name).is_none());
+    let mut problems: Vec<Problem> = unknown.map(|name| problem(name, no_such_parameter(name))).collect();
     let mut values = BTreeMap::new();
     for parameter in PARAMETERS {
         let value = match given.get(parameter.name) {
@@ -85,10 +81,7 @@ pub fn complete(given: &BTreeMap<String, Value>) -> (BTreeMap<&'static str, Valu
 }
 
 pub(super) fn problem(parameter: &str, message: impl Into<String>) -> Problem {
-    Problem {
-        parameter: parameter.to_owned(),
-        message: message.into(),
-    }
+    Problem { parameter: parameter.to_owned(), message: message.into() }
 }
 
 fn no_such_parameter(name: &str) -> String {
@@ -120,10 +113,7 @@ fn typed(parameter: &Parameter, value: &Value) -> Result<Value, String> {
         | (DefaultValue::Integer(_), Value::Integer(_))
         | (DefaultValue::Integers(_), Value::Integers(_))
         | (DefaultValue::Float(_), Value::Float(_)) => Ok(value.clone()),
-        _ => Err(format!(
-            "must be {}, but is {value}",
-            parameter.default.type_name()
-        )),
+        _ => Err(format!("must be {}, but is {value}", parameter.default.type_name())),
     }
 }
 
@@ -152,9 +142,5 @@ fn check(parameter: &Parameter, value: &Value) -> Result<(), String> {
             !matches!(value, Value::Text(text) if text.is_empty()) && *value != Value::Texts(Vec::new())
         }
     };
-    if ok {
-        Ok(())
-    } else {
-        Err(format!("must be {parameter}, but is {value}"))
-    }
+    if ok { Ok(()) } else { Err(format!("must be {parameter}, but is {value}")) }
 }

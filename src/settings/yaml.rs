@@ -17,10 +17,7 @@ pub enum ParameterFileError {
     #[error("cannot read parameter file {path}: {error}")]
     Io { path: String, error: std::io::Error },
     #[error("parameter file {path} is not YAML: {error}")]
-    Yaml {
-        path: String,
-        error: serde_yaml_ng::Error,
-    },
+    Yaml { path: String, error: serde_yaml_ng::Error },
     #[error("parameter file {path}: {message}")]
     Layout { path: String, message: String },
 }
@@ -32,17 +29,12 @@ pub fn read_parameters(path: &Path, node: &str) -> Result<BTreeMap<String, Value
         std::fs::read_to_string(path).map_err(|error| ParameterFileError::Io { path: name(), error })?;
     let yaml =
         serde_yaml_ng::from_str(&text).map_err(|error| ParameterFileError::Yaml { path: name(), error })?;
-    parameters(&yaml, node).map_err(|message| ParameterFileError::Layout {
-        path: name(),
-        message,
-    })
+    parameters(&yaml, node).map_err(|message| ParameterFileError::Layout { path: name(), message })
 }
 
 fn parameters(yaml: &Yaml, node: &str) -> Result<BTreeMap<String, Value>, String> {
     let Yaml::Mapping(sections) = yaml else {
-        return Err(format!(
-            "it must start with a node's name, such as `/**:` or `{node}:`"
-        ));
+        return Err(format!("it must start with a node's name, such as `/**:` or `{node}:`"));
     };
     let mut values = BTreeMap::new();
     let mut found = false;
@@ -53,9 +45,7 @@ fn parameters(yaml: &Yaml, node: &str) -> Result<BTreeMap<String, Value>, String
         }
         found = true;
         let Some(Yaml::Mapping(section)) = section.get("ros__parameters") else {
-            return Err(format!(
-                "`{name}:` must contain `ros__parameters:` with the values below it"
-            ));
+            return Err(format!("`{name}:` must contain `ros__parameters:` with the values below it"));
         };
         for (key, value) in section {
             flatten(key.as_str().unwrap_or_default(), value, &mut values);
@@ -77,11 +67,7 @@ fn flatten(name: &str, yaml: &Yaml, values: &mut BTreeMap<String, Value>) {
     match yaml {
         Yaml::Mapping(group) => {
             for (key, value) in group {
-                flatten(
-                    &format!("{name}.{}", key.as_str().unwrap_or_default()),
-                    value,
-                    values,
-                );
+                flatten(&format!("{name}.{}", key.as_str().unwrap_or_default()), value, values);
             }
         }
         _ => {
@@ -100,10 +86,8 @@ fn value(yaml: &Yaml) -> Value {
         },
         Yaml::Sequence(elements) if elements.is_empty() => Value::EmptyList,
         Yaml::Sequence(elements) => {
-            let texts: Option<Vec<_>> = elements
-                .iter()
-                .map(|element| element.as_str().map(str::to_owned))
-                .collect();
+            let texts: Option<Vec<_>> =
+                elements.iter().map(|element| element.as_str().map(str::to_owned)).collect();
             let integers: Option<Vec<_>> = elements.iter().map(Yaml::as_i64).collect();
             match (texts, integers) {
                 (Some(texts), _) => Value::Texts(texts),
@@ -135,10 +119,7 @@ mod tests {
             assert_eq!(values["seed"], Value::Integer(7));
         }
         let error = read("camera_driver:\n  ros__parameters:\n    seed: 7\n").unwrap_err();
-        assert!(
-            error.contains("values for camera_driver, but none for node 'pi0_node'"),
-            "{error}"
-        );
+        assert!(error.contains("values for camera_driver, but none for node 'pi0_node'"), "{error}");
     }
 
     #[test]
@@ -167,25 +148,14 @@ mod tests {
     #[test]
     fn a_file_without_ros_parameters_says_what_is_missing() {
         let error = read("pi0_node:\n  seed: 7\n").unwrap_err();
-        assert!(
-            error.contains("`pi0_node:` must contain `ros__parameters:`"),
-            "{error}"
-        );
-        assert!(
-            read("- seed\n")
-                .unwrap_err()
-                .contains("must start with a node's name")
-        );
+        assert!(error.contains("`pi0_node:` must contain `ros__parameters:`"), "{error}");
+        assert!(read("- seed\n").unwrap_err().contains("must start with a node's name"));
     }
 
     #[test]
     fn a_file_that_is_missing_or_not_yaml_is_named() {
         let error = read_parameters(Path::new("no/such.yaml"), NODE_NAME).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("cannot read parameter file no/such.yaml")
-        );
+        assert!(error.to_string().starts_with("cannot read parameter file no/such.yaml"));
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "a: [").unwrap();
         let error = read_parameters(file.path(), NODE_NAME).unwrap_err();
@@ -198,20 +168,12 @@ mod tests {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/aloha.yaml");
         let mut values = read_parameters(&path, NODE_NAME).unwrap();
         let error = Settings::from_values(&values).unwrap_err();
-        let missing: Vec<_> = error
-            .problems
-            .iter()
-            .map(|problem| problem.parameter.as_str())
-            .collect();
+        let missing: Vec<_> = error.problems.iter().map(|problem| problem.parameter.as_str()).collect();
         assert_eq!(missing, ["checkpoint"]);
 
         values.insert("checkpoint".into(), Value::Text("model".into()));
         let settings = Settings::from_values(&values).unwrap();
-        let cameras: Vec<_> = settings
-            .cameras
-            .iter()
-            .map(|camera| camera.name.as_str())
-            .collect();
+        let cameras: Vec<_> = settings.cameras.iter().map(|camera| camera.name.as_str()).collect();
         assert_eq!(cameras, ["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"]);
         assert_eq!(settings.cameras[2].transport, Transport::Compressed);
         assert_eq!(settings.joints.len(), 14);

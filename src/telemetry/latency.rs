@@ -81,17 +81,8 @@ pub struct LatencySummary {
 /// Columns as in the tables of [`super::Snapshot`].
 impl fmt::Display for LatencySummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            count,
-            p50_ms,
-            p90_ms,
-            p99_ms,
-            max_ms,
-        } = self;
-        write!(
-            f,
-            "{count:>8} {p50_ms:>10.2} {p90_ms:>10.2} {p99_ms:>10.2} {max_ms:>10.2}"
-        )
+        let Self { count, p50_ms, p90_ms, p99_ms, max_ms } = self;
+        write!(f, "{count:>8} {p50_ms:>10.2} {p90_ms:>10.2} {p99_ms:>10.2} {max_ms:>10.2}")
     }
 }
 
@@ -105,15 +96,8 @@ mod tests {
         (1..=1000).for_each(|ms| latency.record(Duration::from_millis(ms)));
         let summary = latency.summary();
         assert_eq!((summary.count, summary.max_ms), (1000, 1000.0));
-        for (found, expected) in [
-            (summary.p50_ms, 500.0),
-            (summary.p90_ms, 900.0),
-            (summary.p99_ms, 990.0),
-        ] {
-            assert!(
-                (found / expected - 1.0_f64).abs() < 0.003,
-                "{found} instead of {expected}"
-            );
+        for (found, expected) in [(summary.p50_ms, 500.0), (summary.p90_ms, 900.0), (summary.p99_ms, 990.0)] {
+            assert!((found / expected - 1.0_f64).abs() < 0.003, "{found} instead of {expected}");
         }
     }
 

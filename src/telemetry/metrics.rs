@@ -26,14 +26,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Stage; 6] = [
-        Stage::Write,
-        Stage::Perceive,
-        Stage::Act,
-        Stage::DecodeActions,
-        Stage::Cycle,
-        Stage::Age,
-    ];
+    pub const ALL: [Stage; 6] =
+        [Stage::Write, Stage::Perceive, Stage::Act, Stage::DecodeActions, Stage::Cycle, Stage::Age];
 
     /// The name in tables and metrics.
     pub fn name(self) -> &'static str {
@@ -179,9 +173,7 @@ impl Metrics {
             Ok(_) => {
                 sensor.decode.record(since.elapsed());
                 let at = self.started.elapsed().as_nanos();
-                sensor
-                    .last_received_ns
-                    .store(u64::try_from(at).unwrap_or(u64::MAX), Relaxed);
+                sensor.last_received_ns.store(u64::try_from(at).unwrap_or(u64::MAX), Relaxed);
                 sensor.received.add_one();
             }
             Err(error) => {

@@ -58,12 +58,7 @@ impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<30} {:>8} {:>10}", "", "count", "refused")?;
         for sensor in self.sensors() {
-            let SensorSnapshot {
-                name,
-                received,
-                refused,
-                ..
-            } = sensor;
+            let SensorSnapshot { name, received, refused, .. } = sensor;
             writeln!(f, "{:<30} {received:>8} {refused:>10}", format!("in: {name}"))?;
         }
         writeln!(f, "{:<30} {:>8}", "frame sets", self.frame_sets)?;

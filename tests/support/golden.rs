@@ -57,19 +57,12 @@ impl Golden {
             parts[part].insert(name.to_owned(), tensor(view.dtype(), view.shape(), view.data()));
         }
         let [weights, inputs, outputs] = parts;
-        Self {
-            config: config(&sizes),
-            weights,
-            inputs,
-            outputs,
-        }
+        Self { config: config(&sizes), weights, inputs, outputs }
     }
 }
 
 pub fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(format!("{name}.safetensors"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.safetensors"))
 }
 
 fn tensor(dtype: Dtype, shape: &[usize], data: &[u8]) -> Tensor {
@@ -80,18 +73,12 @@ fn tensor(dtype: Dtype, shape: &[usize], data: &[u8]) -> Tensor {
         Dtype::BOOL => HostTensor::Bool(data.iter().map(|&byte| byte != 0).collect()),
         other => panic!("golden files hold no {other}"),
     };
-    Tensor {
-        shape: shape.to_vec(),
-        data,
-    }
+    Tensor { shape: shape.to_vec(), data }
 }
 
 fn config(sizes: &Value) -> PolicyConfig {
-    let size = |key: &str| {
-        sizes[key]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no '{key}' in the golden config")) as usize
-    };
+    let size =
+        |key: &str| sizes[key].as_u64().unwrap_or_else(|| panic!("no '{key}' in the golden config")) as usize;
     let mut config = PolicyConfig::TINY;
     config.vision.width = size("v_width");
     config.vision.layers = size("v_depth");
@@ -119,14 +106,8 @@ fn config(sizes: &Value) -> PolicyConfig {
 
 impl Weights for Golden {
     fn weight(&self, key: &str, shape: &[usize]) -> Result<WeightData, WeightError> {
-        let error = |message: String| WeightError {
-            key: key.into(),
-            message,
-        };
-        let tensor = self
-            .weights
-            .get(key)
-            .ok_or_else(|| error("is not in the golden file".into()))?;
+        let error = |message: String| WeightError { key: key.into(), message };
+        let tensor = self.weights.get(key).ok_or_else(|| error("is not in the golden file".into()))?;
         let HostTensor::F32(values) = &tensor.data else {
             return Err(error("is not f32".into()));
         };

@@ -29,9 +29,6 @@ pub fn fails<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> String {
     let output = pi0_node(arguments);
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(
-        message.contains("error: ") && !message.contains("panicked"),
-        "{message}"
-    );
+    assert!(message.contains("error: ") && !message.contains("panicked"), "{message}");
     message
 }

@@ -32,10 +32,7 @@ pub fn settings(folder: &Path) -> Settings {
         device: "cpu".into(),
         threads: 2,
         seed: 1,
-        cameras: vec![
-            camera("base_0_rgb", Some("/top")),
-            camera("left_wrist_0_rgb", None),
-        ],
+        cameras: vec![camera("base_0_rgb", Some("/top")), camera("left_wrist_0_rgb", None)],
         joint_states_topic: "/joint_states".into(),
         joints: vec!["waist".into(), "elbow".into()],
         prompt: "go".into(),
@@ -57,24 +54,13 @@ pub fn stamp_ms(ms: i64) -> Stamp {
 /// A frame of the camera.
 pub fn put_image(wiring: &mut Wiring, ms: i64) {
     let stamp = stamp_ms(ms);
-    let image = Image {
-        stamp,
-        height: 40,
-        width: 60,
-        encoding: "rgb8",
-        step: 180,
-        data: &PIXELS,
-    };
+    let image = Image { stamp, height: 40, width: 60, encoding: "rgb8", step: 180, data: &PIXELS };
     wiring.cameras[0].put_image(&image).unwrap();
 }
 
 /// A joint state, received when it was made.
 pub fn put_joints(wiring: &mut Wiring, ms: i64) {
     let names = ["elbow".to_owned(), "waist".to_owned()];
-    let joints = JointState {
-        stamp: stamp_ms(ms),
-        names: &names,
-        positions: &[0.2, 0.1],
-    };
+    let joints = JointState { stamp: stamp_ms(ms), names: &names, positions: &[0.2, 0.1] };
     wiring.joints.put(&joints, stamp_ms(ms)).unwrap();
 }

@@ -31,10 +31,7 @@ static DOMAIN_ID: LazyLock<u16> = LazyLock::new(|| {
     let start = std::process::id() as u16 % 101;
     let candidates = (0..101).map(|offset| 1 + (start + offset) % 101);
     let free = |id: &u16| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7400 + 250 * id + 10)).is_ok();
-    candidates
-        .into_iter()
-        .find(free)
-        .expect("every ROS domain of this machine is in use")
+    candidates.into_iter().find(free).expect("every ROS domain of this machine is in use")
 });
 
 /// One test at a time on the tests' domain: all of them use the same topics.
@@ -72,12 +69,7 @@ impl Domain {
         command.stdout(std::fs::File::create(&output).unwrap());
         command.stderr(std::fs::File::create(&log).unwrap());
         let child = command.spawn().unwrap();
-        Process {
-            name,
-            child,
-            output,
-            log,
-        }
+        Process { name, child, output, log }
     }
 
     /// Spins until `done`, which may poll subscriptions; fails when it takes too long or a process ends.
@@ -93,12 +85,7 @@ impl Domain {
             let told = || processes.iter().map(|process| process.told()).collect::<String>();
             assert!(Instant::now() < end, "waited for {what} in vain;{}", told());
             for process in processes.iter() {
-                assert!(
-                    process.is_running(),
-                    "the {} ended early;{}",
-                    process.name,
-                    told()
-                );
+                assert!(process.is_running(), "the {} ended early;{}", process.name, told());
             }
             self.node.spin_once(Duration::from_millis(20));
         }
@@ -121,27 +108,19 @@ impl Process {
 
     fn told(&self) -> String {
         let output = std::fs::read_to_string(&self.output).unwrap();
-        format!(
-            "\n== {}'s output\n{output}\n== its log\n{}",
-            self.name,
-            self.log()
-        )
+        format!("\n== {}'s output\n{output}\n== its log\n{}", self.name, self.log())
     }
 
     fn is_running(&self) -> bool {
         // Asked of the system, because asking the child needs it mutable. A process that ended stays a zombie ('Z').
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        stat.rsplit_once(") ")
-            .is_some_and(|(_, state)| !state.starts_with('Z'))
+        stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
     }
 
     /// Sends a signal, waits, expects success, gives back the output.
     pub fn stop(&mut self, signal: &str) -> String {
         let pid = self.child.id().to_string();
-        let sent = Command::new("kill")
-            .args([format!("-{signal}"), pid])
-            .status()
-            .unwrap();
+        let sent = Command::new("kill").args([format!("-{signal}"), pid]).status().unwrap();
         assert!(sent.success());
         let (status, _) = self.wait();
         assert!(status.success(), "SIG{signal}: {status}{}", self.told());

@@ -49,14 +49,8 @@ fn system() -> Option<PathBuf> {
 
 /// `/usr/lib/llvm-14/lib` -> 14
 fn llvm_version(folder: &Path) -> u32 {
-    let name = folder
-        .parent()
-        .and_then(Path::file_name)
-        .unwrap_or_default()
-        .to_string_lossy();
-    name.strip_prefix("llvm-")
-        .and_then(|version| version.parse().ok())
-        .unwrap_or(0)
+    let name = folder.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    name.strip_prefix("llvm-").and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 fn install(prefix: &Path) -> anyhow::Result<PathBuf> {
@@ -72,9 +66,7 @@ fn install(prefix: &Path) -> anyhow::Result<PathBuf> {
 
 fn has_libclang(folder: &Path) -> bool {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name())
-        .any(|name| is_libclang(&name.to_string_lossy()))
+    entries.map(|entry| entry.file_name()).any(|name| is_libclang(&name.to_string_lossy()))
 }
 
 /// `libclang.so`, `libclang.so.1`, `libclang-14.so`, `libclang-14.so.1`; not `libclang-cpp.so.14`, the C++ interface.
@@ -99,21 +91,10 @@ mod tests {
 
     #[test]
     fn libclang_goes_by_several_names() {
-        for name in [
-            "libclang.so",
-            "libclang.so.1",
-            "libclang-14.so",
-            "libclang-14.so.14.0.6",
-        ] {
+        for name in ["libclang.so", "libclang.so.1", "libclang-14.so", "libclang-14.so.14.0.6"] {
             assert!(is_libclang(name), "{name}");
         }
-        for name in [
-            "libclang-cpp.so.14",
-            "libclang-cpp.so",
-            "libclang.a",
-            "libclangAST.so",
-            "libc.so",
-        ] {
+        for name in ["libclang-cpp.so.14", "libclang-cpp.so", "libclang.a", "libclangAST.so", "libc.so"] {
             assert!(!is_libclang(name), "{name}");
         }
     }

@@ -13,9 +13,7 @@ pub fn command(program: &str, arguments: &[&str]) -> Command {
 
 /// Runs a command to its end; its output goes where ours goes.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {}", describe(command)))?;
+    let status = command.status().with_context(|| format!("cannot start {}", describe(command)))?;
     if !status.success() {
         bail!("{} failed ({status})", describe(command));
     }
@@ -30,12 +28,7 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
         .with_context(|| format!("cannot start {}", describe(command)))?;
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{} failed ({}):\n{}",
-            describe(command),
-            output.status,
-            errors.trim_end()
-        );
+        bail!("{} failed ({}):\n{}", describe(command), output.status, errors.trim_end());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -43,8 +36,5 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
 /// The command line as one would type it.
 pub fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

@@ -54,10 +54,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     ctrlc::set_handler(move || stop.store(true, Ordering::Relaxed)).context("cannot listen to Ctrl-C")?;
 
     eprintln!("demo: building pi0_node (release; the first time takes minutes)");
-    run_command(&mut command(
-        "cargo",
-        &["build", "--release", "--package", "pi0_node"],
-    ))?;
+    run_command(&mut command("cargo", &["build", "--release", "--package", "pi0_node"]))?;
     let binary = Binary::new(options.domain)?;
     let checkpoint = match given_checkpoint {
         Some(folder) => folder,
@@ -76,23 +73,15 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let printed = thread::spawn(move || pass_through(output, std::io::stdout()));
     let mut player = Process::start(
         "player",
-        binary
-            .command(&["play"])
-            .arg(&bag)
-            .args(["--loop", "--stamp", "now"])
-            .stdout(Stdio::null()),
+        binary.command(&["play"]).arg(&bag).args(["--loop", "--stamp", "now"]).stdout(Stdio::null()),
     )?;
 
-    let end = options
-        .seconds
-        .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let end = options.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let watched = watch(&mut [&mut node, &mut player], &stopped, end);
     // Both are stopped whatever happened before, the node with its last words.
     let player_stopped = player.stop(PATIENCE);
     let node_stopped = node.stop(PATIENCE);
-    let printed = printed
-        .join()
-        .map_err(|_| anyhow::anyhow!("reading the node's output failed"))??;
+    let printed = printed.join().map_err(|_| anyhow::anyhow!("reading the node's output failed"))??;
     watched.and(player_stopped).and(node_stopped)?;
 
     match chunks(&printed) {
@@ -153,22 +142,14 @@ impl Binary {
     fn new(domain: u8) -> anyhow::Result<Self> {
         let own = std::env::current_exe().context("cannot find this program")?;
         // target/debug/xtask
-        let target = own
-            .ancestors()
-            .nth(2)
-            .context("this program is not in cargo's target folder")?;
-        Ok(Self {
-            target: target.to_owned(),
-            domain: domain.to_string(),
-        })
+        let target = own.ancestors().nth(2).context("this program is not in cargo's target folder")?;
+        Ok(Self { target: target.to_owned(), domain: domain.to_string() })
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let program = self.target.join("release/pi0_node");
         let mut command = command(&program.to_string_lossy(), arguments);
-        command
-            .env("ROS_DOMAIN_ID", &self.domain)
-            .env("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST");
+        command.env("ROS_DOMAIN_ID", &self.domain).env("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST");
         command
     }
 }
@@ -217,9 +198,7 @@ mod tests {
 
     #[test]
     fn a_path_that_does_not_exist_is_named_before_anything_is_built() {
-        let error = given_or(&Some("no/such/bag".into()), "README.md")
-            .unwrap_err()
-            .to_string();
+        let error = given_or(&Some("no/such/bag".into()), "README.md").unwrap_err().to_string();
         assert_eq!(error, "no/such/bag does not exist");
         assert!(given_or(&None, "Cargo.toml").unwrap().is_absolute());
     }

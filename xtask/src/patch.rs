@@ -31,11 +31,8 @@ pub fn patch(prefix: &Path) -> anyhow::Result<()> {
         .flatten()
         .filter(|path| !path.is_symlink() && path.is_file() && name(path).contains(".so"))
         .collect();
-    let python_only: BTreeSet<&str> = libraries
-        .iter()
-        .map(|path| name(path))
-        .filter(|name| is_python_only(name))
-        .collect();
+    let python_only: BTreeSet<&str> =
+        libraries.iter().map(|path| name(path)).filter(|name| is_python_only(name)).collect();
     let bar = progress::bar("patching libraries", libraries.len());
     for library in bar.wrap_iter(libraries.iter()) {
         let mut patchelf = Command::new(prefix.join("bin/patchelf"));
@@ -64,33 +61,16 @@ fn is_python_only(name: &str) -> bool {
 /// Every folder of libraries, relative to the library's own, so that the repository may be moved.
 fn search_path(library: &Path, folders: &[PathBuf]) -> String {
     let own = library.parent().unwrap_or(library);
-    let others = folders
-        .iter()
-        .filter(|folder| *folder != own)
-        .map(|folder| relative(own, folder));
-    std::iter::once("$ORIGIN".to_owned())
-        .chain(others)
-        .collect::<Vec<_>>()
-        .join(":")
+    let others = folders.iter().filter(|folder| *folder != own).map(|folder| relative(own, folder));
+    std::iter::once("$ORIGIN".to_owned()).chain(others).collect::<Vec<_>>().join(":")
 }
 
 /// The way from folder `from` to folder `to`, as the dynamic linker reads it.
 fn relative(from: &Path, to: &Path) -> String {
-    let common = from
-        .components()
-        .zip(to.components())
-        .take_while(|(a, b)| a == b)
-        .count();
+    let common = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
     let up = from.components().skip(common).map(|_| "..".to_owned());
-    let down = to
-        .components()
-        .skip(common)
-        .map(|part| part.as_os_str().to_string_lossy().into_owned());
-    std::iter::once("$ORIGIN".to_owned())
-        .chain(up)
-        .chain(down)
-        .collect::<Vec<_>>()
-        .join("/")
+    let down = to.components().skip(common).map(|part| part.as_os_str().to_string_lossy().into_owned());
+    std::iter::once("$ORIGIN".to_owned()).chain(up).chain(down).collect::<Vec<_>>().join("/")
 }
 
 fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -105,9 +85,7 @@ fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn name(path: &Path) -> &str {
-    path.file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default()
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -123,18 +101,13 @@ mod tests {
             search_path(&lib.join("librcl.so"), &folders),
             "$ORIGIN:$ORIGIN/python3.11/site-packages/ros_rcl.libs"
         );
-        assert_eq!(
-            search_path(&bundled.join("libyaml.so"), &folders),
-            "$ORIGIN:$ORIGIN/../../.."
-        );
+        assert_eq!(search_path(&bundled.join("libyaml.so"), &folders), "$ORIGIN:$ORIGIN/../../..");
     }
 
     #[test]
     fn only_generated_python_support_is_python_only() {
         assert!(is_python_only("libstd_msgs__rosidl_generator_py.so"));
-        assert!(is_python_only(
-            "librcl_interfaces__rosidl_generator_py-19e51868.so"
-        ));
+        assert!(is_python_only("librcl_interfaces__rosidl_generator_py-19e51868.so"));
         assert!(!is_python_only("libstd_msgs__rosidl_typesupport_c.so"));
     }
 }

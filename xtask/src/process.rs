@@ -17,10 +17,7 @@ pub struct Process {
 impl Process {
     /// Starts a command, out of reach of the terminal's Ctrl-C: its owner decides when it stops.
     pub fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
-        let child = command
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start the {name}"))?;
+        let child = command.process_group(0).spawn().with_context(|| format!("cannot start the {name}"))?;
         Ok(Self { name, child })
     }
 
@@ -48,11 +45,7 @@ impl Process {
             Some(status) => bail!("the {} failed ({status})", self.name),
             None => {
                 self.kill();
-                bail!(
-                    "the {} did not stop within {} s and was killed",
-                    self.name,
-                    patience.as_secs_f32()
-                )
+                bail!("the {} did not stop within {} s and was killed", self.name, patience.as_secs_f32())
             }
         }
     }
@@ -96,9 +89,7 @@ mod tests {
         command.args(["-c", script]).stdout(Stdio::piped());
         let mut process = Process::start("shell", &mut command).unwrap();
         let mut line = String::new();
-        BufReader::new(process.stdout().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(process.stdout().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
         process
     }
@@ -114,10 +105,7 @@ mod tests {
     fn a_process_that_fails_while_stopping_is_an_error() {
         let mut process = shell("trap 'exit 3' INT; echo ready; while :; do sleep 0.01; done");
         let error = process.stop(PATIENCE).unwrap_err().to_string();
-        assert!(
-            error.contains("the shell failed") && error.contains('3'),
-            "{error}"
-        );
+        assert!(error.contains("the shell failed") && error.contains('3'), "{error}");
     }
 
     #[test]

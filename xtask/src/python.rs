@@ -50,9 +50,7 @@ pub fn site_packages(environment: &Path) -> anyhow::Result<PathBuf> {
     let mut folders = fs::read_dir(&lib)
         .with_context(|| format!("cannot read {}", lib.display()))?
         .filter_map(|entry| Some(entry.ok()?.path().join("site-packages")));
-    folders
-        .find(|folder| folder.is_dir())
-        .with_context(|| format!("{} has no site-packages", lib.display()))
+    folders.find(|folder| folder.is_dir()).with_context(|| format!("{} has no site-packages", lib.display()))
 }
 
 /// `Python 3.11.7` -> 11

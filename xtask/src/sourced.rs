@@ -9,11 +9,8 @@ const MESSAGES: [&str; 4] = ["std_msgs", "sensor_msgs", "trajectory_msgs", "diag
 
 /// The prefixes in AMENT_PREFIX_PATH, if they are the user's: cargo's own value names `own` alone.
 pub fn prefixes(ament_prefix_path: Option<&str>, own: &Path) -> Option<Vec<PathBuf>> {
-    let prefixes: Vec<PathBuf> = ament_prefix_path?
-        .split(':')
-        .filter(|prefix| !prefix.is_empty())
-        .map(PathBuf::from)
-        .collect();
+    let prefixes: Vec<PathBuf> =
+        ament_prefix_path?.split(':').filter(|prefix| !prefix.is_empty()).map(PathBuf::from).collect();
     prefixes.iter().any(|prefix| prefix != own).then_some(prefixes)
 }
 
@@ -26,10 +23,8 @@ pub fn check(prefixes: &[PathBuf]) -> anyhow::Result<()> {
              (such as /opt/ros/jazzy/setup.sh), or unset AMENT_PREFIX_PATH to have one installed into .ros"
         );
     }
-    let missing: Vec<&str> = MESSAGES
-        .into_iter()
-        .filter(|package| !has(&format!("share/{package}")))
-        .collect();
+    let missing: Vec<&str> =
+        MESSAGES.into_iter().filter(|package| !has(&format!("share/{package}"))).collect();
     if !missing.is_empty() {
         bail!(
             "the sourced ROS 2 lacks {}; install them (Debian, Ubuntu: apt install ros-$ROS_DISTRO-common-interfaces)",

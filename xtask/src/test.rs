@@ -57,11 +57,7 @@ fn cargo(arguments: &[&str]) -> Command {
 fn summary(times: &[(String, Duration)], steps: usize, passed: bool) -> String {
     let mut table = String::new();
     for (number, (name, time)) in times.iter().enumerate() {
-        let outcome = if passed || number + 1 < times.len() {
-            "passed"
-        } else {
-            "FAILED"
-        };
+        let outcome = if passed || number + 1 < times.len() { "passed" } else { "FAILED" };
         table += &format!("{outcome} {:>5} s  {name}\n", time.as_secs());
     }
     if times.len() < steps {
@@ -77,10 +73,8 @@ mod tests {
 
     #[test]
     fn the_summary_shows_which_step_failed_and_what_did_not_run() {
-        let times = [
-            ("fmt".to_owned(), Duration::from_secs(1)),
-            ("clippy".to_owned(), Duration::from_secs(75)),
-        ];
+        let times =
+            [("fmt".to_owned(), Duration::from_secs(1)), ("clippy".to_owned(), Duration::from_secs(75))];
         assert_eq!(
             summary(&times, 6, false),
             "passed     1 s  fmt\nFAILED    75 s  clippy\nnot run: 4 further steps\nin all    76 s\n"
@@ -91,11 +85,7 @@ mod tests {
     #[test]
     fn both_feature_sets_are_linted_and_tested() {
         for task in ["clippy", "test"] {
-            let lines = steps()
-                .iter()
-                .map(describe)
-                .filter(|line| line.contains(task))
-                .collect::<Vec<_>>();
+            let lines = steps().iter().map(describe).filter(|line| line.contains(task)).collect::<Vec<_>>();
             assert_eq!(lines.len(), 2, "{lines:?}");
             assert!(
                 lines[0].contains("--no-default-features") && !lines[1].contains("--no-default-features")

@@ -27,14 +27,7 @@ pub fn install(environment: &Path, choose: impl Fn(&str) -> bool) -> anyhow::Res
     let wheels: Vec<&str> = requirements(WHEELS).filter(|line| choose(name(line))).collect();
     // Not the script `bin/pip`: its first line names the environment's path, and such lines are limited in length.
     let mut pip = Command::new(environment.join("bin/python"))
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--no-user",
-        ])
+        .args(["-m", "pip", "install", "--no-deps", "--only-binary=:all:", "--no-user"])
         .args(["--disable-pip-version-check", "--progress-bar=off"])
         .args(&wheels)
         .stdout(Stdio::piped())
@@ -62,8 +55,7 @@ pub fn install(environment: &Path, choose: impl Fn(&str) -> bool) -> anyhow::Res
 
 /// The lines of a requirements file that name something.
 fn requirements(file: &str) -> impl Iterator<Item = &str> {
-    file.lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    file.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 /// `numpy==2.2.6; python_version < "3.11"` -> `numpy`
@@ -85,9 +77,7 @@ mod tests {
 
     #[test]
     fn wheels_can_be_chosen_by_name() {
-        let libclang: Vec<_> = requirements(WHEELS)
-            .filter(|line| name(line) == "libclang")
-            .collect();
+        let libclang: Vec<_> = requirements(WHEELS).filter(|line| name(line) == "libclang").collect();
         assert_eq!(libclang.len(), 1);
         assert_eq!(name("numpy==2.2.6; python_version < \"3.11\""), "numpy");
     }

@@ -34,11 +34,7 @@ impl Inputs {
             (TOKENS.into(), DType::I32, vec![config.prompt_tokens]),
             (TOKEN_MASK.into(), DType::Bool, vec![config.prompt_tokens]),
             (STATE.into(), DType::F32, vec![config.state_dim]),
-            (
-                NOISE.into(),
-                DType::F32,
-                vec![config.action_horizon, config.action_dim],
-            ),
+            (NOISE.into(), DType::F32, vec![config.action_horizon, config.action_dim]),
         ];
         expected
             .extend((0..cameras.max(1)).map(|camera| (image_input(camera), DType::F32, vec![3, side, side])));
@@ -46,10 +42,7 @@ impl Inputs {
         let mut problems = Vec::new();
         let mut tensors = BTreeMap::new();
         for (name, dtype, shape) in &expected {
-            match file
-                .tensor(name)
-                .map_err(|_| format!("'{name}' {dtype} {shape:?} is missing"))
-            {
+            match file.tensor(name).map_err(|_| format!("'{name}' {dtype} {shape:?} is missing")) {
                 Ok(view) => match convert(name, &view, *dtype, shape) {
                     Ok(tensor) => drop(tensors.insert(name.clone(), tensor)),
                     Err(problem) => problems.push(problem),
@@ -74,52 +67,35 @@ impl Inputs {
     }
 
     pub fn get(&self, name: &str) -> anyhow::Result<HostView<'_>> {
-        let tensor = self
-            .tensors
-            .get(name)
-            .with_context(|| format!("no input '{name}'"))?;
+        let tensor = self.tensors.get(name).with_context(|| format!("no input '{name}'"))?;
         Ok(tensor.view())
     }
 }
 
 fn is_image(name: &str) -> bool {
-    name.strip_prefix("image_")
-        .is_some_and(|camera| camera.parse::<usize>().is_ok())
+    name.strip_prefix("image_").is_some_and(|camera| camera.parse::<usize>().is_ok())
 }
 
 /// The tensor in host memory, if it is what the model expects.
 fn convert(name: &str, view: &TensorView, dtype: DType, shape: &[usize]) -> Result<HostTensor, String> {
     let batched = [&[1], shape].concat();
     if view.shape() != shape && view.shape() != batched {
-        return Err(format!(
-            "'{name}' is {:?}, but the model takes {shape:?}",
-            view.shape()
-        ));
+        return Err(format!("'{name}' is {:?}, but the model takes {shape:?}", view.shape()));
     }
     let data = view.data();
     match (dtype, view.dtype()) {
         (DType::F32, Dtype::F32) => {
-            let values: Vec<f32> = data
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|&b| f32::from_le_bytes(b))
-                .collect();
+            let values: Vec<f32> = data.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
             match values.iter().position(|value| !value.is_finite()) {
-                Some(index) => Err(format!(
-                    "'{name}' element {index} is {}, not a finite number",
-                    values[index]
-                )),
+                Some(index) => {
+                    Err(format!("'{name}' element {index} is {}, not a finite number", values[index]))
+                }
                 None => Ok(HostTensor::F32(values)),
             }
         }
-        (DType::I32, Dtype::I32) => Ok(HostTensor::I32(
-            data.as_chunks::<4>()
-                .0
-                .iter()
-                .map(|&b| i32::from_le_bytes(b))
-                .collect(),
-        )),
+        (DType::I32, Dtype::I32) => {
+            Ok(HostTensor::I32(data.as_chunks::<4>().0.iter().map(|&b| i32::from_le_bytes(b)).collect()))
+        }
         (DType::I32, Dtype::I64) => data
             .as_chunks::<8>()
             .0
@@ -131,9 +107,7 @@ fn convert(name: &str, view: &TensorView, dtype: DType, shape: &[usize]) -> Resu
             .collect::<Result<_, _>>()
             .map(HostTensor::I32),
         (DType::Bool, Dtype::BOOL) => Ok(HostTensor::Bool(data.iter().map(|&byte| byte != 0).collect())),
-        (_, found) => Err(format!(
-            "'{name}' is stored as {found}, but the model takes {dtype}"
-        )),
+        (_, found) => Err(format!("'{name}' is stored as {found}, but the model takes {dtype}")),
     }
 }
 
@@ -146,8 +120,5 @@ fn token_problem(tokens: Option<&HostTensor>, config: &PolicyConfig) -> Option<S
         .iter()
         .enumerate()
         .find(|(_, token)| !(0..config.vocabulary as i64).contains(&i64::from(**token)))?;
-    Some(format!(
-        "'{TOKENS}' element {index} is {token}, outside the vocabulary of {}",
-        config.vocabulary
-    ))
+    Some(format!("'{TOKENS}' element {index} is {token}, outside the vocabulary of {}", config.vocabulary))
 }

@@ -31,14 +31,12 @@ impl Output {
 
     fn bytes(&self) -> (Dtype, Vec<u8>) {
         match &self.data {
-            HostTensor::F32(data) => (
-                Dtype::F32,
-                data.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            ),
-            HostTensor::I32(data) => (
-                Dtype::I32,
-                data.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            ),
+            HostTensor::F32(data) => {
+                (Dtype::F32, data.iter().flat_map(|value| value.to_le_bytes()).collect())
+            }
+            HostTensor::I32(data) => {
+                (Dtype::I32, data.iter().flat_map(|value| value.to_le_bytes()).collect())
+            }
             HostTensor::Bool(data) => (Dtype::BOOL, data.iter().map(|&value| u8::from(value)).collect()),
         }
     }
@@ -51,18 +49,12 @@ pub fn save(path: &Path, outputs: &[Output], device: &str) -> anyhow::Result<()>
         .iter()
         .zip(&bytes)
         .map(|(output, (dtype, bytes))| {
-            Ok((
-                output.name.as_str(),
-                TensorView::new(*dtype, output.shape.clone(), bytes)?,
-            ))
+            Ok((output.name.as_str(), TensorView::new(*dtype, output.shape.clone(), bytes)?))
         })
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
     let metadata = HashMap::from([
         ("device".to_owned(), device.to_owned()),
-        (
-            "made_by".to_owned(),
-            format!("pi0_node {}", env!("CARGO_PKG_VERSION")),
-        ),
+        ("made_by".to_owned(), format!("pi0_node {}", env!("CARGO_PKG_VERSION"))),
     ]);
     let file = safetensors::serialize(views, Some(metadata))?;
     let mut temporary = path.as_os_str().to_owned();

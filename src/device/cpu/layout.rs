@@ -37,29 +37,17 @@ pub(super) struct View {
 impl View {
     /// Rows `start..end`.
     pub fn rows(self, start: usize, end: usize) -> Self {
-        Self {
-            offset: self.offset + start * self.stride,
-            rows: end - start,
-            ..self
-        }
+        Self { offset: self.offset + start * self.stride, rows: end - start, ..self }
     }
 
     /// Columns `start..end`.
     pub fn cols(self, start: usize, end: usize) -> Self {
-        Self {
-            offset: self.offset + start,
-            cols: end - start,
-            ..self
-        }
+        Self { offset: self.offset + start, cols: end - start, ..self }
     }
 
     /// A single row, `rows` times.
     pub fn repeated(self, rows: usize) -> Self {
-        Self {
-            rows,
-            stride: 0,
-            ..self
-        }
+        Self { rows, stride: 0, ..self }
     }
 }
 
@@ -71,26 +59,14 @@ pub(super) struct Layout {
 
 impl Layout {
     pub fn new(values: usize) -> Self {
-        Self {
-            buffers: Vec::new(),
-            places: vec![None; values],
-        }
+        Self { buffers: Vec::new(), places: vec![None; values] }
     }
 
     /// A new buffer of `rows` x `cols` words.
     pub fn buffer(&mut self, rows: usize, cols: usize, home: Home) -> View {
         let buffer = BufferId(self.buffers.len());
-        self.buffers.push(Buffer {
-            words: rows * cols,
-            home,
-        });
-        View {
-            buffer,
-            offset: 0,
-            rows,
-            cols,
-            stride: cols,
-        }
+        self.buffers.push(Buffer { words: rows * cols, home });
+        View { buffer, offset: 0, rows, cols, stride: cols }
     }
 
     /// Gives `value` a new buffer.
@@ -150,22 +126,12 @@ impl Layout {
             .filter(|(_, buffer)| buffer.home == Home::Arena)
             .filter_map(|(index, buffer)| {
                 let (first, last) = alive[index]?;
-                Some((
-                    index,
-                    Lifetime {
-                        words: buffer.words,
-                        first,
-                        last,
-                    },
-                ))
+                Some((index, Lifetime { words: buffer.words, first, last }))
             })
             .collect();
         let lifetimes: Vec<Lifetime> = in_arena.iter().map(|(_, lifetime)| *lifetime).collect();
         let (offsets, size) = plan(&lifetimes);
-        let mut memory = Memory {
-            arena: Words::new(size),
-            pinned: Vec::new(),
-        };
+        let mut memory = Memory { arena: Words::new(size), pinned: Vec::new() };
         let mut addresses = vec![std::ptr::null_mut(); self.buffers.len()];
         for (&(index, _), offset) in in_arena.iter().zip(offsets) {
             // SAFETY: `plan` places every buffer within the arena.
@@ -204,20 +170,9 @@ pub(super) struct Addresses(Vec<*mut f32>);
 
 impl Addresses {
     pub fn matrix(&self, view: View) -> Matrix {
-        let View {
-            buffer,
-            offset,
-            rows,
-            cols,
-            stride,
-        } = view;
+        let View { buffer, offset, rows, cols, stride } = view;
         // `wrapping_add` only because it needs no promise: views lie within their buffers.
-        Matrix {
-            data: self.0[buffer.0].wrapping_add(offset),
-            rows,
-            cols,
-            stride,
-        }
+        Matrix { data: self.0[buffer.0].wrapping_add(offset), rows, cols, stride }
     }
 }
 
@@ -245,9 +200,6 @@ mod tests {
         let whole = layout.buffer(4, 6, Home::Arena);
         assert!(!layout.make_resident(whole.rows(0, 2), "k"));
         assert!(layout.make_resident(whole, "k"));
-        assert!(
-            !layout.make_resident(whole, "v"),
-            "one buffer cannot be two residents"
-        );
+        assert!(!layout.make_resident(whole, "v"), "one buffer cannot be two residents");
     }
 }

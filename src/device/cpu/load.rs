@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::compile::Loader;
 use super::kernels::linear::PackedWeight;
 use super::memory::Words;
 use super::pool::Pool;
@@ -14,15 +13,17 @@ use crate::graph::{TensorType, WeightData, Weights};
 /// Packed weights by checkpoint key: those that two programs share are packed once.
 pub(super) type PackedWeights = HashMap<String, Arc<PackedWeight>>;
 
-pub(super) struct PackingLoader<'a> {
+/// Where a compilation gets its weights.
+pub(super) struct Loader<'a> {
     pub weights: &'a dyn Weights,
     pub progress: &'a dyn Progress,
     pub pool: &'a mut Pool,
     pub packed: &'a mut PackedWeights,
 }
 
-impl Loader for PackingLoader<'_> {
-    fn plain(&mut self, key: &str, stored: &[usize]) -> Result<Vec<f32>, DeviceError> {
+impl Loader<'_> {
+    /// A weight as it is stored, widened to f32.
+    pub fn plain(&mut self, key: &str, stored: &[usize]) -> Result<Vec<f32>, DeviceError> {
         let data = self.weights.weight(key, stored)?;
         let mut values = vec![0.0; data.elements()];
         data.copy_f32(0, &mut values);
@@ -30,7 +31,8 @@ impl Loader for PackingLoader<'_> {
         Ok(values)
     }
 
-    fn packed(
+    /// A weight `[out, in]` packed.
+    pub fn packed(
         &mut self,
         key: &str,
         stored: &[usize],
@@ -55,7 +57,8 @@ impl Loader for PackingLoader<'_> {
         Ok(packed)
     }
 
-    fn mapped(&self, key: &str, stored: &[usize]) -> Result<WeightData, DeviceError> {
+    /// A weight left in its file.
+    pub fn mapped(&self, key: &str, stored: &[usize]) -> Result<WeightData, DeviceError> {
         let data = self.weights.weight(key, stored)?;
         self.progress.advance(data.stored_bytes());
         Ok(data)

@@ -21,10 +21,7 @@ unsafe impl Sync for Words {}
 impl Words {
     pub fn new(len: usize) -> Self {
         if len == 0 {
-            return Self {
-                data: NonNull::dangling(),
-                len,
-            };
+            return Self { data: NonNull::dangling(), len };
         }
         // SAFETY: the layout has a size above zero.
         let data = unsafe { alloc_zeroed(Self::layout(len)) };
@@ -176,11 +173,7 @@ mod tests {
             ((state >> 8) % below) as usize
         };
         let lifetimes: Vec<Lifetime> = (0..200)
-            .map(|first| Lifetime {
-                words: 1 + random(500),
-                first,
-                last: first + random(6),
-            })
+            .map(|first| Lifetime { words: 1 + random(500), first, last: first + random(6) })
             .collect();
         let (offsets, size) = plan(&lifetimes);
         for (a, x) in lifetimes.iter().enumerate() {

@@ -1,12 +1,14 @@
 //! The CPU device: the embedded default, and the numerical reference of all others. Everything is computed in f32.
 //!
-//! `compile` turns a graph into a program by way of `layout` (where values live) and `load` (weights);
+//! `compile` turns a graph into a program by way of `layout` (where values live), `lower` (which kernels) and `load`
+//! (weights);
 //! `kernels` do the work on the threads of `pool`.
 
 mod compile;
 mod kernels;
 mod layout;
 mod load;
+mod lower;
 mod memory;
 mod pool;
 mod program;
@@ -16,7 +18,7 @@ use std::thread;
 pub use kernels::Isa;
 
 use self::compile::{Residents, Target};
-use self::load::{PackedWeights, PackingLoader};
+use self::load::{Loader, PackedWeights};
 use self::pool::Pool;
 use self::program::Program;
 use super::{Device, DeviceError, ProgramId, Progress};
@@ -47,10 +49,8 @@ impl CpuDevice {
             0 => thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let pool = Pool::new(threads).map_err(|error| DeviceError::Thread {
-            threads,
-            message: error.to_string(),
-        })?;
+        let pool = Pool::new(threads)
+            .map_err(|error| DeviceError::Thread { threads, message: error.to_string() })?;
         Ok(Self {
             programs: Vec::new(),
             residents: Residents::new(),
@@ -76,21 +76,10 @@ impl Device for CpuDevice {
         weights: &dyn Weights,
         progress: &dyn Progress,
     ) -> Result<ProgramId, DeviceError> {
-        let target = Target {
-            isa: self.isa,
-            threads: self.pool.threads(),
-        };
-        progress.begin(
-            &format!("compiling {}", graph.name),
-            weight_bytes(graph, weights)?,
-        );
-        let mut loader = PackingLoader {
-            weights,
-            progress,
-            pool: &mut self.pool,
-            packed: &mut self.packed,
-        };
-        let program = compile::compile(graph, target, &mut loader, &mut self.residents);
+        let target = Target { isa: self.isa, threads: self.pool.threads() };
+        progress.begin(&format!("compiling {}", graph.name), weight_bytes(graph, weights)?);
+        let loader = Loader { weights, progress, pool: &mut self.pool, packed: &mut self.packed };
+        let program = compile::compile(graph, target, loader, &mut self.residents);
         progress.end();
         let program = program?;
         tracing::info!("compiled {}: {}", graph.name, program.describe());
@@ -103,10 +92,7 @@ impl Device for CpuDevice {
     }
 
     fn run(&mut self, program: ProgramId) -> Result<(), DeviceError> {
-        let program = self
-            .programs
-            .get_mut(program.0)
-            .ok_or(DeviceError::NoProgram(program.0))?;
+        let program = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
         program.run(&mut self.pool);
         Ok(())
     }

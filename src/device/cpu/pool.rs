@@ -56,11 +56,7 @@ impl Pool {
             parked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
         });
-        let mut pool = Self {
-            shared,
-            workers: Vec::new(),
-            handles: Vec::new(),
-        };
+        let mut pool = Self { shared, workers: Vec::new(), handles: Vec::new() };
         for index in 0..workers {
             let shared = pool.shared.clone();
             let worker = thread::Builder::new()
@@ -90,10 +86,7 @@ impl Pool {
         unsafe { *shared.task.get() = Some(std::mem::transmute::<Task<'_>, Task<'static>>(task)) };
         shared.done.store(0, Ordering::Relaxed);
         let job = (shared.ticket.load(Ordering::Relaxed) >> (2 * TASK_BITS)).wrapping_add(1);
-        shared.ticket.store(
-            job << (2 * TASK_BITS) | (tasks as u64) << TASK_BITS,
-            Ordering::SeqCst,
-        );
+        shared.ticket.store(job << (2 * TASK_BITS) | (tasks as u64) << TASK_BITS, Ordering::SeqCst);
         for (parked, handle) in shared.parked.iter().zip(&self.handles) {
             if parked.load(Ordering::SeqCst) {
                 handle.unpark();
@@ -116,10 +109,7 @@ impl Shared {
             if next >= tasks {
                 return;
             }
-            match self
-                .ticket
-                .compare_exchange_weak(ticket, ticket + 1, Ordering::AcqRel, Ordering::Acquire)
-            {
+            match self.ticket.compare_exchange_weak(ticket, ticket + 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     // SAFETY: the claimed task is unfinished, so `run` still waits and `task` is this job's.
                     if let Some(task) = unsafe { *self.task.get() } {
@@ -162,11 +152,7 @@ impl Shared {
 
 fn pause(spins: &mut u32) {
     *spins += 1;
-    if spins.is_multiple_of(SPINS_PER_YIELD) {
-        thread::yield_now()
-    } else {
-        spin_loop()
-    }
+    if spins.is_multiple_of(SPINS_PER_YIELD) { thread::yield_now() } else { spin_loop() }
 }
 
 impl Drop for Pool {

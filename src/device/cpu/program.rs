@@ -41,11 +41,7 @@ impl Scratch<'_> {
 impl Program {
     /// What was compiled, for the log.
     pub fn describe(&self) -> String {
-        format!(
-            "{} steps, {:.1} MB of buffers",
-            self.steps.len(),
-            self.memory.bytes() as f64 / 1e6
-        )
+        format!("{} steps, {:.1} MB of buffers", self.steps.len(), self.memory.bytes() as f64 / 1e6)
     }
 
     /// Runs every step.
@@ -92,16 +88,10 @@ impl Program {
             match out {
                 HostTensor::F32(out) => out[range].copy_from_slice(words),
                 HostTensor::I32(out) => {
-                    out[range]
-                        .iter_mut()
-                        .zip(words)
-                        .for_each(|(out, word)| *out = word.to_bits() as i32);
+                    out[range].iter_mut().zip(words).for_each(|(out, word)| *out = word.to_bits() as i32);
                 }
                 HostTensor::Bool(out) => {
-                    out[range]
-                        .iter_mut()
-                        .zip(words)
-                        .for_each(|(out, word)| *out = word.to_bits() != 0);
+                    out[range].iter_mut().zip(words).for_each(|(out, word)| *out = word.to_bits() != 0);
                 }
             }
         }
@@ -110,13 +100,7 @@ impl Program {
 }
 
 fn find<'a>(slots: &'a [Slot], kind: &'static str, name: &str) -> Result<&'a Slot, DeviceError> {
-    slots
-        .iter()
-        .find(|slot| slot.name == name)
-        .ok_or_else(|| DeviceError::NoSlot {
-            kind,
-            name: name.into(),
-        })
+    slots.iter().find(|slot| slot.name == name).ok_or_else(|| DeviceError::NoSlot { kind, name: name.into() })
 }
 
 impl Slot {

@@ -27,9 +27,7 @@ pub fn fuse_activations(graph: Graph) -> Graph {
             continue;
         }
         if let Some(node) = &mut nodes[index] {
-            node.op = Op::Linear {
-                activation: Some(activation),
-            };
+            node.op = Op::Linear { activation: Some(activation) };
             node.operands = linear.operands;
             node.name = linear.name;
         }
@@ -61,12 +59,7 @@ mod tests {
     fn an_activation_joins_its_linear() {
         let graph = gelu_of_linear(false);
         assert_eq!(graph.nodes.len(), 1);
-        assert_eq!(
-            graph.nodes[0].op,
-            Op::Linear {
-                activation: Some(Activation::GeluTanh)
-            }
-        );
+        assert_eq!(graph.nodes[0].op, Op::Linear { activation: Some(Activation::GeluTanh) });
         assert_eq!(graph.nodes[0].name, "fc1");
     }
 

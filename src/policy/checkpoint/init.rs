@@ -31,19 +31,11 @@ pub fn write_random(
     let config_text = format!("{:#}\n", config.to_json());
     fs::write(&config_path, config_text).map_err(|error| fail(&config_path, &error))?;
 
-    let tensors = weight_specs(config)?
-        .into_iter()
-        .enumerate()
-        .map(|(index, spec)| {
-            // Each tensor has a stream of its own, so that none depends on the order of writing.
-            let tensor = RandomTensor {
-                seed: seed ^ ((index as u64) << 32),
-                format,
-                on_bytes,
-                spec,
-            };
-            (tensor.spec.key.clone(), tensor)
-        });
+    let tensors = weight_specs(config)?.into_iter().enumerate().map(|(index, spec)| {
+        // Each tensor has a stream of its own, so that none depends on the order of writing.
+        let tensor = RandomTensor { seed: seed ^ ((index as u64) << 32), format, on_bytes, spec };
+        (tensor.spec.key.clone(), tensor)
+    });
     // The library writes a temporary file that takes the name when it is whole, readable by its owner only.
     let path = folder.join(SINGLE_FILE);
     safetensors::serialize_to_file(tensors, None, &path).map_err(|error| fail(&path, &error))?;
@@ -54,10 +46,7 @@ pub fn write_random(
 
 /// Bytes of the weights that [`write_random`] writes.
 pub fn random_bytes(config: &PolicyConfig, format: WeightFormat) -> Result<u64, CheckpointError> {
-    Ok(weight_specs(config)?
-        .iter()
-        .map(|spec| (elements(spec) * format.bytes()) as u64)
-        .sum())
+    Ok(weight_specs(config)?.iter().map(|spec| (elements(spec) * format.bytes()) as u64).sum())
 }
 
 fn elements(spec: &WeightSpec) -> usize {

@@ -51,30 +51,17 @@ impl Checkpoint {
             count.parameters += stored.shape.iter().product::<usize>();
             count.dtypes.insert(stored.dtype.to_string());
         }
-        let components = COMPONENTS
-            .into_iter()
-            .map(|name| (name, counts.remove(name).unwrap_or_default()))
-            .collect();
-        Summary {
-            config: self.config,
-            components,
-        }
+        let components =
+            COMPONENTS.into_iter().map(|name| (name, counts.remove(name).unwrap_or_default())).collect();
+        Summary { config: self.config, components }
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = &self.config;
-        writeln!(
-            f,
-            "pi0: horizon {}, actions {}, state {}",
-            c.action_horizon, c.action_dim, c.state_dim
-        )?;
-        writeln!(
-            f,
-            "     {} denoising steps, prompt of {} tokens",
-            c.denoising_steps, c.prompt_tokens
-        )?;
+        writeln!(f, "pi0: horizon {}, actions {}, state {}", c.action_horizon, c.action_dim, c.state_dim)?;
+        writeln!(f, "     {} denoising steps, prompt of {} tokens", c.denoising_steps, c.prompt_tokens)?;
         let v = &c.vision;
         writeln!(
             f,
@@ -89,11 +76,7 @@ impl fmt::Display for Summary {
             )?;
         }
         writeln!(f, "vocabulary: {}\n", c.vocabulary)?;
-        writeln!(
-            f,
-            "{:<36}{:>8}{:>16}  stored as",
-            "component", "tensors", "parameters"
-        )?;
+        writeln!(f, "{:<36}{:>8}{:>16}  stored as", "component", "tensors", "parameters")?;
         let mut total = ComponentSummary::default();
         for (name, count) in &self.components {
             row(f, name, count)?;
@@ -107,13 +90,7 @@ impl fmt::Display for Summary {
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, count: &ComponentSummary) -> fmt::Result {
     let dtypes: Vec<&str> = count.dtypes.iter().map(String::as_str).collect();
-    writeln!(
-        f,
-        "{name:<36}{:>8}{:>16}  {}",
-        count.tensors,
-        grouped(count.parameters),
-        dtypes.join(", ")
-    )
+    writeln!(f, "{name:<36}{:>8}{:>16}  {}", count.tensors, grouped(count.parameters), dtypes.join(", "))
 }
 
 /// `3238000000` as `3 238 000 000`.
@@ -143,10 +120,7 @@ mod tests {
     #[test]
     fn full_size_pi0_has_the_published_number_of_parameters() {
         let specs = crate::policy::weight_specs(&PolicyConfig::PI0).unwrap();
-        let parameters: usize = specs
-            .iter()
-            .map(|spec| spec.shape.iter().product::<usize>())
-            .sum();
+        let parameters: usize = specs.iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
         // A file of 778 tensors holds the embedding twice and the expert's unused output head.
         assert_eq!(specs.len(), 776);
         assert_eq!(parameters / 1_000_000, 3238);

@@ -52,19 +52,12 @@ impl Checkpoint {
             ));
         }
         let config = PolicyConfig::load(folder)?;
-        let checkpoint = Self {
-            folder: folder.into(),
-            config,
-            tensors: read_tensors(folder)?,
-        };
+        let checkpoint = Self { folder: folder.into(), config, tensors: read_tensors(folder)? };
         let problems = checkpoint.problems()?;
         if problems.is_empty() {
             Ok(checkpoint)
         } else {
-            Err(CheckpointError::Problems {
-                folder: folder.into(),
-                problems,
-            })
+            Err(CheckpointError::Problems { folder: folder.into(), problems })
         }
     }
 
@@ -88,19 +81,15 @@ impl Checkpoint {
                     spec.key, stored.shape, spec.shape
                 )),
                 Some(stored) if format_of(stored.dtype).is_none() => {
-                    problems.push(format!(
-                        "'{}' is stored as {}, not F32, F16 or BF16",
-                        spec.key, stored.dtype
-                    ));
+                    problems
+                        .push(format!("'{}' is stored as {}, not F32, F16 or BF16", spec.key, stored.dtype));
                 }
                 Some(_) => {}
             }
             expected.insert(spec.key);
         }
         for key in self.tensors.keys().filter(|key| !expected.contains(*key)) {
-            problems.push(format!(
-                "'{key}' is not part of the model that config.json describes"
-            ));
+            problems.push(format!("'{key}' is not part of the model that config.json describes"));
         }
         Ok(problems)
     }
@@ -108,19 +97,10 @@ impl Checkpoint {
 
 impl Weights for Checkpoint {
     fn weight(&self, key: &str, shape: &[usize]) -> Result<WeightData, WeightError> {
-        let error = |message: &str| WeightError {
-            key: key.into(),
-            message: message.into(),
-        };
-        let stored = self
-            .tensors
-            .get(key)
-            .ok_or_else(|| error("is not in the checkpoint"))?;
+        let error = |message: &str| WeightError { key: key.into(), message: message.into() };
+        let stored = self.tensors.get(key).ok_or_else(|| error("is not in the checkpoint"))?;
         if stored.shape != shape {
-            return Err(error(&format!(
-                "is {:?} in the checkpoint, not {shape:?}",
-                stored.shape
-            )));
+            return Err(error(&format!("is {:?} in the checkpoint, not {shape:?}", stored.shape)));
         }
         let format =
             format_of(stored.dtype).ok_or_else(|| error(&format!("is stored as {}", stored.dtype)))?;
@@ -165,15 +145,7 @@ fn read_tensors(folder: &Path) -> Result<BTreeMap<String, Stored>, CheckpointErr
                     let start = view.data().as_ptr().addr() - file.as_ptr().addr();
                     let range = start..start + view.data().len();
                     let (dtype, shape) = (view.dtype(), view.shape().to_vec());
-                    tensors.insert(
-                        key,
-                        Stored {
-                            file: file.clone(),
-                            range,
-                            dtype,
-                            shape,
-                        },
-                    );
+                    tensors.insert(key, Stored { file: file.clone(), range, dtype, shape });
                 }
             }
             Err(error) => problems.push(format!(
@@ -186,10 +158,7 @@ fn read_tensors(folder: &Path) -> Result<BTreeMap<String, Stored>, CheckpointErr
     if problems.is_empty() {
         Ok(tensors)
     } else {
-        Err(CheckpointError::Problems {
-            folder: folder.into(),
-            problems,
-        })
+        Err(CheckpointError::Problems { folder: folder.into(), problems })
     }
 }
 
@@ -223,14 +192,8 @@ fn tensor_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let parsed: Index = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
     let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
     // A shard is a file beside its index, never a path that leads elsewhere.
-    match names.iter().find(|name| {
-        Path::new(name)
-            .file_name()
-            .is_none_or(|file| file != name.as_str())
-    }) {
-        Some(name) => Err(fail(format!(
-            "'{name}' is not the name of a file beside the index"
-        ))),
+    match names.iter().find(|name| Path::new(name).file_name().is_none_or(|file| file != name.as_str())) {
+        Some(name) => Err(fail(format!("'{name}' is not the name of a file beside the index"))),
         None => Ok(names.into_iter().map(|name| folder.join(name)).collect()),
     }
 }
@@ -255,10 +218,7 @@ pub enum CheckpointError {
 
 impl CheckpointError {
     fn problem(path: &Path, message: String) -> Self {
-        Self::Problems {
-            folder: path.into(),
-            problems: vec![message],
-        }
+        Self::Problems { folder: path.into(), problems: vec![message] }
     }
 }
 

@@ -1,130 +1,19 @@
 //! Scaled dot-product attention with grouped key/value heads, as [`crate::graph::Attention`] defines it.
 //!
-//! Keys and values are packed as panels once (those of the past once per run, whatever the number of denoising
-//! steps); then every task takes one head and a block of queries: scores, softmax, weighted values.
+//! Keys and values come packed (`heads`). Every task takes one head and a block of queries: scores, softmax, weighted
+//! values.
 
 use std::ops::Range;
 
+use super::heads::PackedHeads;
 use super::math::exp;
-use super::tile::{self, Finish, LANES, Panels, Rows};
+use super::tile::{self, Finish, LANES, Rows};
 use super::{Arithmetic, Kernel, share};
 use crate::device::cpu::memory::Matrix;
 use crate::graph::Attention;
 
 /// Queries that a task takes at most.
 const BLOCK_ROWS: usize = 48;
-
-/// Keys or values of one attention as panels, one group of panels per sequence and head.
-#[derive(Clone, Copy)]
-pub(crate) struct PackedHeads {
-    /// A single row of [`Self::words`] words.
-    pub packed: Matrix,
-    pub side: Side,
-    pub sequences: usize,
-    pub heads: usize,
-    pub head_dim: usize,
-    /// Keys per sequence.
-    pub length: usize,
-}
-
-/// Which product the panels are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Side {
-    /// queries x keys: a panel has 16 keys.
-    Keys,
-    /// weights x values: a panel has 16 columns of the head.
-    Values,
-}
-
-impl PackedHeads {
-    /// Words that the packed heads take.
-    pub fn words(side: Side, sequences: usize, heads: usize, head_dim: usize, length: usize) -> usize {
-        sequences * heads * Self::group_words(side, head_dim, length)
-    }
-
-    fn group_words(side: Side, head_dim: usize, length: usize) -> usize {
-        match side {
-            Side::Keys => Panels::words(head_dim, length),
-            Side::Values => Panels::words(length, head_dim),
-        }
-    }
-
-    #[inline(always)]
-    fn panels(&self, sequence: usize, head: usize) -> Panels {
-        let group = (sequence * self.heads + head) * Self::group_words(self.side, self.head_dim, self.length);
-        let (depth, cols) = match self.side {
-            Side::Keys => (self.head_dim, self.length),
-            Side::Values => (self.length, self.head_dim),
-        };
-        // `wrapping_add` only because it needs no promise; the group lies within the packed row.
-        Panels {
-            data: self.packed.data.wrapping_add(group),
-            depth,
-            cols,
-        }
-    }
-}
-
-/// Packs `x`, `[sequences * length, heads * head_dim]`.
-pub(crate) struct PackHeads {
-    pub x: Matrix,
-    pub to: PackedHeads,
-    pub threads: usize,
-}
-
-impl PackHeads {
-    fn panel_count(&self) -> usize {
-        self.to.sequences * self.to.heads * self.to.panels(0, 0).count()
-    }
-}
-
-impl Kernel for PackHeads {
-    fn tasks(&self) -> usize {
-        (self.x.rows * self.x.cols / super::TASK_ELEMENTS)
-            .clamp(1, (2 * self.threads).min(self.panel_count()))
-    }
-
-    #[inline(always)]
-    unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
-        let to = &self.to;
-        for index in share(self.panel_count(), self.tasks(), task) {
-            let per_group = to.panels(0, 0).count();
-            let (group, panel) = (index / per_group, index % per_group);
-            let (sequence, head) = (group / to.heads, group % to.heads);
-            let panels = to.panels(sequence, head);
-            let first = panel * LANES;
-            let lanes = LANES.min(panels.cols - first);
-            // SAFETY: the panel lies within the packed row and only this task writes it; rows are within x.
-            unsafe {
-                let start = panels.data.add(panel * panels.depth * LANES).cast_mut();
-                let out = std::slice::from_raw_parts_mut(start, panels.depth * LANES)
-                    .as_chunks_mut::<LANES>()
-                    .0;
-                let row_of =
-                    |key: usize| &self.x.row(sequence * to.length + key)[head * to.head_dim..][..to.head_dim];
-                match to.side {
-                    Side::Keys => {
-                        for lane in 0..lanes {
-                            for (out, &value) in out.iter_mut().zip(row_of(first + lane)) {
-                                out[lane] = value;
-                            }
-                        }
-                        // What an earlier use of this memory left behind must not reach the scores as NaN.
-                        for out in out.iter_mut() {
-                            out[lanes..].fill(0.0);
-                        }
-                    }
-                    Side::Values => {
-                        for (key, out) in out.iter_mut().enumerate() {
-                            out[..lanes].copy_from_slice(&row_of(key)[first..first + lanes]);
-                            out[lanes..].fill(0.0);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
 
 /// Keys and values that queries see.
 #[derive(Clone, Copy)]
@@ -163,22 +52,11 @@ impl Attend {
         threads: usize,
     ) -> Self {
         let blocks = &attention.blocks;
-        let visible = blocks
-            .iter()
-            .map(|block| blocks.partition_point(|other| other <= block))
-            .collect();
+        let visible = blocks.iter().map(|block| blocks.partition_point(|other| other <= block)).collect();
         let length = own.keys.length;
         let even = (2 * threads).div_ceil(attention.heads * attention.sequences);
         let blocks = length.div_ceil(BLOCK_ROWS).max(even).min(length.div_ceil(6));
-        Self {
-            attention,
-            query,
-            past,
-            own,
-            out,
-            visible,
-            blocks,
-        }
+        Self { attention, query, past, own, out, visible, blocks }
     }
 
     fn segments(&self) -> impl Iterator<Item = Segment> {
@@ -220,11 +98,7 @@ fn scale_and_mask(scores: &mut [f32], mask: Option<&[i32]>, scale: f32) -> f32 {
         None => scores.iter_mut().for_each(|score| *score *= scale),
         Some(mask) => {
             for (score, &mask) in scores.iter_mut().zip(mask) {
-                *score = if mask == 0 {
-                    f32::NEG_INFINITY
-                } else {
-                    *score * scale
-                };
+                *score = if mask == 0 { f32::NEG_INFINITY } else { *score * scale };
             }
         }
     }
@@ -235,11 +109,7 @@ fn scale_and_mask(scores: &mut [f32], mask: Option<&[i32]>, scale: f32) -> f32 {
             *largest = if score > *largest { score } else { *largest };
         }
     }
-    largest
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max)
+    largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// `e^(score - largest)` of every score, in place; returns the sum.
@@ -316,12 +186,7 @@ impl Kernel for Attend {
 
     #[inline(always)]
     unsafe fn run<A: Arithmetic>(&self, task: usize, scratch: *mut f32) {
-        let Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            ..
-        } = self.attention;
+        let Attention { heads, kv_heads, head_dim, .. } = self.attention;
         let (sequence, rest) = (task / (heads * self.blocks), task % (heads * self.blocks));
         let (head, block) = (rest / self.blocks, rest % self.blocks);
         let kv_head = head * kv_heads / heads;
@@ -333,21 +198,14 @@ impl Kernel for Attend {
         // SAFETY: rows, panels and scratch are within their buffers; tasks write disjoint parts of `out`.
         unsafe {
             let query = Rows {
-                data: self
-                    .query
-                    .data
-                    .add(first_row * self.query.stride + head * head_dim)
-                    .cast_const(),
+                data: self.query.data.add(first_row * self.query.stride + head * head_dim).cast_const(),
                 stride: self.query.stride,
                 rows: queries.len(),
             };
             let mut start = 0;
             for segment in self.segments() {
                 let panels = segment.keys.panels(sequence, kv_head);
-                let scores = ToScores {
-                    data: scratch.add(start),
-                    stride,
-                };
+                let scores = ToScores { data: scratch.add(start), stride };
                 for panel in 0..panels.count() {
                     tile::multiply::<A>(query, panels, panel, &scores);
                 }
@@ -363,11 +221,7 @@ impl Kernel for Attend {
 
             let mut start = 0;
             for segment in self.segments() {
-                let weights = Rows {
-                    data: scratch.add(start).cast_const(),
-                    stride,
-                    rows: queries.len(),
-                };
+                let weights = Rows { data: scratch.add(start).cast_const(), stride, rows: queries.len() };
                 let panels = segment.values.panels(sequence, kv_head);
                 let values = ToValues {
                     out: self.out,
@@ -388,6 +242,7 @@ impl Kernel for Attend {
 #[cfg(test)]
 mod tests {
     use super::super::Isa;
+    use super::super::heads::{PackHeads, Side};
     use super::super::testing::{Owned, assert_close, run};
     use super::*;
 
@@ -419,33 +274,14 @@ mod tests {
         mask: Option<Matrix>,
         isa: Isa,
     ) -> (Segment, [Owned; 2]) {
-        let Attention {
-            sequences,
-            kv_heads: heads,
-            head_dim,
-            ..
-        } = *attention;
+        let Attention { sequences, kv_heads: heads, head_dim, .. } = *attention;
         let length = k.rows / sequences;
         let pack = |side, x: &Owned| {
             // NaN stands for what an earlier use of the memory left.
             let words = PackedHeads::words(side, sequences, heads, head_dim, length);
             let memory = Owned::filled(1, words, |_, _| f32::NAN);
-            let to = PackedHeads {
-                packed: memory.matrix(),
-                side,
-                sequences,
-                heads,
-                head_dim,
-                length,
-            };
-            run(
-                PackHeads {
-                    x: x.matrix(),
-                    to,
-                    threads: 2,
-                },
-                isa,
-            );
+            let to = PackedHeads { packed: memory.matrix(), side, sequences, heads, head_dim, length };
+            run(PackHeads { x: x.matrix(), to, threads: 2 }, isa);
             (to, memory)
         };
         let ((keys, key_memory), (values, value_memory)) = (pack(Side::Keys, k), pack(Side::Values, v));
@@ -453,44 +289,23 @@ mod tests {
     }
 
     fn check(case: Case) {
-        let Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            scale,
-            sequences,
-            ..
-        } = case.attention;
+        let Attention { heads, kv_heads, head_dim, scale, sequences, .. } = case.attention;
         let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
         let past_rows = case.past.unwrap_or(1);
         let q = Owned::random(case.rows, width, 1);
-        let (k, v) = (
-            Owned::random(case.rows, kv_width, 2),
-            Owned::random(case.rows, kv_width, 3),
-        );
-        let (past_k, past_v) = (
-            Owned::random(past_rows, kv_width, 4),
-            Owned::random(past_rows, kv_width, 5),
-        );
+        let (k, v) = (Owned::random(case.rows, kv_width, 2), Owned::random(case.rows, kv_width, 3));
+        let (past_k, past_v) = (Owned::random(past_rows, kv_width, 4), Owned::random(past_rows, kv_width, 5));
         let mask = case.mask.as_ref().map(|mask| Owned::integers(mask));
         let mask_matrix = mask.as_ref().map(Owned::matrix);
-        let (past_mask, own_mask) = if case.past.is_some() {
-            (mask_matrix, None)
-        } else {
-            (None, mask_matrix)
-        };
+        let (past_mask, own_mask) =
+            if case.past.is_some() { (mask_matrix, None) } else { (None, mask_matrix) };
         for isa in Isa::available() {
-            let past = case
-                .past
-                .map(|_| segment(&case.attention, &past_k, &past_v, past_mask, isa));
+            let past = case.past.map(|_| segment(&case.attention, &past_k, &past_v, past_mask, isa));
             let (own, _memory) = segment(&case.attention, &k, &v, own_mask, isa);
             let out = Owned::zeros(case.rows, width);
             let past_segment = past.as_ref().map(|(segment, _)| *segment);
             let attention = case.attention.clone();
-            run(
-                Attend::new(attention, q.matrix(), past_segment, own, out.matrix(), 3),
-                isa,
-            );
+            run(Attend::new(attention, q.matrix(), past_segment, own, out.matrix(), 3), isa);
 
             assert_close(&format!("{isa} {:?}", case.attention), &out, 3e-6, |row, col| {
                 let (head, group) = (col / head_dim, col / head_dim * kv_heads / heads);
@@ -509,11 +324,7 @@ mod tests {
                         .filter(|&key| seen(case.mask.as_ref(), key))
                         .for_each(|key| see(&past_k, &past_v, key));
                 }
-                let own_mask = if case.past.is_some() {
-                    None
-                } else {
-                    case.mask.as_ref()
-                };
+                let own_mask = if case.past.is_some() { None } else { case.mask.as_ref() };
                 let blocks = &case.attention.blocks;
                 (row / length * length..(row / length + 1) * length)
                     .filter(|&key| seen(own_mask, key) && (blocks.is_empty() || blocks[key] <= blocks[row]))
@@ -530,66 +341,32 @@ mod tests {
 
     #[test]
     fn vision_attends_within_each_camera() {
-        let attention = Attention {
-            sequences: 3,
-            ..plain(2, 2, 36)
-        };
-        check(Case {
-            attention,
-            rows: 3 * 53,
-            past: None,
-            mask: None,
-        });
+        let attention = Attention { sequences: 3, ..plain(2, 2, 36) };
+        check(Case { attention, rows: 3 * 53, past: None, mask: None });
     }
 
     #[test]
     fn the_prefix_does_not_see_masked_tokens() {
         for rows in [1, 5, 61] {
-            let attention = Attention {
-                masked: true,
-                ..plain(4, 1, 16)
-            };
+            let attention = Attention { masked: true, ..plain(4, 1, 16) };
             let mask = (0..rows as i32).map(|key| i32::from(key % 3 != 1)).collect();
-            check(Case {
-                attention,
-                rows,
-                past: None,
-                mask: Some(mask),
-            });
+            check(Case { attention, rows, past: None, mask: Some(mask) });
         }
     }
 
     #[test]
     fn without_any_visible_key_the_result_is_zero() {
-        let attention = Attention {
-            masked: true,
-            ..plain(2, 1, 8)
-        };
-        check(Case {
-            attention,
-            rows: 5,
-            past: None,
-            mask: Some(vec![0; 5]),
-        });
+        let attention = Attention { masked: true, ..plain(2, 1, 8) };
+        check(Case { attention, rows: 5, past: None, mask: Some(vec![0; 5]) });
     }
 
     #[test]
     fn the_suffix_sees_the_past_and_its_own_and_earlier_blocks() {
         for (heads, kv_heads, past) in [(4, 1, 40), (6, 2, 7), (3, 3, 100)] {
             let blocks: Vec<u32> = [vec![0], vec![1; 9], vec![2; 3]].concat();
-            let attention = Attention {
-                past: true,
-                masked: true,
-                blocks,
-                ..plain(heads, kv_heads, 20)
-            };
+            let attention = Attention { past: true, masked: true, blocks, ..plain(heads, kv_heads, 20) };
             let mask = (0..past as i32).map(|key| i32::from(key % 4 != 0)).collect();
-            check(Case {
-                attention,
-                rows: 13,
-                past: Some(past),
-                mask: Some(mask),
-            });
+            check(Case { attention, rows: 13, past: Some(past), mask: Some(mask) });
         }
     }
 }

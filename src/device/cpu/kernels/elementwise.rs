@@ -33,13 +33,8 @@ impl Kernel for BinaryRows {
     unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
         for row in share(self.a.rows, self.tasks(), task) {
             // SAFETY: promised by the caller; tasks have different rows.
-            let (a, b, out) = unsafe {
-                (
-                    self.a.row(row),
-                    self.b.row(row % self.b.rows),
-                    self.out.row_mut(row),
-                )
-            };
+            let (a, b, out) =
+                unsafe { (self.a.row(row), self.b.row(row % self.b.rows), self.out.row_mut(row)) };
             match self.op {
                 Binary::Add => combine(a, b, out, |a, b| a + b),
                 Binary::Multiply => combine(a, b, out, |a, b| a * b),
@@ -92,16 +87,7 @@ mod tests {
             let (a, b) = (Owned::random(600, 35, 1), Owned::random(200, 35, 2));
             for op in [Binary::Add, Binary::Multiply, Binary::Step { dt: -0.1 }] {
                 let out = Owned::zeros(600, 35);
-                run(
-                    BinaryRows {
-                        op,
-                        a: a.matrix(),
-                        b: b.matrix(),
-                        out: out.matrix(),
-                        threads: 2,
-                    },
-                    isa,
-                );
+                run(BinaryRows { op, a: a.matrix(), b: b.matrix(), out: out.matrix(), threads: 2 }, isa);
                 assert_close(&format!("{op:?}"), &out, 1e-7, |r, c| {
                     let (a, b) = (a.at(r, c), b.at(r % 200, c));
                     match op {
@@ -119,16 +105,10 @@ mod tests {
         for isa in Isa::available() {
             let x = Owned::random(3, 21, 1);
             let out = Owned::zeros(3, 21);
-            let kernel = Activate {
-                activation: Activation::Silu,
-                x: x.matrix(),
-                out: out.matrix(),
-                threads: 1,
-            };
+            let kernel =
+                Activate { activation: Activation::Silu, x: x.matrix(), out: out.matrix(), threads: 1 };
             run(kernel, isa);
-            assert_close("silu", &out, 1e-6, |r, c| {
-                x.at(r, c) / (1.0 + (-x.at(r, c)).exp())
-            });
+            assert_close("silu", &out, 1e-6, |r, c| x.at(r, c) / (1.0 + (-x.at(r, c)).exp()));
         }
     }
 }

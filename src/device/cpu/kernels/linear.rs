@@ -18,19 +18,11 @@ pub(crate) struct PackedWeight {
 impl PackedWeight {
     /// Room for a weight of `cols` outputs and `depth` inputs.
     pub fn new(depth: usize, cols: usize) -> Self {
-        Self {
-            words: Words::new(Panels::words(depth, cols)),
-            depth,
-            cols,
-        }
+        Self { words: Words::new(Panels::words(depth, cols)), depth, cols }
     }
 
     pub fn panels(&self) -> Panels {
-        Panels {
-            data: self.words.as_ptr(),
-            depth: self.depth,
-            cols: self.cols,
-        }
+        Panels { data: self.words.as_ptr(), depth: self.depth, cols: self.cols }
     }
 
     /// Fills one panel. `copy_row(output, row)` copies that output's row of the weight into `row`, `[depth]`.
@@ -77,24 +69,10 @@ impl Linear {
         out: Matrix,
         threads: usize,
     ) -> Self {
-        let row_blocks = (x.rows * x.cols)
-            .div_ceil(BLOCK_WORDS)
-            .clamp(1, x.rows.div_ceil(6));
+        let row_blocks = (x.rows * x.cols).div_ceil(BLOCK_WORDS).clamp(1, x.rows.div_ceil(6));
         let wanted = (TASKS_PER_THREAD * threads).div_ceil(row_blocks);
-        let panel_blocks = if threads == 1 {
-            1
-        } else {
-            wanted.min(weight.panels().count())
-        };
-        Self {
-            x,
-            weight,
-            bias,
-            activation,
-            out,
-            row_blocks,
-            panel_blocks,
-        }
+        let panel_blocks = if threads == 1 { 1 } else { wanted.min(weight.panels().count()) };
+        Self { x, weight, bias, activation, out, row_blocks, panel_blocks }
     }
 }
 
@@ -146,11 +124,7 @@ impl Kernel for Linear {
     unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
         // Neighbouring tasks share the rows of x, so that threads read them from a shared cache.
         let rows = share(self.x.rows, self.row_blocks, task / self.panel_blocks);
-        let panels = share(
-            self.weight.panels().count(),
-            self.panel_blocks,
-            task % self.panel_blocks,
-        );
+        let panels = share(self.weight.panels().count(), self.panel_blocks, task % self.panel_blocks);
         // SAFETY: rows and panels are within x and the weight; tasks write disjoint parts of `out`.
         unsafe {
             let a = Rows {
@@ -181,11 +155,8 @@ mod tests {
     fn a_linear_is_its_formula_on_every_size() {
         for isa in Isa::available() {
             for (rows, depth, cols) in [(1, 1, 1), (7, 5, 16), (13, 33, 47), (6, 588, 64), (200, 300, 35)] {
-                let (x, w, bias) = (
-                    Owned::random(rows, depth, 1),
-                    Owned::random(cols, depth, 2),
-                    Owned::random(1, cols, 3),
-                );
+                let (x, w, bias) =
+                    (Owned::random(rows, depth, 1), Owned::random(cols, depth, 2), Owned::random(1, cols, 3));
                 let packed = PackedWeight::new(depth, cols);
                 let mut row = vec![0.0; depth];
                 for panel in 0..packed.panels().count() {
@@ -212,24 +183,18 @@ mod tests {
                             threads,
                         );
                         run(kernel, isa);
-                        assert_close(
-                            &format!("{isa} {rows}x{depth}x{cols}"),
-                            &out,
-                            tolerance,
-                            |r, c| {
-                                let sum: f64 = (0..depth).map(|k| x.at(r, k) * w.at(c, k)).sum();
-                                let y = sum + bias.at(0, c);
-                                match activation {
-                                    None => y,
-                                    Some(Activation::Silu) => y / (1.0 + (-y).exp()),
-                                    Some(Activation::GeluTanh) => {
-                                        let u =
-                                            (2.0 / std::f64::consts::PI).sqrt() * (y + 0.044715 * y * y * y);
-                                        0.5 * y * (1.0 + u.tanh())
-                                    }
+                        assert_close(&format!("{isa} {rows}x{depth}x{cols}"), &out, tolerance, |r, c| {
+                            let sum: f64 = (0..depth).map(|k| x.at(r, k) * w.at(c, k)).sum();
+                            let y = sum + bias.at(0, c);
+                            match activation {
+                                None => y,
+                                Some(Activation::Silu) => y / (1.0 + (-y).exp()),
+                                Some(Activation::GeluTanh) => {
+                                    let u = (2.0 / std::f64::consts::PI).sqrt() * (y + 0.044715 * y * y * y);
+                                    0.5 * y * (1.0 + u.tanh())
                                 }
-                            },
-                        );
+                            }
+                        });
                     }
                 }
             }

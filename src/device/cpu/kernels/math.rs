@@ -72,10 +72,7 @@ mod tests {
             let silu = x / (1.0 + (-x).exp());
             for (activation, expected) in [(Activation::GeluTanh, gelu), (Activation::Silu, silu)] {
                 let found = f64::from(activate::<Separate>(activation, x as f32));
-                assert!(
-                    (found - expected).abs() < 1e-6 * (1.0 + expected.abs()),
-                    "{activation:?}({x})"
-                );
+                assert!((found - expected).abs() < 1e-6 * (1.0 + expected.abs()), "{activation:?}({x})");
             }
         }
     }

@@ -4,6 +4,7 @@
 pub(super) mod attention;
 pub(super) mod elementwise;
 pub(super) mod embedding;
+pub(super) mod heads;
 pub(super) mod linear;
 mod math;
 pub(super) mod norm;
@@ -169,11 +170,7 @@ pub(super) mod testing {
 
     impl Owned {
         pub fn zeros(rows: usize, cols: usize) -> Self {
-            Self {
-                words: Words::new(rows * cols),
-                rows,
-                cols,
-            }
+            Self { words: Words::new(rows * cols), rows, cols }
         }
 
         /// Values between -1 and 1 that differ with `seed`.
@@ -198,12 +195,7 @@ pub(super) mod testing {
         }
 
         pub fn matrix(&self) -> Matrix {
-            Matrix {
-                data: self.words.as_ptr(),
-                rows: self.rows,
-                cols: self.cols,
-                stride: self.cols,
-            }
+            Matrix { data: self.words.as_ptr(), rows: self.rows, cols: self.cols, stride: self.cols }
         }
 
         pub fn at(&self, row: usize, col: usize) -> f64 {

@@ -83,12 +83,8 @@ mod tests {
         for isa in Isa::available() {
             let list = Owned::integers(&positions);
             let table = Owned::zeros(rows, head_dim);
-            let kernel = RotaryTable {
-                theta: 10_000.0,
-                positions: list.matrix(),
-                out: table.matrix(),
-                threads: 2,
-            };
+            let kernel =
+                RotaryTable { theta: 10_000.0, positions: list.matrix(), out: table.matrix(), threads: 2 };
             run(kernel, isa);
             assert_close("table", &table, 5e-6, |r, c| match c < head_dim / 2 {
                 true => angle(r, c).cos(),
@@ -97,29 +93,14 @@ mod tests {
 
             let x = Owned::random(rows, heads * head_dim, 1);
             let out = Owned::zeros(rows, heads * head_dim);
-            run(
-                Rotary {
-                    heads,
-                    x: x.matrix(),
-                    table: table.matrix(),
-                    out: out.matrix(),
-                    threads: 2,
-                },
-                isa,
-            );
+            run(Rotary { heads, x: x.matrix(), table: table.matrix(), out: out.matrix(), threads: 2 }, isa);
             assert_close("rotary", &out, 5e-6, |r, c| {
                 let (head, i) = (c / head_dim, c % head_dim);
                 let half = head_dim / 2;
                 let (sine, cosine) = angle(r, i % half).sin_cos();
-                let (a, b) = (
-                    x.at(r, head * head_dim + i % half),
-                    x.at(r, head * head_dim + half + i % half),
-                );
-                if i < half {
-                    a * cosine - b * sine
-                } else {
-                    b * cosine + a * sine
-                }
+                let (a, b) =
+                    (x.at(r, head * head_dim + i % half), x.at(r, head * head_dim + half + i % half));
+                if i < half { a * cosine - b * sine } else { b * cosine + a * sine }
             });
         }
     }

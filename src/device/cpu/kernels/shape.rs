@@ -68,16 +68,7 @@ mod tests {
         let (channels, height, width, patch) = (3, 4, 6, 2);
         let image = Owned::random(channels * height, width, 1);
         let out = Owned::zeros(6, channels * patch * patch);
-        run(
-            Patchify {
-                patch,
-                image: image.matrix(),
-                height,
-                out: out.matrix(),
-                threads: 2,
-            },
-            Isa::Portable,
-        );
+        run(Patchify { patch, image: image.matrix(), height, out: out.matrix(), threads: 2 }, Isa::Portable);
         assert_close("patches", &out, 0.0, |index, element| {
             let (channel, y, x) = (element / 4, element % 4 / 2, element % 2);
             image.at(channel * height + index / 3 * patch + y, index % 3 * patch + x)
@@ -87,27 +78,10 @@ mod tests {
     #[test]
     fn a_copy_reads_a_repeated_row_and_writes_a_part() {
         let (x, out) = (Owned::random(1, 3, 1), Owned::zeros(4, 5));
-        let repeated = Matrix {
-            rows: 4,
-            stride: 0,
-            ..x.matrix()
-        };
+        let repeated = Matrix { rows: 4, stride: 0, ..x.matrix() };
         // SAFETY: one word into a row of five, three words are left of it.
-        let middle = Matrix {
-            data: unsafe { out.matrix().data.add(1) },
-            cols: 3,
-            ..out.matrix()
-        };
-        run(
-            Copy {
-                x: repeated,
-                out: middle,
-                threads: 2,
-            },
-            Isa::Portable,
-        );
-        assert_close("copy", &out, 0.0, |_, c| {
-            if (1..4).contains(&c) { x.at(0, c - 1) } else { 0.0 }
-        });
+        let middle = Matrix { data: unsafe { out.matrix().data.add(1) }, cols: 3, ..out.matrix() };
+        run(Copy { x: repeated, out: middle, threads: 2 }, Isa::Portable);
+        assert_close("copy", &out, 0.0, |_, c| if (1..4).contains(&c) { x.at(0, c - 1) } else { 0.0 });
     }
 }

@@ -63,13 +63,7 @@ pub(super) unsafe fn multiply<A: Arithmetic>(a: Rows, panels: Panels, panel: usi
     while row < a.rows {
         // SAFETY: `row` is within `a`; the rest is promised by the caller.
         unsafe {
-            let tile = Tile {
-                a: a.data.add(row * a.stride),
-                stride: a.stride,
-                panels,
-                panel,
-                row,
-            };
+            let tile = Tile { a: a.data.add(row * a.stride), stride: a.stride, panels, panel, row };
             match a.rows - row {
                 1 => tile.rows::<A, 1>(finish),
                 2 => tile.rows::<A, 2>(finish),
