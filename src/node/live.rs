@@ -13,7 +13,7 @@ use super::health::Observer;
 use super::inputs::{self, Drain};
 use super::parameters::{self, Parameters};
 use super::publish::{ChunkPublisher, LastChunk};
-use super::status::{Status, Style};
+use super::status::{Status, Style, print};
 use super::stop::{Stop, StopOnDrop};
 use crate::control::{self, Monitor};
 use crate::device::Progress;
@@ -74,9 +74,9 @@ pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
         }
     }
     let snapshot = watch.monitor.snapshot();
-    print!("{snapshot}");
+    print(&snapshot.to_string());
     if let Some(error) = &snapshot.last_error {
-        println!("\nlast error: {error}");
+        print(&format!("\nlast error: {error}\n"));
     }
     Ok(())
 }

@@ -151,8 +151,8 @@ fn redraw(page: &str) -> String {
     format!("\x1b[?7l\x1b[H{}\x1b[J\x1b[?7h", page.replace('\n', "\x1b[K\n"))
 }
 
-/// A status that nobody reads any more (a closed pipe) is no reason to stop a robot.
-fn print(text: &str) {
+/// Output that nobody reads any more (a closed pipe) is no reason to stop a robot.
+pub fn print(text: &str) {
     let mut out = stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
