@@ -1,0 +1,269 @@
+//! Everything that is counted and timed, shared by all threads of a node. Filled by `control`'s inputs and cycle.
+
+use std::fmt::Display;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::latency::Latency;
+use super::snapshot::{SensorSnapshot, Snapshot};
+
+/// A part of a cycle that is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Images to the device.
+    Write,
+    /// Images and prompt to the KV cache.
+    Perceive,
+    /// State and noise to the device, all denoising steps, actions back.
+    Act,
+    /// Normalised actions to joint positions.
+    DecodeActions,
+    /// The four above.
+    Cycle,
+    /// From the observation's stamp to the finished chunk, by the clock that made the stamp.
+    Age,
+}
+
+impl Stage {
+    pub const ALL: [Stage; 6] = [
+        Stage::Write,
+        Stage::Perceive,
+        Stage::Act,
+        Stage::DecodeActions,
+        Stage::Cycle,
+        Stage::Age,
+    ];
+
+    /// The name in tables and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Write => "write",
+            Stage::Perceive => "perceive",
+            Stage::Act => "act",
+            Stage::DecodeActions => "decode_actions",
+            Stage::Cycle => "cycle",
+            Stage::Age => "observation_to_chunk",
+        }
+    }
+}
+
+/// Why a frame set led to no chunk, or a chunk to no listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// No joint state has arrived yet.
+    JointsMissing,
+    /// The newest joint state is older than `sensor_timeout_ms`.
+    JointsStale,
+    /// The model's actions are not all finite numbers.
+    NotFinite,
+    /// The device refused; the snapshot's last error says why.
+    Device,
+    /// A newer chunk came before anybody took this one.
+    Overwritten,
+}
+
+impl DropReason {
+    pub const ALL: [DropReason; 5] = [
+        DropReason::JointsMissing,
+        DropReason::JointsStale,
+        DropReason::NotFinite,
+        DropReason::Device,
+        DropReason::Overwritten,
+    ];
+
+    /// The name in tables and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            DropReason::JointsMissing => "joints_missing",
+            DropReason::JointsStale => "joints_stale",
+            DropReason::NotFinite => "actions_not_finite",
+            DropReason::Device => "device_error",
+            DropReason::Overwritten => "not_taken_in_time",
+        }
+    }
+}
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add_one(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What is known about one stream of messages.
+#[derive(Debug)]
+pub struct SensorMetrics {
+    pub name: String,
+    received: Counter,
+    refused: Counter,
+    /// Nanoseconds from the start of the metrics to the last good message.
+    last_received_ns: AtomicU64,
+    /// From the message to the model's input, on the edge's thread.
+    decode: Latency,
+}
+
+impl SensorMetrics {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            received: Counter::default(),
+            refused: Counter::default(),
+            last_received_ns: AtomicU64::new(0),
+            decode: Latency::new(),
+        }
+    }
+
+    fn snapshot(&self, now: Duration) -> SensorSnapshot {
+        let received = self.received.get();
+        let last = Duration::from_nanos(self.last_received_ns.load(Relaxed));
+        SensorSnapshot {
+            name: self.name.clone(),
+            received,
+            refused: self.refused.get(),
+            age_ms: (received > 0).then(|| now.saturating_sub(last).as_secs_f64() * 1e3),
+            decode: self.decode.summary(),
+        }
+    }
+}
+
+/// The counters and histograms of one node.
+#[derive(Debug)]
+pub struct Metrics {
+    started: Instant,
+    pub cameras: Vec<SensorMetrics>,
+    pub joints: SensorMetrics,
+    pub prompts: SensorMetrics,
+    pub frame_sets: Counter,
+    pub chunks: Counter,
+    /// Bits of an f64: the spread of the last complete but unmatched frames.
+    last_spread_ms: AtomicU64,
+    dropped: [Counter; DropReason::ALL.len()],
+    stages: [Latency; Stage::ALL.len()],
+    last_error: Mutex<Option<String>>,
+}
+
+impl Metrics {
+    /// Metrics for cameras of these names.
+    pub fn new<'a>(cameras: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            started: Instant::now(),
+            cameras: cameras.into_iter().map(SensorMetrics::new).collect(),
+            joints: SensorMetrics::new("joints"),
+            prompts: SensorMetrics::new("prompt"),
+            frame_sets: Counter::default(),
+            chunks: Counter::default(),
+            last_spread_ms: AtomicU64::new(0.0_f64.to_bits()),
+            dropped: Default::default(),
+            stages: Default::default(),
+            last_error: Mutex::new(None),
+        }
+    }
+
+    /// Counts a message of `sensor` that took from `since` until now to decode, or that was refused. Gives the
+    /// result back.
+    pub fn received<T, E: Display>(
+        &self,
+        sensor: &SensorMetrics,
+        since: Instant,
+        result: Result<T, E>,
+    ) -> Result<T, E> {
+        match &result {
+            Ok(_) => {
+                sensor.decode.record(since.elapsed());
+                let at = self.started.elapsed().as_nanos();
+                sensor
+                    .last_received_ns
+                    .store(u64::try_from(at).unwrap_or(u64::MAX), Relaxed);
+                sensor.received.add_one();
+            }
+            Err(error) => {
+                sensor.refused.add_one();
+                self.report(&sensor.name, error);
+            }
+        }
+        result
+    }
+
+    /// Adds the time since `since` to a stage.
+    pub fn time(&self, stage: Stage, since: Instant) {
+        self.stages[stage as usize].record(since.elapsed());
+    }
+
+    /// Adds the age of an observation when its chunk is finished.
+    pub fn age(&self, ms: f64) {
+        self.stages[Stage::Age as usize].record_ms(ms);
+    }
+
+    /// Counts frames that are all there but `spread_ms` apart, too far for a frame set.
+    pub fn apart(&self, spread_ms: f64) {
+        self.last_spread_ms.store(spread_ms.to_bits(), Relaxed);
+    }
+
+    /// Counts a drop.
+    pub fn dropped(&self, reason: DropReason) {
+        self.dropped[reason as usize].add_one();
+    }
+
+    /// Keeps an error's text for whoever watches. Never waits: where another thread is at it, that one's text stays.
+    pub fn report(&self, what: &str, error: &dyn Display) {
+        if let Ok(mut last) = self.last_error.try_lock() {
+            *last = Some(format!("{what}: {error}"));
+        }
+    }
+
+    /// Everything as of now.
+    pub fn snapshot(&self) -> Snapshot {
+        let now = self.started.elapsed();
+        Snapshot {
+            cameras: self.cameras.iter().map(|camera| camera.snapshot(now)).collect(),
+            joints: self.joints.snapshot(now),
+            prompts: self.prompts.snapshot(now),
+            frame_sets: self.frame_sets.get(),
+            chunks: self.chunks.get(),
+            last_spread_ms: f64::from_bits(self.last_spread_ms.load(Relaxed)),
+            dropped: DropReason::ALL.map(|reason| (reason, self.dropped[reason as usize].get())),
+            stages: Stage::ALL.map(|stage| (stage, self.stages[stage as usize].summary())),
+            last_error: self.last_error.lock().map_or(None, |last| last.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_and_reasons_stand_where_their_number_says() {
+        for (index, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(stage as usize, index);
+        }
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn good_and_refused_messages_are_counted_apart() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        let camera = &metrics.cameras[0];
+        let before = metrics.snapshot();
+        assert_eq!((before.cameras[0].received, before.cameras[0].age_ms), (0, None));
+
+        let _ = metrics.received(camera, Instant::now(), Ok::<_, String>(()));
+        let _ = metrics.received(camera, Instant::now(), Err::<(), _>("short buffer"));
+
+        let after = metrics.snapshot();
+        assert_eq!((after.cameras[0].received, after.cameras[0].refused), (1, 1));
+        assert!(after.cameras[0].age_ms.is_some());
+        assert_eq!(after.cameras[0].decode.count, 1);
+        assert_eq!(after.last_error.as_deref(), Some("base_0_rgb: short buffer"));
+    }
+}

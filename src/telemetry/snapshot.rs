@@ -1,0 +1,109 @@
+//! All metrics at one moment, as plain data; printed by `cli replay`, published by `node`.
+
+use std::fmt;
+
+use super::latency::LatencySummary;
+use super::metrics::{DropReason, Stage};
+
+/// The metrics of one node at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// The cameras that have a topic, in the order of the settings.
+    pub cameras: Vec<SensorSnapshot>,
+    pub joints: SensorSnapshot,
+    pub prompts: SensorSnapshot,
+    pub frame_sets: u64,
+    /// Chunks handed out.
+    pub chunks: u64,
+    /// Largest difference of stamps of the last frames that were all there but did not match; 0 if there were none.
+    pub last_spread_ms: f64,
+    pub dropped: [(DropReason, u64); DropReason::ALL.len()],
+    pub stages: [(Stage, LatencySummary); Stage::ALL.len()],
+    pub last_error: Option<String>,
+}
+
+/// One stream of messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SensorSnapshot {
+    pub name: String,
+    /// Good messages.
+    pub received: u64,
+    /// Messages that could not be used.
+    pub refused: u64,
+    /// Time since the last good message, by this machine's clock.
+    pub age_ms: Option<f64>,
+    /// From the message to the model's input.
+    pub decode: LatencySummary,
+}
+
+impl Snapshot {
+    /// Drops for one reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize].1
+    }
+
+    /// Latency of one stage.
+    pub fn stage(&self, stage: Stage) -> &LatencySummary {
+        &self.stages[stage as usize].1
+    }
+
+    /// Every stream of messages.
+    pub fn sensors(&self) -> impl Iterator<Item = &SensorSnapshot> {
+        self.cameras.iter().chain([&self.joints, &self.prompts])
+    }
+}
+
+/// Two tables: what came in and went out, and how long each stage took.
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<30} {:>8} {:>10}", "", "count", "refused")?;
+        for sensor in self.sensors() {
+            let SensorSnapshot {
+                name,
+                received,
+                refused,
+                ..
+            } = sensor;
+            writeln!(f, "{:<30} {received:>8} {refused:>10}", format!("in: {name}"))?;
+        }
+        writeln!(f, "{:<30} {:>8}", "frame sets", self.frame_sets)?;
+        writeln!(f, "{:<30} {:>8}", "chunks out", self.chunks)?;
+        for (reason, count) in self.dropped.iter().filter(|(_, count)| *count > 0) {
+            writeln!(f, "{:<30} {count:>8}", format!("dropped: {}", reason.name()))?;
+        }
+        writeln!(f)?;
+        writeln!(
+            f,
+            "{:<30} {:>8} {:>10} {:>10} {:>10} {:>10}",
+            "latency (ms)", "count", "p50", "p90", "p99", "max"
+        )?;
+        for camera in &self.cameras {
+            writeln!(f, "{:<30} {}", format!("decode {}", camera.name), camera.decode)?;
+        }
+        for (stage, summary) in &self.stages {
+            writeln!(f, "{:<30} {summary}", stage.name())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::Metrics;
+    use super::*;
+
+    #[test]
+    fn the_table_shows_every_stage_and_the_reasons_that_occurred() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        metrics.time(Stage::Act, Instant::now());
+        metrics.dropped(DropReason::JointsStale);
+        let table = metrics.snapshot().to_string();
+        for stage in Stage::ALL {
+            assert!(table.contains(stage.name()), "{table}");
+        }
+        assert!(table.contains("in: base_0_rgb") && table.contains("decode base_0_rgb"));
+        assert!(table.contains("joints_stale") && !table.contains("device_error"));
+    }
+}
