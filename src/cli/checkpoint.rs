@@ -1,9 +1,103 @@
 //! `pi0_node checkpoint`: look into a checkpoint, or make a random one.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+
+use super::progress::Bar;
+use crate::device::Progress;
+use crate::graph::WeightFormat;
+use crate::observe;
+use crate::policy::checkpoint::init;
+use crate::policy::{Checkpoint, PolicyConfig};
+
 /// Look into a checkpoint, or make a random one.
 #[derive(clap::Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Check a checkpoint folder and print its configuration, its tensors and parameters by component.
+    Inspect {
+        /// Folder with config.json and safetensors files.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Write a checkpoint with random weights in the layout of a trained one, with a small tokenizer and statistics that
+    /// leave values as they are: for trying the node, for tests and benchmarks. A robot driven by it moves at random.
+    Init {
+        /// Sizes of the model.
+        #[arg(long, value_enum)]
+        preset: Preset,
+        /// The same seed gives the same bytes.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How weights are stored.
+        #[arg(long, value_enum, default_value = "bf16")]
+        dtype: StoredAs,
+        /// Folder to make; must not hold a checkpoint yet.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Preset {
+    /// For tests: compiles and runs in milliseconds.
+    Tiny,
+    /// Real time on two cores.
+    Mini,
+    /// The published size: 3.2 billion parameters, 6.5 GB in bf16.
+    Pi0,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum StoredAs {
+    Bf16,
+    F16,
+    F32,
+}
 
 pub fn run(command: Command) -> anyhow::Result<()> {
-    match command {}
+    match command {
+        Command::Inspect { folder } => {
+            print!("{}", Checkpoint::open(&folder)?.summary());
+            Ok(())
+        }
+        Command::Init {
+            preset,
+            seed,
+            dtype,
+            folder,
+        } => {
+            let config = match preset {
+                Preset::Tiny => PolicyConfig::TINY,
+                Preset::Mini => PolicyConfig::MINI,
+                Preset::Pi0 => PolicyConfig::PI0,
+            };
+            let format = match dtype {
+                StoredAs::Bf16 => WeightFormat::BF16,
+                StoredAs::F16 => WeightFormat::F16,
+                StoredAs::F32 => WeightFormat::F32,
+            };
+            init_folder(&folder, &config, seed, format)
+        }
+    }
+}
+
+fn init_folder(folder: &Path, config: &PolicyConfig, seed: u64, format: WeightFormat) -> anyhow::Result<()> {
+    if folder.join("config.json").exists() {
+        bail!(
+            "{} holds a checkpoint already; choose another folder or remove it",
+            folder.display()
+        );
+    }
+    let progress = Bar::default();
+    progress.begin("writing weights", init::random_bytes(config, format)?);
+    let written = init::write_random(folder, config, seed, format, &|bytes| progress.advance(bytes));
+    progress.end();
+    written?;
+    observe::write_small_tokenizer(&folder.join("tokenizer.json"), config.vocabulary)
+        .and_then(|()| observe::write_identity_like_stats(folder, config.state_dim, config.action_dim))
+        .with_context(|| format!("cannot write to {}", folder.display()))?;
+    println!("random checkpoint written to {}", folder.display());
+    Ok(())
 }

@@ -2,7 +2,13 @@
 
 mod checkpoint;
 mod infer;
+#[cfg(feature = "ros")]
+mod play;
+pub mod progress;
 mod replay;
+mod ros_arguments;
+#[cfg(feature = "ros")]
+mod run;
 
 use std::process::ExitCode;
 
@@ -11,13 +17,22 @@ use clap::{Parser, Subcommand};
 /// Runs the vision-language-action model pi0 as a real-time ROS 2 node.
 #[derive(Parser)]
 #[command(name = "pi0_node", version, max_term_width = 110)]
+#[cfg_attr(
+    not(feature = "ros"),
+    command(arg_required_else_help = true, subcommand_required = true)
+)]
 struct Cli {
+    /// `run` if there is none.
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    #[cfg(feature = "ros")]
+    Run(run::Options),
+    #[cfg(feature = "ros")]
+    Play(play::Options),
     Infer(infer::Options),
     Replay(replay::Options),
     #[command(subcommand)]
@@ -26,10 +41,19 @@ enum Command {
 
 /// Reads the command line, runs the command, and says what went wrong if it did.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Infer(options) => infer::run(options),
-        Command::Replay(options) => replay::run(options),
-        Command::Checkpoint(command) => checkpoint::run(command),
+    let cli = Cli::parse_from(ros_arguments::without_ros(std::env::args_os()));
+    let result = match cli.command {
+        #[cfg(feature = "ros")]
+        None => run::run(run::Options::default()),
+        #[cfg(feature = "ros")]
+        Some(Command::Run(options)) => run::run(options),
+        #[cfg(feature = "ros")]
+        Some(Command::Play(options)) => play::run(options),
+        Some(Command::Infer(options)) => infer::run(options),
+        Some(Command::Replay(options)) => replay::run(options),
+        Some(Command::Checkpoint(command)) => checkpoint::run(command),
+        #[cfg(not(feature = "ros"))]
+        None => unreachable!("the parser requires a command"),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

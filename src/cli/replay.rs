@@ -1,9 +1,280 @@
 //! `pi0_node replay`: a rosbag through the same control loop as the live node.
+//!
+//! Every message of the bag is put in as the node would, at its log time, and the cycle takes a step after it. So the
+//! chunks depend on the bag, the checkpoint and the settings alone, never on how fast this machine is.
 
-/// Feed a rosbag through the control loop and write the action chunks.
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::progress::Bar;
+use crate::bag::messages::{CompressedImage, Image, JointState, JointTrajectory, Text};
+use crate::bag::{Bag, ChunkWriter, Message, cdr};
+use crate::control::{self, Outcome, Wiring};
+use crate::observe::messages::Stamp;
+use crate::settings::{NODE_NAME, Settings, Transport, Value, read_parameters};
+
+/// Feed a rosbag through the node's control loop and write the action chunks.
+///
+/// The same bag, checkpoint, configuration and seed give the same chunks, byte for byte, at any rate.
 #[derive(clap::Args)]
-pub struct Options {}
+pub struct Options {
+    /// Folder with metadata.yaml, or a bare .mcap or .db3 file.
+    #[arg(value_name = "BAG")]
+    bag: PathBuf,
+    /// ROS parameter file, as the node takes it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Checkpoint folder; wins over the parameter file's.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Write the chunks to this MCAP file (trajectory_msgs/JointTrajectory).
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How fast the bag's clock runs: 1.0 is real time; `max` waits for nothing.
+    #[arg(long, value_name = "RATE", default_value = "max")]
+    rate: Rate,
+    /// Device that runs the model; wins over the parameter file's.
+    #[arg(long)]
+    device: Option<String>,
+    /// Threads of the CPU device, 0 for one per core; wins over the parameter file's.
+    #[arg(long)]
+    threads: Option<u32>,
+    /// Seed of the noise; wins over the parameter file's.
+    #[arg(long)]
+    seed: Option<u32>,
+}
 
-pub fn run(_: Options) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+#[derive(Clone, Copy)]
+enum Rate {
+    Max,
+    Times(f64),
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse::<f64>()) {
+            ("max", _) => Ok(Rate::Max),
+            (_, Ok(rate)) if rate.is_finite() && rate > 0.0 => Ok(Rate::Times(rate)),
+            _ => Err("must be a number above 0, or max".into()),
+        }
+    }
+}
+
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let settings = settings(&options)?;
+    let mut bag = Bag::open(&options.bag)?;
+    for problem in bag.problems() {
+        eprintln!("warning: {problem}");
+    }
+    let topics = Topics::find(&bag, &settings)?;
+    let mut wiring = control::assemble(&settings, &Bar::default())?;
+    eprintln!(
+        "replaying {} on {}",
+        options.bag.display(),
+        wiring.monitor.device()
+    );
+    let topic = format!("/{NODE_NAME}/action_chunk");
+    let mut output = options
+        .output
+        .as_deref()
+        .map(|path| ChunkWriter::create(path, &topic))
+        .transpose()?;
+
+    let names = topics.names();
+    let messages = bag.messages(&names)?;
+    let progress = progress(messages.len() as u64);
+    let mut pace = Pace::new(options.rate);
+    for message in messages {
+        progress.inc(1);
+        let message = match message {
+            Ok(message) => message,
+            Err(problem) => {
+                progress.suspend(|| eprintln!("warning: {problem}"));
+                continue;
+            }
+        };
+        pace.wait_for(message.log_time);
+        if let Err(error) = topics.put(&message, &mut wiring) {
+            progress.suspend(|| eprintln!("warning: {error:#}"));
+        }
+        if wiring.cycle.step(message.log_time) == Outcome::Chunk
+            && let (Some(chunk), Some(output)) = (wiring.chunks.try_recv(), &mut output)
+        {
+            let names = wiring.joints.names();
+            let trajectory = JointTrajectory::new(chunk.observation, names, &chunk.actions, chunk.control_hz);
+            output.write(&trajectory, message.log_time)?;
+        }
+    }
+    progress.finish_and_clear();
+
+    let snapshot = wiring.monitor.snapshot();
+    print!("{snapshot}");
+    if let Some(error) = &snapshot.last_error {
+        println!("\nlast error: {error}");
+    }
+    if snapshot.chunks == 0 {
+        bail!(
+            "the bag gave no chunk: {} frame sets were complete; the table above says what came in and what was dropped \
+             (frames that are further apart than sync_tolerance_ms make no set; the last were {:.1} ms apart)",
+            snapshot.frame_sets,
+            snapshot.last_spread_ms
+        );
+    }
+    if let (Some(output), Some(path)) = (output, &options.output) {
+        println!("\n{} chunks written to {}", output.finish()?, path.display());
+    }
+    Ok(())
+}
+
+/// The parameter file's settings, with the options in place of what they name.
+fn settings(options: &Options) -> anyhow::Result<Settings> {
+    let mut values = read_parameters(&options.config, NODE_NAME)?;
+    let path = |path: &PathBuf| Value::Text(path.display().to_string());
+    let options = [
+        ("checkpoint", options.checkpoint.as_ref().map(path)),
+        ("device", options.device.clone().map(Value::Text)),
+        (
+            "threads",
+            options.threads.map(|threads| Value::Integer(threads.into())),
+        ),
+        ("seed", options.seed.map(|seed| Value::Integer(seed.into()))),
+    ];
+    for (name, value) in options {
+        if let Some(value) = value {
+            values.insert(name.into(), value);
+        }
+    }
+    Ok(Settings::from_values(&values)?)
+}
+
+/// Where a topic's messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// Number among the cameras that have a topic.
+    Camera(usize, Transport),
+    Joints,
+    Prompt,
+}
+
+/// The target of every topic of the bag, by its number there.
+struct Topics {
+    names: Vec<String>,
+    targets: Vec<Option<Target>>,
+}
+
+impl Topics {
+    /// Finds every configured topic in the bag; one that is missing or of another type is an error.
+    fn find(bag: &Bag, settings: &Settings) -> anyhow::Result<Self> {
+        let cameras = settings
+            .cameras
+            .iter()
+            .filter_map(|camera| Some((camera.topic.as_ref()?, camera.transport)));
+        let mut wanted: Vec<(String, &str, Target, bool)> = cameras
+            .enumerate()
+            .map(|(index, (topic, transport))| {
+                let type_name = match transport {
+                    Transport::Raw => Image::TYPE,
+                    Transport::Compressed => CompressedImage::TYPE,
+                };
+                (topic.clone(), type_name, Target::Camera(index, transport), true)
+            })
+            .collect();
+        wanted.push((
+            settings.joint_states_topic.clone(),
+            JointState::TYPE,
+            Target::Joints,
+            true,
+        ));
+        wanted.push((format!("/{NODE_NAME}/prompt"), Text::TYPE, Target::Prompt, false));
+
+        let mut targets = vec![None; bag.topics().len()];
+        let mut problems = Vec::new();
+        for (name, type_name, target, required) in &wanted {
+            let found = bag
+                .topics()
+                .iter()
+                .position(|topic| topic.name == *name && topic.count > 0);
+            match found.map(|index| (index, &bag.topics()[index].type_name)) {
+                Some((index, found)) if found == type_name => targets[index] = Some(*target),
+                Some((_, found)) => problems.push(format!(
+                    "{name} is {found}, but the configuration says {type_name}"
+                )),
+                None if *required => problems.push(format!("there are no messages on {name}")),
+                None => {}
+            }
+        }
+        if !problems.is_empty() {
+            bail!(
+                "the bag does not fit the configuration:\n  {}\nit has{}",
+                problems.join("\n  "),
+                bag.describe()
+            );
+        }
+        Ok(Self {
+            names: wanted.into_iter().map(|(name, ..)| name).collect(),
+            targets,
+        })
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
+    }
+
+    /// Puts a message in as the node would.
+    fn put(&self, message: &Message, wiring: &mut Wiring) -> anyhow::Result<()> {
+        let Some(target) = self.targets[message.topic] else {
+            return Ok(());
+        };
+        let data = &message.data;
+        let mut put = || -> anyhow::Result<()> {
+            match target {
+                Target::Camera(index, Transport::Raw) => {
+                    wiring.cameras[index].put_image(&cdr::decode::<Image>(data)?.view())?;
+                }
+                Target::Camera(index, Transport::Compressed) => {
+                    wiring.cameras[index].put_compressed(&cdr::decode::<CompressedImage>(data)?.view())?;
+                }
+                Target::Joints => wiring
+                    .joints
+                    .put(&cdr::decode::<JointState>(data)?.view(), message.log_time)?,
+                Target::Prompt => wiring.prompt.put(&cdr::decode::<Text>(data)?.data)?,
+            }
+            Ok(())
+        };
+        put().with_context(|| format!("message of {target:?} logged at {}", message.log_time))
+    }
+}
+
+/// Holds messages back until their time has come.
+struct Pace {
+    rate: Rate,
+    /// When which log time was.
+    start: Option<(Instant, Stamp)>,
+}
+
+impl Pace {
+    fn new(rate: Rate) -> Self {
+        Self { rate, start: None }
+    }
+
+    fn wait_for(&mut self, time: Stamp) {
+        let Rate::Times(rate) = self.rate else { return };
+        let (began, first) = *self.start.get_or_insert((Instant::now(), time));
+        let due = Duration::try_from_secs_f64(time.ms_since(first) / 1e3 / rate).unwrap_or_default();
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+    }
+}
+
+fn progress(messages: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} messages {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(Some(messages), ProgressDrawTarget::stderr()).with_style(style);
+    bar.set_message("replaying");
+    bar
 }

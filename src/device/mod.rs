@@ -3,6 +3,8 @@
 //! Called by `control` and `cli`. A cycle is: write inputs, run, read outputs; after compilation none of these
 //! allocates, and nothing runs anywhere else: an operation that a device lacks is an error at compile time.
 
+pub mod cpu;
+
 use crate::graph::{DType, Graph, HostTensor, HostView, WeightError, Weights};
 
 /// A compiled graph of one device.
@@ -85,13 +87,20 @@ pub enum DeviceError {
         found: i32,
         last: i32,
     },
-    #[error("cannot start thread {index}: {message}")]
-    Thread { index: usize, message: String },
+    #[error("cannot start {threads} threads: {message}")]
+    Thread { threads: usize, message: String },
+    #[error("node '{node}': this device cannot run {what}")]
+    Unsupported { node: String, what: String },
+    #[error("graph '{graph}' reads '{value}' before anything has made it")]
+    Order { graph: String, value: String },
     #[error("there is no device '{0}'; this build has: cpu")]
     Unknown(String),
 }
 
 /// Opens a device by the name that parameters and options use. `threads` 0 means one per core.
-pub fn open(name: &str, _threads: usize) -> Result<Box<dyn Device>, DeviceError> {
-    Err(DeviceError::Unknown(name.into()))
+pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>, DeviceError> {
+    match name {
+        "cpu" => Ok(Box::new(cpu::CpuDevice::new(threads)?)),
+        other => Err(DeviceError::Unknown(other.into())),
+    }
 }

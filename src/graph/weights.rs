@@ -62,6 +62,11 @@ impl WeightData {
         self.range.len() / self.format.bytes()
     }
 
+    /// Size in memory or file.
+    pub fn stored_bytes(&self) -> u64 {
+        self.range.len() as u64
+    }
+
     fn bytes(&self) -> &[u8] {
         &(*self.owner).as_ref()[self.range.clone()]
     }

@@ -1,1 +1,28 @@
 //! The ROS 2 edge, and the only room that names r2r: parameters, subscriptions, publishers, clock.
+//!
+//! [`run`] is the live node; its threads and what they own:
+//! - *spin* has the r2r node: takes every message off the network at once, keeps the newest per camera;
+//! - one *camera* thread per camera turns its newest image into the model's input;
+//! - *control* runs the cycle;
+//! - *publish* waits for chunks and sends them;
+//! - the main thread publishes `/diagnostics`, draws the status, and waits for the signal to stop.
+//!
+//! [`play`] is the other side: a bag's topics as a robot's drivers would publish them. Called by `cli run` and `cli play`.
+
+mod clock;
+mod connect;
+mod diagnostics;
+mod graph;
+mod health;
+mod inputs;
+mod latest;
+mod live;
+mod parameters;
+mod play;
+mod publish;
+mod status;
+mod stop;
+
+pub use live::{Options, run};
+pub use play::{Options as PlayOptions, StampFrom, play};
+pub use status::Style as StatusStyle;

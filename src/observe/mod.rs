@@ -2,4 +2,21 @@
 //! normalisation, delta actions, prompt and tokenizer. Called by `control`'s inputs and outputs, on edge threads
 //! for images and prompts, on the control thread for states and actions (those functions never allocate).
 
+pub mod delta;
+pub mod image;
+pub mod joints;
 pub mod messages;
+pub mod normalization;
+pub mod prompt;
+mod resize;
+mod sentencepiece;
+mod small_tokenizer;
+mod stats;
+
+pub use delta::{DeltaError, DeltaMask};
+pub use image::{ImageError, ImagePreprocessor};
+pub use joints::{JointError, JointOrder};
+pub use normalization::Normalizer;
+pub use prompt::{PromptTokenizer, PromptTokens, TokenizerError};
+pub use small_tokenizer::write_small_tokenizer;
+pub use stats::{NormalizationError, write_identity_like_stats};

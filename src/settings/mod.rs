@@ -1,7 +1,20 @@
 //! Everything a user can set, as one value: read from ROS parameters by `node`, from the same YAML file by `replay`.
 //! `control` is assembled from it.
+//!
+//! `parameters` is the one table of names, types, defaults, units and ranges; `value` checks raw
+//! values by it, `read` makes [`Settings`] of them, `yaml` gets raw values from a parameter file.
+
+mod parameters;
+mod read;
+mod value;
+mod yaml;
 
 use std::path::PathBuf;
+
+pub use parameters::{Allowed, DefaultValue, PARAMETERS, Parameter, reference};
+pub use read::SettingsError;
+pub use value::{Problem, Value, complete};
+pub use yaml::{NODE_NAME, ParameterFileError, read_parameters};
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,3 +1,57 @@
 //! `cargo xtask`: set-up, demo and test of this repository, each one command.
 
-fn main() {}
+mod bindgen;
+mod command;
+mod demo;
+mod patch;
+mod process;
+mod progress;
+mod python;
+mod setup;
+mod sourced;
+mod test;
+mod wheels;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up, demo and test of pi0_node. Each command sets up what it needs first.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Make plain `cargo build`, `cargo test` and `cargo run` work: installs ROS 2 into .ros unless one is sourced.
+    Setup,
+    /// Recorded cameras and joints through a live ROS 2 node: starts a player and the node, shows its status.
+    Demo(demo::Options),
+    /// Everything a change must pass: formatting, lints, all tests, documentation.
+    Test,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup => setup::run(),
+        Task::Demo(options) => setup::run().and_then(|()| demo::run(&options)),
+        Task::Test => setup::run().and_then(|()| test::run()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}

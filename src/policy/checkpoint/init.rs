@@ -44,13 +44,12 @@ pub fn write_random(
             };
             (tensor.spec.key.clone(), tensor)
         });
-    // Under its name only when it is whole.
-    let (path, partial) = (
-        folder.join(SINGLE_FILE),
-        folder.join(".model.safetensors.partial"),
-    );
-    safetensors::serialize_to_file(tensors, None, &partial).map_err(|error| fail(&partial, &error))?;
-    fs::rename(&partial, &path).map_err(|error| fail(&path, &error))
+    // The library writes a temporary file that takes the name when it is whole, readable by its owner only.
+    let path = folder.join(SINGLE_FILE);
+    safetensors::serialize_to_file(tensors, None, &path).map_err(|error| fail(&path, &error))?;
+    fs::metadata(&config_path)
+        .and_then(|config| fs::set_permissions(&path, config.permissions()))
+        .map_err(|error| fail(&path, &error))
 }
 
 /// Bytes of the weights that [`write_random`] writes.

@@ -1,0 +1,153 @@
+//! Reads and checks the input file of `infer`: every problem is named, and all of them are reported at once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::graph::{DType, HostTensor, HostView};
+use crate::policy::{IMAGE_MASKS, NOISE, PolicyConfig, STATE, TOKEN_MASK, TOKENS, image_input};
+
+/// The inputs of both graphs by name.
+pub struct Inputs {
+    tensors: BTreeMap<String, HostTensor>,
+    cameras: usize,
+}
+
+impl Inputs {
+    pub fn load(path: &Path, config: &PolicyConfig) -> anyhow::Result<Self> {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let file = SafeTensors::deserialize(&bytes)
+            .with_context(|| format!("{} is not a complete safetensors file", path.display()))?;
+        Self::parse(&file, config).with_context(|| format!("inputs of {}", path.display()))
+    }
+
+    fn parse(file: &SafeTensors, config: &PolicyConfig) -> anyhow::Result<Self> {
+        let names: Vec<&str> = file.iter().map(|(name, _)| name).collect();
+        let cameras = names.iter().filter(|name| is_image(name)).count();
+        let side = config.vision.image;
+        let mut expected = vec![
+            (IMAGE_MASKS.to_owned(), DType::Bool, vec![cameras]),
+            (TOKENS.into(), DType::I32, vec![config.prompt_tokens]),
+            (TOKEN_MASK.into(), DType::Bool, vec![config.prompt_tokens]),
+            (STATE.into(), DType::F32, vec![config.state_dim]),
+            (
+                NOISE.into(),
+                DType::F32,
+                vec![config.action_horizon, config.action_dim],
+            ),
+        ];
+        expected
+            .extend((0..cameras.max(1)).map(|camera| (image_input(camera), DType::F32, vec![3, side, side])));
+
+        let mut problems = Vec::new();
+        let mut tensors = BTreeMap::new();
+        for (name, dtype, shape) in &expected {
+            match file
+                .tensor(name)
+                .map_err(|_| format!("'{name}' {dtype} {shape:?} is missing"))
+            {
+                Ok(view) => match convert(name, &view, *dtype, shape) {
+                    Ok(tensor) => drop(tensors.insert(name.clone(), tensor)),
+                    Err(problem) => problems.push(problem),
+                },
+                Err(problem) => problems.push(problem),
+            }
+        }
+        problems.extend(token_problem(tensors.get(TOKENS), config));
+        for name in names {
+            if expected.iter().all(|(known, ..)| known != name) {
+                problems.push(format!("'{name}' is not an input of this model"));
+            }
+        }
+        if !problems.is_empty() {
+            bail!("{}", problems.join("\n  "));
+        }
+        Ok(Self { tensors, cameras })
+    }
+
+    pub fn cameras(&self) -> usize {
+        self.cameras
+    }
+
+    pub fn get(&self, name: &str) -> anyhow::Result<HostView<'_>> {
+        let tensor = self
+            .tensors
+            .get(name)
+            .with_context(|| format!("no input '{name}'"))?;
+        Ok(tensor.view())
+    }
+}
+
+fn is_image(name: &str) -> bool {
+    name.strip_prefix("image_")
+        .is_some_and(|camera| camera.parse::<usize>().is_ok())
+}
+
+/// The tensor in host memory, if it is what the model expects.
+fn convert(name: &str, view: &TensorView, dtype: DType, shape: &[usize]) -> Result<HostTensor, String> {
+    let batched = [&[1], shape].concat();
+    if view.shape() != shape && view.shape() != batched {
+        return Err(format!(
+            "'{name}' is {:?}, but the model takes {shape:?}",
+            view.shape()
+        ));
+    }
+    let data = view.data();
+    match (dtype, view.dtype()) {
+        (DType::F32, Dtype::F32) => {
+            let values: Vec<f32> = data
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&b| f32::from_le_bytes(b))
+                .collect();
+            match values.iter().position(|value| !value.is_finite()) {
+                Some(index) => Err(format!(
+                    "'{name}' element {index} is {}, not a finite number",
+                    values[index]
+                )),
+                None => Ok(HostTensor::F32(values)),
+            }
+        }
+        (DType::I32, Dtype::I32) => Ok(HostTensor::I32(
+            data.as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&b| i32::from_le_bytes(b))
+                .collect(),
+        )),
+        (DType::I32, Dtype::I64) => data
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|&b| i64::from_le_bytes(b))
+            .map(|value| {
+                i32::try_from(value).map_err(|_| format!("'{name}' holds {value}, which is no token"))
+            })
+            .collect::<Result<_, _>>()
+            .map(HostTensor::I32),
+        (DType::Bool, Dtype::BOOL) => Ok(HostTensor::Bool(data.iter().map(|&byte| byte != 0).collect())),
+        (_, found) => Err(format!(
+            "'{name}' is stored as {found}, but the model takes {dtype}"
+        )),
+    }
+}
+
+/// Tokens outside the vocabulary.
+fn token_problem(tokens: Option<&HostTensor>, config: &PolicyConfig) -> Option<String> {
+    let Some(HostTensor::I32(tokens)) = tokens else {
+        return None;
+    };
+    let (index, token) = tokens
+        .iter()
+        .enumerate()
+        .find(|(_, token)| !(0..config.vocabulary as i64).contains(&i64::from(**token)))?;
+    Some(format!(
+        "'{TOKENS}' element {index} is {token}, outside the vocabulary of {}",
+        config.vocabulary
+    ))
+}

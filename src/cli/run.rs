@@ -1,0 +1,39 @@
+//! `pi0_node run`: the live ROS 2 node; also what runs when no command is given, as `ros2 run` and launch files do.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+
+use super::progress::Bar;
+use super::ros_arguments::log_level;
+use crate::node::{self, StatusStyle};
+use crate::settings::reference;
+
+/// Run the ROS 2 node: cameras, joint states and a prompt in, action chunks out. The default command.
+///
+/// Subscribes to the camera topics, the joint states and ~/prompt (std_msgs/String); publishes ~/action_chunk
+/// (trajectory_msgs/JointTrajectory; its stamp is the observation's, point i is for i/control_hz later) and /diagnostics.
+/// ROS 2 arguments follow --ros-args: --params-file FILE, -p name:=value, -r from:=to, --log-level LEVEL.
+/// SIGINT (Ctrl-C) and SIGTERM stop it; it prints what came in and went out, and the latency of each stage.
+#[derive(Default, clap::Args)]
+#[command(after_long_help = reference())]
+pub struct Options {
+    /// Show rates, latencies and the last chunk: as a screen on a terminal, as a line a second elsewhere, or as chosen.
+    #[arg(long, value_name = "STYLE", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    status: Option<StatusStyle>,
+}
+
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let level = log_level(std::env::args()).unwrap_or("info");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let options = node::Options {
+        status: options.status,
+    };
+    node::run(options, &Bar::default())
+}

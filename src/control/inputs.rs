@@ -1,0 +1,156 @@
+//! The ways in: each turns a message into what the model reads, on the thread that received it, and leaves it in a
+//! mailbox for the cycle. A message that cannot be used changes nothing there.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::mailbox::Sender;
+use super::sync::Frame;
+use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
+use crate::observe::{
+    ImageError, ImagePreprocessor, JointError, JointOrder, PromptTokenizer, PromptTokens, TokenizerError,
+};
+use crate::settings::Camera;
+use crate::telemetry::Metrics;
+
+/// Where an edge puts the images of one camera.
+pub struct CameraInput {
+    pub(super) camera: Camera,
+    pub(super) topic: String,
+    /// Position in [`Metrics::cameras`].
+    pub(super) index: usize,
+    pub(super) preprocessor: ImagePreprocessor,
+    pub(super) mailbox: Sender<Frame>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl CameraInput {
+    /// The camera's settings.
+    pub fn camera(&self) -> &Camera {
+        &self.camera
+    }
+
+    /// The topic its images come on.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub fn put_image(&mut self, image: &Image) -> Result<(), ImageError> {
+        self.put(image.stamp, |preprocessor, pixels| {
+            preprocessor.raw(image, pixels)
+        })
+    }
+
+    pub fn put_compressed(&mut self, image: &CompressedImage) -> Result<(), ImageError> {
+        self.put(image.stamp, |preprocessor, pixels| {
+            preprocessor.compressed(image, pixels)
+        })
+    }
+
+    /// Counts a message that could not even be decoded into an image message.
+    pub fn refuse(&self, error: &dyn std::fmt::Display) {
+        let _ = self.metrics.received(
+            &self.metrics.cameras[self.index],
+            Instant::now(),
+            Err::<(), _>(error),
+        );
+    }
+
+    fn put(
+        &mut self,
+        stamp: Stamp,
+        preprocess: impl FnOnce(&mut ImagePreprocessor, &mut [f32]) -> Result<(), ImageError>,
+    ) -> Result<(), ImageError> {
+        let since = Instant::now();
+        let frame = self.mailbox.buffer();
+        let result = preprocess(&mut self.preprocessor, &mut frame.pixels);
+        frame.stamp = stamp;
+        self.metrics
+            .received(&self.metrics.cameras[self.index], since, result)?;
+        self.mailbox.send();
+        Ok(())
+    }
+}
+
+/// Joint positions in the model's order.
+#[derive(Clone, Debug)]
+pub(super) struct JointSample {
+    pub stamp: Stamp,
+    /// When the edge received it, by the clock that the cycle is given.
+    pub received: Stamp,
+    /// `[joints]`, radians or metres.
+    pub positions: Vec<f64>,
+}
+
+/// Where an edge puts joint states.
+pub struct JointInput {
+    pub(super) topic: String,
+    pub(super) order: JointOrder,
+    pub(super) mailbox: Sender<JointSample>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl JointInput {
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Joint names in the order of a chunk's columns.
+    pub fn names(&self) -> &[String] {
+        self.order.names()
+    }
+
+    /// `received` is the time now, by the clock that the cycle is given.
+    pub fn put(&mut self, joints: &JointState, received: Stamp) -> Result<(), JointError> {
+        let since = Instant::now();
+        let sample = self.mailbox.buffer();
+        let result = self.order.read(joints, &mut sample.positions);
+        (sample.stamp, sample.received) = (joints.stamp, received);
+        self.metrics.received(&self.metrics.joints, since, result)?;
+        self.mailbox.send();
+        Ok(())
+    }
+
+    /// Counts a message that could not even be decoded into a joint state.
+    pub fn refuse(&self, error: &dyn std::fmt::Display) {
+        let _ = self
+            .metrics
+            .received(&self.metrics.joints, Instant::now(), Err::<(), _>(error));
+    }
+}
+
+/// Where an edge puts prompts.
+pub struct PromptInput {
+    pub(super) tokenizer: PromptTokenizer,
+    /// Tokens that the model takes.
+    pub(super) length: usize,
+    pub(super) vocabulary: usize,
+    pub(super) mailbox: Sender<PromptTokens>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl PromptInput {
+    pub fn put(&mut self, prompt: &str) -> Result<(), TokenizerError> {
+        let since = Instant::now();
+        let result = self.encode(prompt);
+        *self.mailbox.buffer() = self.metrics.received(&self.metrics.prompts, since, result)?;
+        self.mailbox.send();
+        Ok(())
+    }
+
+    /// Tokens that the model has: another model's tokenizer would give others.
+    fn encode(&self, prompt: &str) -> Result<PromptTokens, TokenizerError> {
+        let tokens = self.tokenizer.encode(prompt, self.length)?;
+        match tokens.ids.iter().find(|&&id| id as usize >= self.vocabulary) {
+            None => Ok(tokens),
+            Some(&token) => {
+                let last = self.vocabulary - 1;
+                Err(TokenizerError::OutsideVocabulary {
+                    prompt: prompt.into(),
+                    token,
+                    last,
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A compiled graph: buffers at fixed addresses and the steps over them. Made by `compile`, run by the device.
+
+use super::kernels::Step;
+use super::layout::Memory;
+use super::memory::{Matrix, Words};
+use super::pool::Pool;
+use crate::device::DeviceError;
+use crate::graph::{DType, HostTensor, HostView, TensorType};
+
+pub(super) struct Program {
+    pub steps: Vec<Box<dyn Step>>,
+    pub inputs: Vec<Slot>,
+    pub outputs: Vec<Slot>,
+    /// Working memory, one part per thread.
+    pub scratch: Vec<Words>,
+    /// Owns what the steps' and slots' matrices point to.
+    pub memory: Memory,
+}
+
+/// Where the host writes or reads a value.
+pub(super) struct Slot {
+    pub name: String,
+    pub ty: TensorType,
+    pub matrix: Matrix,
+    /// Integers must be below this: they are looked up in a table of so many rows.
+    pub below: Option<i32>,
+}
+
+/// Scratch as the pool's tasks see it.
+struct Scratch<'a>(&'a [Words]);
+
+// SAFETY: every thread uses the part with its own number only.
+unsafe impl Sync for Scratch<'_> {}
+
+impl Scratch<'_> {
+    fn of(&self, thread: usize) -> *mut f32 {
+        self.0[thread].as_ptr()
+    }
+}
+
+impl Program {
+    /// What was compiled, for the log.
+    pub fn describe(&self) -> String {
+        format!(
+            "{} steps, {:.1} MB of buffers",
+            self.steps.len(),
+            self.memory.bytes() as f64 / 1e6
+        )
+    }
+
+    /// Runs every step.
+    pub fn run(&mut self, pool: &mut Pool) {
+        let scratch = Scratch(&self.scratch);
+        for step in &self.steps {
+            pool.run(step.tasks(), &|task, thread| {
+                // SAFETY: the buffers belong to this program (borrowed exclusively) or to the device, which runs one
+                // program at a time; steps run one after another, and each task of a step once.
+                unsafe { step.run(task, scratch.of(thread)) }
+            });
+        }
+    }
+
+    pub fn write(&mut self, name: &str, data: HostView) -> Result<(), DeviceError> {
+        let slot = find(&self.inputs, "input", name)?;
+        slot.check(data)?;
+        // SAFETY: inputs are whole pinned buffers of this program, which is borrowed exclusively.
+        unsafe {
+            match data {
+                HostView::F32(values) => {
+                    let words = std::slice::from_raw_parts_mut(slot.matrix.data, values.len());
+                    words.copy_from_slice(values);
+                }
+                HostView::I32(values) => slot.matrix.integers_mut().copy_from_slice(values),
+                HostView::Bool(values) => {
+                    for (word, &value) in slot.matrix.integers_mut().iter_mut().zip(values) {
+                        *word = i32::from(value);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn read(&self, name: &str, out: &mut HostTensor) -> Result<(), DeviceError> {
+        let slot = find(&self.outputs, "output", name)?;
+        slot.check_type(out.view())?;
+        let columns = slot.matrix.cols;
+        for row in 0..slot.matrix.rows {
+            let range = row * columns..(row + 1) * columns;
+            // SAFETY: outputs are pinned, and no step runs while the host reads.
+            let words = unsafe { slot.matrix.row(row) };
+            match out {
+                HostTensor::F32(out) => out[range].copy_from_slice(words),
+                HostTensor::I32(out) => {
+                    out[range]
+                        .iter_mut()
+                        .zip(words)
+                        .for_each(|(out, word)| *out = word.to_bits() as i32);
+                }
+                HostTensor::Bool(out) => {
+                    out[range]
+                        .iter_mut()
+                        .zip(words)
+                        .for_each(|(out, word)| *out = word.to_bits() != 0);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn find<'a>(slots: &'a [Slot], kind: &'static str, name: &str) -> Result<&'a Slot, DeviceError> {
+    slots
+        .iter()
+        .find(|slot| slot.name == name)
+        .ok_or_else(|| DeviceError::NoSlot {
+            kind,
+            name: name.into(),
+        })
+}
+
+impl Slot {
+    fn check_type(&self, data: HostView) -> Result<(), DeviceError> {
+        let elements = self.ty.elements();
+        if data.dtype() == self.ty.dtype && data.elements() == elements {
+            return Ok(());
+        }
+        Err(DeviceError::SlotType {
+            name: self.name.clone(),
+            expected: self.ty.dtype,
+            expected_elements: elements,
+            found: data.dtype(),
+            elements: data.elements(),
+        })
+    }
+
+    fn check(&self, data: HostView) -> Result<(), DeviceError> {
+        self.check_type(data)?;
+        let (HostView::I32(values), DType::I32, Some(below)) = (data, self.ty.dtype, self.below) else {
+            return Ok(());
+        };
+        match values.iter().position(|value| !(0..below).contains(value)) {
+            None => Ok(()),
+            Some(index) => Err(DeviceError::OutOfRange {
+                name: self.name.clone(),
+                index,
+                found: values[index],
+                last: below - 1,
+            }),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Who publishes the topics that the node listens to: when a camera stays silent, the reason is most often a wrong
+//! name or type, and only ROS 2's graph knows it. Written by the spin thread, read for `/diagnostics`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::settings::{Settings, Transport};
+
+/// The message type expected on each topic, and the types that others publish there.
+#[derive(Clone, Debug, Default)]
+pub struct Publishers(Arc<Mutex<BTreeMap<String, Vec<String>>>>);
+
+impl Publishers {
+    /// Why nothing comes on a topic, as far as the graph knows.
+    pub fn explain(&self, topic: &str, expected: &str) -> String {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match found.get(topic).map(Vec::as_slice) {
+            None | Some([]) => format!("nobody publishes {topic}"),
+            Some(types) => match types.iter().find(|found| *found != expected) {
+                Some(other) => format!("{topic} is published as {other}, but {expected} is expected"),
+                None => format!(
+                    "{topic} is published, but nothing arrives: is its publisher running, on this domain?"
+                ),
+            },
+        }
+    }
+
+    fn set(&self, topic: &str, types: Vec<String>) {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        found.insert(topic.to_owned(), types);
+    }
+}
+
+/// The topics that must be published, with the types expected there.
+pub fn expected_topics(settings: &Settings) -> Vec<(String, &'static str)> {
+    let cameras = settings.cameras.iter().filter_map(|camera| {
+        let topic = camera.topic.clone()?;
+        Some((topic, image_type(camera.transport)))
+    });
+    let joints = (settings.joint_states_topic.clone(), JOINT_STATE_TYPE);
+    cameras.chain([joints]).collect()
+}
+
+pub const JOINT_STATE_TYPE: &str = "sensor_msgs/msg/JointState";
+
+pub fn image_type(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Raw => "sensor_msgs/msg/Image",
+        Transport::Compressed => "sensor_msgs/msg/CompressedImage",
+    }
+}
+
+/// Looks at the graph now and then.
+pub struct GraphWatch {
+    topics: Vec<String>,
+    publishers: Publishers,
+    next: Instant,
+}
+
+impl GraphWatch {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    pub fn new(settings: &Settings, publishers: Publishers) -> Self {
+        let topics = expected_topics(settings);
+        Self {
+            topics: topics.into_iter().map(|(topic, _)| topic).collect(),
+            publishers,
+            next: Instant::now(),
+        }
+    }
+
+    /// Looks if it is time to.
+    pub fn look(&mut self, node: &r2r::Node) {
+        if Instant::now() < self.next {
+            return;
+        }
+        self.next = Instant::now() + Self::INTERVAL;
+        for topic in &self.topics {
+            // The graph is for explanations only; without it, they say less.
+            if let Ok(found) = node.get_publishers_info_by_topic(topic, false) {
+                let types = found.into_iter().map(|publisher| publisher.topic_type);
+                self.publishers.set(topic, types.collect());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_topic_is_explained_by_who_publishes_it() {
+        let publishers = Publishers::default();
+        let explain = || publishers.explain("/top/image_raw", image_type(Transport::Raw));
+        assert_eq!(explain(), "nobody publishes /top/image_raw");
+
+        publishers.set("/top/image_raw", vec!["sensor_msgs/msg/CompressedImage".into()]);
+        assert_eq!(
+            explain(),
+            "/top/image_raw is published as sensor_msgs/msg/CompressedImage, but sensor_msgs/msg/Image is expected"
+        );
+
+        publishers.set("/top/image_raw", vec!["sensor_msgs/msg/Image".into()]);
+        assert!(explain().contains("is published, but nothing arrives"));
+    }
+}

@@ -1,0 +1,345 @@
+//! How every part of the node is doing, in words and numbers. Used for `/diagnostics` and for the status display.
+
+use std::time::{Duration, Instant};
+
+use super::graph::{JOINT_STATE_TYPE, Publishers, image_type};
+use crate::control::Monitor;
+use crate::settings::Settings;
+use crate::telemetry::{DropReason, LatencySummary, SensorSnapshot, Snapshot};
+
+/// As in `diagnostic_msgs/DiagnosticStatus`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Ok = 0,
+    Warn = 1,
+    Error = 2,
+}
+
+/// One part's health.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    pub name: String,
+    pub level: Level,
+    pub message: String,
+    /// Names with their unit, and numbers.
+    pub values: Vec<(String, String)>,
+}
+
+/// All parts' health over the time since the last look.
+#[derive(Clone, Debug)]
+pub struct Health {
+    pub parts: Vec<Part>,
+    pub rates: Rates,
+    pub snapshot: Snapshot,
+}
+
+/// Per second, since the last look.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// In the order of [`Snapshot::cameras`].
+    pub cameras_hz: Vec<f64>,
+    pub joints_hz: f64,
+    pub frame_sets_hz: f64,
+    pub chunks_hz: f64,
+}
+
+impl Rates {
+    fn between(before: &Snapshot, now: &Snapshot, elapsed: Duration) -> Self {
+        let seconds = elapsed.as_secs_f64().max(1e-3);
+        let rate = |before: u64, now: u64| (now - before) as f64 / seconds;
+        let cameras = before.cameras.iter().zip(&now.cameras);
+        Self {
+            cameras_hz: cameras
+                .map(|(before, now)| rate(before.received, now.received))
+                .collect(),
+            joints_hz: rate(before.joints.received, now.joints.received),
+            frame_sets_hz: rate(before.frame_sets, now.frame_sets),
+            chunks_hz: rate(before.chunks, now.chunks),
+        }
+    }
+}
+
+/// Looks at the metrics now and then.
+pub struct Observer {
+    monitor: Monitor,
+    settings: Settings,
+    publishers: Publishers,
+    started: Instant,
+    last: (Instant, Snapshot),
+}
+
+impl Observer {
+    pub fn new(monitor: &Monitor, settings: &Settings, publishers: &Publishers) -> Self {
+        Self {
+            monitor: monitor.clone(),
+            settings: settings.clone(),
+            publishers: publishers.clone(),
+            started: Instant::now(),
+            last: (Instant::now(), monitor.snapshot()),
+        }
+    }
+
+    /// The health since the last look.
+    pub fn look(&mut self) -> Health {
+        let snapshot = self.monitor.snapshot();
+        let now = Instant::now();
+        let (then, before) = std::mem::replace(&mut self.last, (now, snapshot.clone()));
+        let rates = Rates::between(&before, &snapshot, now - then);
+        let uptime = now - self.started;
+        let parts = self.parts(&before, &snapshot, &rates, uptime);
+        Health {
+            parts,
+            rates,
+            snapshot,
+        }
+    }
+
+    fn parts(&self, before: &Snapshot, now: &Snapshot, rates: &Rates, uptime: Duration) -> Vec<Part> {
+        let cameras = self
+            .settings
+            .cameras
+            .iter()
+            .filter_map(|camera| Some((camera, camera.topic.as_deref()?)));
+        let sensor = |name: String, topic: &str, type_name: &str, before, now, rate_hz| {
+            Sensor {
+                topic,
+                type_name,
+                before,
+                now,
+                rate_hz,
+                timeout_ms: self.settings.sensor_timeout_ms,
+            }
+            .health(name, uptime, &self.publishers)
+        };
+        let mut parts: Vec<Part> = cameras
+            .enumerate()
+            .map(|(index, (camera, topic))| {
+                let mut part = sensor(
+                    format!("camera {}", camera.name),
+                    topic,
+                    image_type(camera.transport),
+                    &before.cameras[index],
+                    &now.cameras[index],
+                    rates.cameras_hz[index],
+                );
+                part.values.extend(latency("decode", &now.cameras[index].decode));
+                part
+            })
+            .collect();
+        parts.push(sensor(
+            "joints".to_owned(),
+            &self.settings.joint_states_topic,
+            JOINT_STATE_TYPE,
+            &before.joints,
+            &now.joints,
+            rates.joints_hz,
+        ));
+        for part in &mut parts {
+            if part.level > Level::Ok
+                && part.message.ends_with("refused")
+                && let Some(error) = &now.last_error
+            {
+                part.message += &format!("; the last error of all is {error}");
+            }
+        }
+        parts.push(control(before, now, rates, self.settings.sync_tolerance_ms));
+        parts
+    }
+}
+
+/// One stream of messages.
+struct Sensor<'a> {
+    topic: &'a str,
+    type_name: &'a str,
+    before: &'a SensorSnapshot,
+    now: &'a SensorSnapshot,
+    rate_hz: f64,
+    timeout_ms: f64,
+}
+
+impl Sensor<'_> {
+    fn health(&self, name: String, uptime: Duration, publishers: &Publishers) -> Part {
+        let refused = self.now.refused - self.before.refused;
+        let uptime_ms = uptime.as_secs_f64() * 1e3;
+        let (level, message) = match self.now.age_ms {
+            None if self.now.refused > 0 => (
+                Level::Error,
+                format!("all {} messages were refused", self.now.refused),
+            ),
+            None if uptime_ms <= self.timeout_ms => (Level::Warn, format!("waiting for {}", self.topic)),
+            None => {
+                let why = publishers.explain(self.topic, self.type_name);
+                (Level::Error, format!("no message has come: {why}"))
+            }
+            Some(age_ms) if age_ms > self.timeout_ms => {
+                (Level::Error, format!("silent for {:.1} s", age_ms / 1e3))
+            }
+            Some(_) if refused > 0 => (Level::Warn, format!("{refused} messages were refused")),
+            Some(_) => (Level::Ok, format!("{:.1} Hz", self.rate_hz)),
+        };
+        let mut values = vec![
+            ("topic".to_owned(), self.topic.to_owned()),
+            ("rate_hz".to_owned(), format!("{:.2}", self.rate_hz)),
+            ("received".to_owned(), self.now.received.to_string()),
+            ("refused".to_owned(), self.now.refused.to_string()),
+        ];
+        if let Some(age_ms) = self.now.age_ms {
+            values.push(("age_ms".to_owned(), format!("{age_ms:.1}")));
+        }
+        Part {
+            name,
+            level,
+            message,
+            values,
+        }
+    }
+}
+
+/// The control loop.
+fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, tolerance_ms: f64) -> Part {
+    let dropped = DropReason::ALL.map(|reason| (reason, now.dropped(reason) - before.dropped(reason)));
+    let worst = dropped
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .max_by_key(|(_, count)| *count);
+    let (level, message) = match worst {
+        Some((DropReason::Device, _)) => {
+            let error = now.last_error.as_deref().unwrap_or("no reason given");
+            (Level::Error, format!("the device refuses: {error}"))
+        }
+        Some((reason, count)) => (Level::Warn, format!("{count} dropped: {}", reason.name())),
+        None if now.chunks == 0 && now.last_spread_ms > tolerance_ms => (
+            Level::Warn,
+            format!(
+                "no chunk yet: the cameras' stamps are {:.1} ms apart, sync_tolerance_ms is {tolerance_ms}",
+                now.last_spread_ms
+            ),
+        ),
+        None if now.chunks == 0 => (Level::Warn, "no chunk yet: no complete frame set".to_owned()),
+        None => (Level::Ok, format!("{:.1} chunks per second", rates.chunks_hz)),
+    };
+    let mut values = vec![
+        ("frame_sets".to_owned(), now.frame_sets.to_string()),
+        ("frame_sets_hz".to_owned(), format!("{:.2}", rates.frame_sets_hz)),
+        ("chunks".to_owned(), now.chunks.to_string()),
+        ("chunks_hz".to_owned(), format!("{:.2}", rates.chunks_hz)),
+    ];
+    let drops = now.dropped.iter();
+    values.extend(drops.map(|(reason, count)| (format!("dropped_{}", reason.name()), count.to_string())));
+    for (stage, summary) in &now.stages {
+        values.extend(latency(stage.name(), summary));
+    }
+    Part {
+        name: "control".to_owned(),
+        level,
+        message,
+        values,
+    }
+}
+
+fn latency(name: &str, summary: &LatencySummary) -> [(String, String); 2] {
+    [
+        (format!("{name}_p50_ms"), format!("{:.2}", summary.p50_ms)),
+        (format!("{name}_p99_ms"), format!("{:.2}", summary.p99_ms)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    const TIMEOUT_MS: f64 = 500.0;
+
+    fn sensor(received: u64, refused: u64, age_ms: Option<f64>) -> SensorSnapshot {
+        SensorSnapshot {
+            name: "base_0_rgb".into(),
+            received,
+            refused,
+            age_ms,
+            decode: LatencySummary::default(),
+        }
+    }
+
+    fn health(now: &SensorSnapshot, uptime_ms: u64) -> (Level, String) {
+        let sensor = Sensor {
+            topic: "/top/image_raw",
+            type_name: "sensor_msgs/msg/Image",
+            before: &sensor(0, 0, None),
+            now,
+            rate_hz: 30.0,
+            timeout_ms: TIMEOUT_MS,
+        };
+        let part = sensor.health(
+            "camera".into(),
+            Duration::from_millis(uptime_ms),
+            &Publishers::default(),
+        );
+        (part.level, part.message)
+    }
+
+    #[test]
+    fn a_camera_that_never_comes_is_an_error_that_says_why() {
+        let silent = sensor(0, 0, None);
+        assert_eq!(
+            health(&silent, 100),
+            (Level::Warn, "waiting for /top/image_raw".into())
+        );
+        let expected = "no message has come: nobody publishes /top/image_raw";
+        assert_eq!(health(&silent, 600), (Level::Error, expected.into()));
+    }
+
+    #[test]
+    fn a_camera_is_ok_silent_or_refused() {
+        assert_eq!(
+            health(&sensor(9, 0, Some(20.0)), 600),
+            (Level::Ok, "30.0 Hz".into())
+        );
+        assert_eq!(
+            health(&sensor(9, 0, Some(2500.0)), 9000),
+            (Level::Error, "silent for 2.5 s".into())
+        );
+        assert_eq!(
+            health(&sensor(9, 2, Some(20.0)), 600),
+            (Level::Warn, "2 messages were refused".into())
+        );
+        assert_eq!(
+            health(&sensor(0, 3, None), 600),
+            (Level::Error, "all 3 messages were refused".into())
+        );
+    }
+
+    #[test]
+    fn the_loop_reports_the_commonest_drop_of_the_last_interval_only() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        let before = metrics.snapshot();
+        metrics.dropped(DropReason::JointsStale);
+        let now = metrics.snapshot();
+        let rates = Rates::between(&before, &now, Duration::from_secs(1));
+        let part = control(&before, &now, &rates, 20.0);
+        assert_eq!(
+            (part.level, part.message.as_str()),
+            (Level::Warn, "1 dropped: joints_stale")
+        );
+        assert!(part.values.contains(&("dropped_joints_stale".into(), "1".into())));
+
+        metrics.chunks.add_one();
+        let later = metrics.snapshot();
+        let rates = Rates::between(&now, &later, Duration::from_millis(500));
+        let part = control(&now, &later, &rates, 20.0);
+        assert_eq!(
+            (part.level, part.message.as_str()),
+            (Level::Ok, "2.0 chunks per second")
+        );
+    }
+
+    #[test]
+    fn without_chunks_the_loop_says_what_it_waits_for() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        let before = metrics.snapshot();
+        let message = |now: &Snapshot| control(&before, now, &Rates::default(), 20.0).message;
+        assert_eq!(message(&before), "no chunk yet: no complete frame set");
+        metrics.apart(45.0);
+        assert!(message(&metrics.snapshot()).contains("45.0 ms apart, sync_tolerance_ms is 20"));
+    }
+}

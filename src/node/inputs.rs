@@ -1,0 +1,179 @@
+//! From subscriptions to `control`'s inputs.
+//!
+//! r2r keeps ten messages per subscription and drops the newest when they are full. So every subscription is emptied
+//! after every spin, on the spin thread; images go on to a thread per camera, where only the newest is decoded.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures::{FutureExt, Stream, StreamExt};
+use r2r::qos::QosProfile;
+use r2r::sensor_msgs::msg as sensor;
+use r2r::std_msgs::msg as std_msgs;
+
+use super::clock::Clock;
+use super::latest::Latest;
+use super::stop::{Stop, StopOnDrop};
+use crate::control::{CameraInput, JointInput, PromptInput};
+use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
+use crate::settings::Transport;
+
+/// Empties one subscription; called after every spin.
+pub type Drain = Box<dyn FnMut() + Send>;
+
+/// How long a camera's thread waits before it looks whether to stop.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Sensor data: newest only, and a lost message is better than a late one.
+fn sensor_qos() -> QosProfile {
+    QosProfile::sensor_data()
+}
+
+/// Subscribes to a camera's topic and starts its thread.
+pub fn camera(
+    node: &mut r2r::Node,
+    input: CameraInput,
+    stop: &Stop,
+) -> anyhow::Result<(Drain, thread::JoinHandle<()>)> {
+    match input.camera().transport {
+        Transport::Raw => camera_of(node, input, stop, |input, image: &sensor::Image| {
+            input.put_image(&Image {
+                stamp: stamp(&image.header),
+                height: image.height,
+                width: image.width,
+                encoding: &image.encoding,
+                step: image.step,
+                data: &image.data,
+            })
+        }),
+        Transport::Compressed => camera_of(node, input, stop, |input, image: &sensor::CompressedImage| {
+            input.put_compressed(&CompressedImage {
+                stamp: stamp(&image.header),
+                format: &image.format,
+                data: &image.data,
+            })
+        }),
+    }
+}
+
+fn camera_of<M, E>(
+    node: &mut r2r::Node,
+    mut input: CameraInput,
+    stop: &Stop,
+    put: impl Fn(&mut CameraInput, &M) -> Result<(), E> + Send + 'static,
+) -> anyhow::Result<(Drain, thread::JoinHandle<()>)>
+where
+    M: r2r::WrappedTypesupport + Send + 'static,
+    E: std::fmt::Display,
+{
+    let topic = input.topic().to_owned();
+    let mut images = node
+        .subscribe::<M>(&topic, sensor_qos())
+        .with_context(|| format!("cannot subscribe to {topic} (camera_topics)"))?;
+    let newest = Arc::new(Latest::default());
+    let received = Arc::clone(&newest);
+    let drain = Box::new(move || {
+        if let Some(image) = ready(&mut images).last() {
+            received.put(image);
+        }
+    });
+
+    let ending = StopOnDrop(stop.clone());
+    let decode = move || {
+        let mut complaints = Complaints::default();
+        while !ending.0.is_set() {
+            if let Some(image) = newest.take(PATIENCE)
+                && let Err(error) = put(&mut input, &image)
+            {
+                complaints.warn(&topic, &error);
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("camera".into()).spawn(decode);
+    Ok((drain, thread.context("cannot start a camera's thread")?))
+}
+
+/// Subscribes to the joint states. They are small: read on the spin thread.
+pub fn joints(node: &mut r2r::Node, mut input: JointInput, clock: &Clock) -> anyhow::Result<Drain> {
+    let topic = input.topic().to_owned();
+    let mut states = node
+        .subscribe::<sensor::JointState>(&topic, sensor_qos())
+        .with_context(|| format!("cannot subscribe to {topic} (joint_states_topic)"))?;
+    let clock = clock.clone();
+    let mut complaints = Complaints::default();
+    Ok(Box::new(move || {
+        for state in ready(&mut states) {
+            let joints = JointState {
+                stamp: stamp(&state.header),
+                names: &state.name,
+                positions: &state.position,
+            };
+            if let Err(error) = input.put(&joints, clock.now()) {
+                complaints.warn(&topic, &error);
+            }
+        }
+    }))
+}
+
+/// Subscribes to `~/prompt`.
+pub fn prompt(node: &mut r2r::Node, mut input: PromptInput) -> anyhow::Result<Drain> {
+    let mut prompts = node
+        .subscribe::<std_msgs::String>("~/prompt", QosProfile::default())
+        .context("cannot subscribe to ~/prompt")?;
+    Ok(Box::new(move || {
+        if let Some(prompt) = ready(&mut prompts).last() {
+            match input.put(&prompt.data) {
+                Ok(()) => tracing::info!("the task is now: {}", prompt.data),
+                Err(error) => tracing::warn!("~/prompt: {error}; the task stays as it was"),
+            }
+        }
+    }))
+}
+
+/// The messages that are there, oldest first.
+fn ready<M>(stream: &mut (impl Stream<Item = M> + Unpin)) -> impl Iterator<Item = M> {
+    std::iter::from_fn(|| stream.next().now_or_never().flatten())
+}
+
+fn stamp(header: &std_msgs::Header) -> Stamp {
+    Stamp::from_parts(header.stamp.sec, header.stamp.nanosec)
+}
+
+/// Warnings of one topic: a camera that sends nonsense 30 times a second gets one line every few seconds. All are
+/// counted in `/diagnostics`.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn warn(&mut self, topic: &str, error: &dyn std::fmt::Display) {
+        if self.last.is_none_or(|last| last.elapsed() > Self::INTERVAL) {
+            tracing::warn!("{topic}: {error}");
+            self.last = Some(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::channel::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_subscription_is_emptied_without_waiting_for_more() {
+        let (mut sender, mut receiver) = mpsc::channel(10);
+        for message in 0..3 {
+            sender.try_send(message).unwrap();
+        }
+        assert_eq!(ready(&mut receiver).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(ready(&mut receiver).last(), None);
+        sender.try_send(3).unwrap();
+        assert_eq!(ready(&mut receiver).last(), Some(3));
+    }
+}

@@ -1,0 +1,72 @@
+//! Sends chunks as `trajectory_msgs/JointTrajectory` on `~/action_chunk`, on a thread of its own.
+//!
+//! The message is encoded by the same function that `replay` writes files with, so both are the same bytes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use r2r::qos::QosProfile;
+
+use super::stop::Stop;
+use crate::bag::cdr;
+use crate::bag::messages::JointTrajectory;
+use crate::control::{Chunk, ChunkOutput};
+
+/// The last chunk sent, for the status display.
+#[derive(Clone, Debug, Default)]
+pub struct LastChunk(Arc<Mutex<Option<Chunk>>>);
+
+impl LastChunk {
+    pub fn get(&self) -> Option<Chunk> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, chunk: Chunk) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(chunk);
+    }
+}
+
+pub struct ChunkPublisher {
+    publisher: r2r::PublisherUntyped,
+    joints: Vec<String>,
+    pub last: LastChunk,
+}
+
+impl ChunkPublisher {
+    /// Chunks have a column for each of `joints`.
+    pub fn new(node: &mut r2r::Node, joints: &[String]) -> anyhow::Result<Self> {
+        let publisher = node
+            .create_publisher_untyped("~/action_chunk", JointTrajectory::TYPE, QosProfile::default())
+            .context("cannot publish ~/action_chunk")?;
+        Ok(Self {
+            publisher,
+            joints: joints.to_vec(),
+            last: LastChunk::default(),
+        })
+    }
+
+    /// Sends every chunk until it is time to stop.
+    pub fn run(&self, mut chunks: ChunkOutput, stop: &Stop) {
+        const PATIENCE: Duration = Duration::from_millis(50);
+        while !stop.is_set() {
+            if let Some(chunk) = chunks.recv_timeout(PATIENCE) {
+                if let Err(error) = self.publish(&chunk) {
+                    tracing::error!("cannot publish chunk {}: {error:#}", chunk.sequence);
+                }
+                self.last.set(chunk);
+            }
+        }
+    }
+
+    fn publish(&self, chunk: &Chunk) -> anyhow::Result<()> {
+        let Chunk {
+            observation,
+            actions,
+            control_hz,
+            ..
+        } = chunk;
+        let trajectory = JointTrajectory::new(*observation, &self.joints, actions, *control_hz);
+        Ok(self.publisher.publish_raw(&cdr::encode(&trajectory)?)?)
+    }
+}

@@ -1,0 +1,269 @@
+//! From the robot's units (radians, metres) to the model's and back. Called on the control thread, where nothing here
+//! allocates; loading is `stats`' part.
+
+use std::path::Path;
+
+use super::stats::{self, Columns, Convention, Mode, NormalizationError};
+use crate::settings::Normalization;
+
+/// The normalisation of one robot's states and actions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normalizer {
+    state: Vec<Line>,
+    actions: Vec<Line>,
+    state_dim: usize,
+    action_dim: usize,
+    relative_actions: bool,
+    /// lerobot's states and statistics are f32. Where a joint never moved, their difference is divided by as little
+    /// as 1e-8, so a state of more digits than its mean would come out anywhere.
+    single_precision: bool,
+}
+
+/// `normalised = (x - center) / divisor + shift`, `x = (normalised - shift) * factor + center`.
+///
+/// The factor is not always the divisor: lerobot adds an epsilon to one of them only.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Line {
+    center: f64,
+    divisor: f64,
+    factor: f64,
+    shift: f64,
+}
+
+impl Line {
+    const IDENTITY: Self = Self {
+        center: 0.0,
+        divisor: 1.0,
+        factor: 1.0,
+        shift: 0.0,
+    };
+}
+
+impl Normalizer {
+    /// Statistics for `joints` joints of a model whose states and actions are padded to `state_dim` and `action_dim`.
+    /// Without statistics it is an error, unless the user has said that there are to be none: a robot must never move
+    /// in the wrong units.
+    pub fn load(
+        checkpoint: &Path,
+        source: &Normalization,
+        joints: usize,
+        state_dim: usize,
+        action_dim: usize,
+    ) -> Result<Self, NormalizationError> {
+        for (what, dim) in [("states", state_dim), ("actions", action_dim)] {
+            if joints > dim {
+                return Err(NormalizationError::TooManyJoints { joints, what, dim });
+            }
+        }
+        let identity = vec![Line::IDENTITY; joints];
+        let path = match source {
+            Normalization::None => {
+                return Ok(Self {
+                    state: identity.clone(),
+                    actions: identity,
+                    state_dim,
+                    action_dim,
+                    relative_actions: false,
+                    single_precision: false,
+                });
+            }
+            Normalization::Checkpoint => checkpoint,
+            Normalization::File(path) => path,
+        };
+        let statistics = stats::load(path, checkpoint)?;
+        let (state, actions) = statistics.lines(joints, state_dim, action_dim)?;
+        Ok(Self {
+            state,
+            actions,
+            state_dim,
+            action_dim,
+            relative_actions: statistics.relative_actions,
+            single_precision: matches!(statistics.convention, Convention::Lerobot { .. }),
+        })
+    }
+
+    /// Whether the checkpoint says (lerobot's do) that its actions are relative to the state, so that without a delta
+    /// mask they would be wrong. False if it does not say.
+    pub fn relative_actions(&self) -> bool {
+        self.relative_actions
+    }
+
+    pub fn joints(&self) -> usize {
+        self.state.len()
+    }
+
+    /// Joint positions `[joints]` to the model's state `[state_dim]`, padded with 0 after normalisation.
+    ///
+    /// # Panics
+    /// When a slice has another length.
+    pub fn normalize_state(&self, joints: &[f64], out: &mut [f32]) {
+        assert!(joints.len() == self.joints() && out.len() == self.state_dim);
+        let (values, padding) = out.split_at_mut(joints.len());
+        for ((out, &x), line) in values.iter_mut().zip(joints).zip(&self.state) {
+            let x = if self.single_precision {
+                f64::from(x as f32)
+            } else {
+                x
+            };
+            *out = ((x - line.center) / line.divisor + line.shift) as f32;
+        }
+        padding.fill(0.0);
+    }
+
+    /// The model's actions `[horizon, action_dim]` to joint positions `[horizon, joints]`.
+    ///
+    /// # Panics
+    /// When the slices have different horizons.
+    pub fn unnormalize_actions(&self, actions: &[f32], out: &mut [f64]) {
+        assert_eq!(actions.len() / self.action_dim, out.len() / self.joints().max(1));
+        for (point, out) in actions
+            .chunks_exact(self.action_dim)
+            .zip(out.chunks_exact_mut(self.joints().max(1)))
+        {
+            for ((out, &y), line) in out.iter_mut().zip(point).zip(&self.actions) {
+                *out = (f64::from(y) - line.shift) * line.factor + line.center;
+            }
+        }
+    }
+}
+
+impl stats::Statistics {
+    fn lines(
+        &self,
+        joints: usize,
+        state_dim: usize,
+        action_dim: usize,
+    ) -> Result<(Vec<Line>, Vec<Line>), NormalizationError> {
+        Ok((
+            self.feature(&self.state, self.state_mode, "state", joints, state_dim)?,
+            self.feature(&self.actions, self.action_mode, "actions", joints, action_dim)?,
+        ))
+    }
+
+    fn feature(
+        &self,
+        columns: &Columns,
+        mode: Mode,
+        feature: &'static str,
+        joints: usize,
+        dim: usize,
+    ) -> Result<Vec<Line>, NormalizationError> {
+        let (low, high) = match mode {
+            Mode::Identity => return Ok(vec![Line::IDENTITY; joints]),
+            Mode::MeanStd => ("mean", "std"),
+            Mode::Quantiles => ("q01", "q99"),
+            Mode::MinMax => ("min", "max"),
+        };
+        let column = |name: &str| self.column(columns, feature, name, joints, dim);
+        let (low, high) = (column(low)?, column(high)?);
+        let lines = low
+            .iter()
+            .zip(high)
+            .take(joints)
+            .enumerate()
+            .map(|(index, (&low, &high))| {
+                let fail = |message: String| NormalizationError::Value {
+                    file: self.file.clone(),
+                    feature,
+                    index,
+                    message,
+                };
+                if mode == Mode::MeanStd && high < 0.0 {
+                    return Err(fail(format!("std is {high}, below 0")));
+                }
+                if mode != Mode::MeanStd && high < low {
+                    return Err(fail(format!(
+                        "the upper bound {high} is below the lower bound {low}"
+                    )));
+                }
+                Ok(self.convention.line(mode, low, high))
+            });
+        lines.collect()
+    }
+}
+
+impl Convention {
+    /// The formulas of openpi (`transforms.py`) and of lerobot (`normalize_processor.py`).
+    fn line(self, mode: Mode, low: f64, high: f64) -> Line {
+        match (mode, self) {
+            (Mode::Identity, _) => Line::IDENTITY,
+            (Mode::MeanStd, Convention::Openpi) => Line {
+                center: low,
+                divisor: high + 1e-6,
+                factor: high + 1e-6,
+                shift: 0.0,
+            },
+            (Mode::MeanStd, Convention::Lerobot { epsilon }) => Line {
+                center: low,
+                divisor: high + epsilon,
+                factor: high,
+                shift: 0.0,
+            },
+            (Mode::Quantiles | Mode::MinMax, Convention::Openpi) => Self::between(low, high - low + 1e-6),
+            (Mode::Quantiles | Mode::MinMax, Convention::Lerobot { epsilon }) => {
+                Self::between(low, if high == low { epsilon } else { high - low })
+            }
+        }
+    }
+
+    /// `low..low + range` to -1..1.
+    fn between(low: f64, range: f64) -> Line {
+        Line {
+            center: low,
+            divisor: range / 2.0,
+            factor: range / 2.0,
+            shift: -1.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_padded_after_normalisation() {
+        let line = Convention::Openpi.line(Mode::MeanStd, 1.0, 2.0);
+        let normalizer = Normalizer {
+            state: vec![line; 2],
+            actions: vec![line; 2],
+            state_dim: 4,
+            action_dim: 3,
+            relative_actions: false,
+            single_precision: false,
+        };
+        let mut state = [9.0; 4];
+        normalizer.normalize_state(&[3.0, 1.0], &mut state);
+        assert!((state[0] - 1.0).abs() < 1e-6);
+        assert_eq!(state[1..], [0.0; 3]);
+
+        let mut actions = [0.0; 4];
+        normalizer.unnormalize_actions(&[1.0, 0.0, 7.0, -1.0, 0.5, 7.0], &mut actions);
+        for (found, expected) in actions.iter().zip([3.0, 1.0, -1.0, 2.0]) {
+            assert!((found - expected).abs() < 1e-5, "{actions:?}");
+        }
+    }
+
+    #[test]
+    fn no_normalisation_only_on_the_users_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |source| Normalizer::load(folder.path(), &source, 2, 4, 4);
+        let error = load(Normalization::Checkpoint).unwrap_err().to_string();
+        assert!(error.contains("normalization: none"), "{error}");
+        let normalizer = load(Normalization::None).unwrap();
+        let mut state = [9.0; 4];
+        normalizer.normalize_state(&[3.0, 1.0], &mut state);
+        assert_eq!(state, [3.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn more_joints_than_the_model_has_are_refused() {
+        let error = Normalizer::load(Path::new("."), &Normalization::None, 33, 32, 40)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "33 joints are configured, but the model's states have room for 32"
+        );
+    }
+}

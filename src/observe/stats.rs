@@ -1,0 +1,419 @@
+//! Normalisation statistics as openpi and lerobot store them. Called by `normalization`; `cli` writes trivial ones.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde_json::json;
+
+const OPENPI_FILE: &str = "norm_stats.json";
+const LEROBOT_PRE: &str = "policy_preprocessor.json";
+const LEROBOT_POST: &str = "policy_postprocessor.json";
+
+/// `mean`, `std`, `q01`, .. of one feature, each with a value per dimension.
+pub(super) type Columns = BTreeMap<String, Vec<f64>>;
+
+/// Which columns are used, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Mode {
+    #[serde(rename = "IDENTITY")]
+    Identity,
+    #[serde(rename = "MEAN_STD")]
+    MeanStd,
+    #[serde(rename = "QUANTILES")]
+    Quantiles,
+    #[serde(rename = "MIN_MAX")]
+    MinMax,
+}
+
+/// Whose formulas: they differ in where an epsilon keeps divisors above 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Convention {
+    Openpi,
+    Lerobot { epsilon: f64 },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Statistics {
+    pub file: PathBuf,
+    pub state: Columns,
+    pub state_mode: Mode,
+    pub actions: Columns,
+    pub action_mode: Mode,
+    pub convention: Convention,
+    /// Whether the checkpoint says that its actions are relative to the state. openpi's does not say.
+    pub relative_actions: bool,
+}
+
+/// Statistics at `path`: a `norm_stats.json`, or a folder that holds one (openpi: anywhere below `assets`) or
+/// lerobot's processors. They are for the model in `checkpoint`.
+pub(super) fn load(path: &Path, checkpoint: &Path) -> Result<Statistics, NormalizationError> {
+    let openpi = |file: &Path| openpi(file, openpi_mode(checkpoint));
+    if path.is_file() {
+        return openpi(path);
+    }
+    let direct = path.join(OPENPI_FILE);
+    if direct.is_file() {
+        return openpi(&direct);
+    }
+    if path.join(LEROBOT_PRE).is_file() {
+        return lerobot(path);
+    }
+    match &files_below(&path.join("assets"), 4)[..] {
+        [] => Err(NormalizationError::Missing(path.into())),
+        [one] => openpi(one),
+        many => Err(NormalizationError::Several(many.to_vec())),
+    }
+}
+
+/// Every `norm_stats.json` at most `depth` folders down, in order.
+fn files_below(folder: &Path, depth: usize) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    let mut found = Vec::new();
+    for path in paths {
+        if path.is_dir() && depth > 0 {
+            found.extend(files_below(&path, depth - 1));
+        } else if path.file_name().is_some_and(|name| name == OPENPI_FILE) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// openpi chooses by the model: quantiles for pi0.5, mean and deviation for pi0 (`use_quantile_norm` in its
+/// `training/config.py`).
+fn openpi_mode(checkpoint: &Path) -> Mode {
+    #[derive(Default, Deserialize)]
+    struct Config {
+        #[serde(rename = "type")]
+        kind: Option<String>,
+        pi05: Option<bool>,
+    }
+    // A damaged configuration is for the policy to complain about, which needs all of it.
+    let config: Config = read_json(&checkpoint.join("config.json")).unwrap_or_default();
+    if config.kind.as_deref() == Some("pi05") || config.pi05 == Some(true) {
+        Mode::Quantiles
+    } else {
+        Mode::MeanStd
+    }
+}
+
+fn openpi(file: &Path, mode: Mode) -> Result<Statistics, NormalizationError> {
+    #[derive(Deserialize)]
+    struct File {
+        norm_stats: Features,
+    }
+    #[derive(Deserialize)]
+    struct Features {
+        state: BTreeMap<String, Option<Vec<f64>>>,
+        actions: BTreeMap<String, Option<Vec<f64>>>,
+    }
+    let parsed: File = read_json(file)?;
+    let columns = |feature: BTreeMap<String, Option<Vec<f64>>>| {
+        feature
+            .into_iter()
+            .filter_map(|(name, values)| Some((name, values?)))
+            .collect()
+    };
+    Ok(Statistics {
+        file: file.into(),
+        state: columns(parsed.norm_stats.state),
+        state_mode: mode,
+        actions: columns(parsed.norm_stats.actions),
+        action_mode: mode,
+        convention: Convention::Openpi,
+        relative_actions: false,
+    })
+}
+
+/// A pipeline of lerobot: steps of which some keep tensors in a file of their own.
+#[derive(Deserialize)]
+struct Pipeline {
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    #[serde(default)]
+    registry_name: String,
+    #[serde(default)]
+    config: serde_json::Value,
+    state_file: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct StepConfig {
+    eps: f64,
+    norm_map: BTreeMap<String, Mode>,
+}
+
+fn lerobot(folder: &Path) -> Result<Statistics, NormalizationError> {
+    let before: Pipeline = read_json(&folder.join(LEROBOT_PRE))?;
+    let relative_actions = before
+        .steps
+        .iter()
+        .any(|step| step.registry_name == "relative_actions_processor" && step.config["enabled"] == true);
+    let after: Pipeline = read_json(&folder.join(LEROBOT_POST))?;
+    let (file, config, state) = before.step(
+        &folder.join(LEROBOT_PRE),
+        "normalizer_processor",
+        "observation.state",
+    )?;
+    let (_, post_config, actions) =
+        after.step(&folder.join(LEROBOT_POST), "unnormalizer_processor", "action")?;
+    let mode =
+        |config: &StepConfig, feature: &str| config.norm_map.get(feature).copied().unwrap_or(Mode::Identity);
+    Ok(Statistics {
+        file,
+        state,
+        state_mode: mode(&config, "STATE"),
+        actions,
+        action_mode: mode(&post_config, "ACTION"),
+        convention: Convention::Lerobot { epsilon: config.eps },
+        relative_actions,
+    })
+}
+
+impl Pipeline {
+    /// The statistics of `feature` in the step `name` of this pipeline, which was read from `file`.
+    fn step(
+        self,
+        file: &Path,
+        name: &str,
+        feature: &str,
+    ) -> Result<(PathBuf, StepConfig, Columns), NormalizationError> {
+        let fail = |message: String| NormalizationError::Unreadable {
+            file: file.into(),
+            message,
+        };
+        let step = self
+            .steps
+            .into_iter()
+            .find(|step| step.registry_name == name)
+            .ok_or_else(|| fail(format!("no step '{name}'")))?;
+        let config: StepConfig =
+            serde_json::from_value(step.config).map_err(|error| fail(format!("step '{name}': {error}")))?;
+        let tensors = step
+            .state_file
+            .ok_or_else(|| fail(format!("step '{name}' has no statistics")))?;
+        // A state file lies beside its pipeline, never elsewhere.
+        if Path::new(&tensors)
+            .file_name()
+            .is_none_or(|file| file != tensors.as_str())
+        {
+            return Err(fail(format!("'{tensors}' is not the name of a file beside it")));
+        }
+        let tensors = file.with_file_name(tensors);
+        let columns = read_columns(&tensors, feature)?;
+        Ok((tensors, config, columns))
+    }
+}
+
+/// Tensors `feature.mean`, `feature.std`, .. of a safetensors file.
+fn read_columns(file: &Path, feature: &str) -> Result<Columns, NormalizationError> {
+    let fail = |message: String| NormalizationError::Unreadable {
+        file: file.into(),
+        message,
+    };
+    let bytes = fs::read(file).map_err(|error| fail(error.to_string()))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| fail(error.to_string()))?;
+    let mut columns = Columns::new();
+    for (key, view) in tensors.iter() {
+        let Some(column) = key.strip_prefix(feature).and_then(|rest| rest.strip_prefix('.')) else {
+            continue;
+        };
+        let data = view.data();
+        let values = match view.dtype() {
+            Dtype::F32 => data
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&b| f64::from(f32::from_le_bytes(b)))
+                .collect(),
+            Dtype::F64 => data
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .map(|&b| f64::from_le_bytes(b))
+                .collect(),
+            // Counts and the like.
+            _ => continue,
+        };
+        columns.insert(column.into(), values);
+    }
+    Ok(columns)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, NormalizationError> {
+    let fail = |message: String| NormalizationError::Unreadable {
+        file: file.into(),
+        message,
+    };
+    let text = fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| fail(error.to_string()))
+}
+
+impl Statistics {
+    /// A column with a value per joint, or per dimension of the model of which the first are the joints.
+    pub fn column<'a>(
+        &self,
+        columns: &'a Columns,
+        feature: &'static str,
+        name: &str,
+        joints: usize,
+        dim: usize,
+    ) -> Result<&'a [f64], NormalizationError> {
+        let file = || self.file.clone();
+        let values = columns.get(name).ok_or_else(|| NormalizationError::NoColumn {
+            file: file(),
+            feature,
+            column: name.into(),
+        })?;
+        if values.len() != joints && values.len() != dim {
+            return Err(NormalizationError::Length {
+                file: file(),
+                feature,
+                column: name.into(),
+                found: values.len(),
+                joints,
+                dim,
+            });
+        }
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(index) => {
+                let message = format!("{name} is {}", values[index]);
+                Err(NormalizationError::Value {
+                    file: file(),
+                    feature,
+                    index,
+                    message,
+                })
+            }
+            None => Ok(values),
+        }
+    }
+}
+
+/// Writes plausible statistics in openpi's form, `assets/pi0_node/norm_stats.json`, for random checkpoints, whose
+/// output means nothing: zero mean and unit standard deviation leave values nearly as they are.
+pub fn write_identity_like_stats(folder: &Path, state_dim: usize, action_dim: usize) -> std::io::Result<()> {
+    // The 1 % quantiles of a standard normal.
+    const TAIL: f64 = 2.326;
+    let feature = |dim: usize| json!({"mean": vec![0.0; dim], "std": vec![1.0; dim], "q01": vec![-TAIL; dim], "q99": vec![TAIL; dim]});
+    let stats = json!({"norm_stats": {"state": feature(state_dim), "actions": feature(action_dim)}});
+    let folder = folder.join("assets/pi0_node");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(OPENPI_FILE), format!("{stats:#}\n"))
+}
+
+/// Statistics that cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum NormalizationError {
+    #[error(
+        "{} has no normalisation statistics (assets/*/norm_stats.json or policy_preprocessor.json); name a file with \
+         the parameter 'norm_stats', or set 'normalization: none' if the model was trained on raw values",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    #[error(
+        "there are several normalisation statistics: {}; name one with the parameter 'norm_stats'",
+        .0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    Several(Vec<PathBuf>),
+    #[error("{}: {message}", .file.display())]
+    Unreadable { file: PathBuf, message: String },
+    #[error("{}: {feature} has no '{column}'", .file.display())]
+    NoColumn {
+        file: PathBuf,
+        feature: &'static str,
+        column: String,
+    },
+    #[error("{}: {column} of {feature} has {found} values; expected {joints} (joints) or {dim} (the model's)", .file.display())]
+    Length {
+        file: PathBuf,
+        feature: &'static str,
+        column: String,
+        found: usize,
+        joints: usize,
+        dim: usize,
+    },
+    #[error("{}: {feature}, dimension {index}: {message}", .file.display())]
+    Value {
+        file: PathBuf,
+        feature: &'static str,
+        index: usize,
+        message: String,
+    },
+    #[error("{joints} joints are configured, but the model's {what} have room for {dim}")]
+    TooManyJoints {
+        joints: usize,
+        what: &'static str,
+        dim: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Normalizer;
+    use crate::settings::Normalization;
+
+    fn refused(text: &str, joints: usize) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("norm_stats.json");
+        fs::write(&file, text).unwrap();
+        Normalizer::load(folder.path(), &Normalization::File(file), joints, 4, 4)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn wrong_statistics_say_what_is_wrong() {
+        let stats = |state: serde_json::Value| {
+            json!({"norm_stats": {"state": state, "actions": {"mean": [0.0, 0.0], "std": [1.0, 1.0]}}})
+                .to_string()
+        };
+        let error = refused(&stats(json!({"mean": [0.0], "std": [1.0]})), 2);
+        assert!(
+            error.contains("mean of state has 1 values; expected 2 (joints) or 4 (the model's)"),
+            "{error}"
+        );
+        let error = refused(&stats(json!({"mean": [0.0, 0.0]})), 2);
+        assert!(error.contains("state has no 'std'"), "{error}");
+        let error = refused(&stats(json!({"mean": [0.0, 0.0], "std": [1.0, -1.0]})), 2);
+        assert!(
+            error.contains("state, dimension 1: std is -1, below 0"),
+            "{error}"
+        );
+        assert!(
+            refused("{\"norm_stats\": {\"state\": {}", 2).contains("norm_stats.json: EOF"),
+            "a cut file"
+        );
+    }
+
+    #[test]
+    fn openpis_folder_is_found_below_assets_unless_there_are_two() {
+        let folder = tempfile::tempdir().unwrap();
+        write_identity_like_stats(folder.path(), 4, 2).unwrap();
+        let load = || Normalizer::load(folder.path(), &Normalization::Checkpoint, 2, 4, 4);
+        assert_eq!(load().unwrap().joints(), 2);
+        let second = folder.path().join("assets/lerobot/aloha");
+        fs::create_dir_all(&second).unwrap();
+        fs::copy(
+            folder.path().join("assets/pi0_node/norm_stats.json"),
+            second.join("norm_stats.json"),
+        )
+        .unwrap();
+        let error = load().unwrap_err().to_string();
+        assert!(
+            error.contains("lerobot/aloha") && error.contains("norm_stats'"),
+            "{error}"
+        );
+    }
+}

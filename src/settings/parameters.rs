@@ -1,0 +1,306 @@
+//! The one table of parameters. The ROS declaration, the parameter file, validation and `--help` all come from here.
+
+use std::fmt;
+
+/// A ROS parameter of the node.
+#[derive(Debug)]
+pub struct Parameter {
+    pub name: &'static str,
+    /// Its variant is the parameter's type.
+    pub default: DefaultValue,
+    /// Empty for what has none.
+    pub unit: &'static str,
+    pub allowed: Allowed,
+    pub description: &'static str,
+}
+
+/// The value of a parameter that nobody gives, and by its variant the type of all its values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum DefaultValue {
+    Text(&'static str),
+    Texts(&'static [&'static str]),
+    Integer(i64),
+    Integers(&'static [i64]),
+    Float(f64),
+}
+
+/// Which values of the right type are allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Allowed {
+    Any,
+    /// A text or list that is not empty. Where the default is empty, the parameter must be given.
+    NotEmpty,
+    OneOf(&'static [&'static str]),
+    /// Integers or numbers, both ends included.
+    Range(f64, f64),
+}
+
+use Allowed::{Any, NotEmpty, OneOf, Range};
+use DefaultValue::{Float, Integer, Integers, Text, Texts};
+
+/// Every parameter of the node, in the order in which they are shown.
+pub const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "checkpoint",
+        default: Text(""),
+        unit: "",
+        allowed: NotEmpty,
+        description: "Checkpoint folder: config.json, safetensors files, normalization statistics, tokenizer",
+    },
+    Parameter {
+        name: "device",
+        default: Text("cpu"),
+        unit: "",
+        allowed: NotEmpty,
+        description: "Device that runs the model",
+    },
+    Parameter {
+        name: "threads",
+        default: Integer(0),
+        unit: "",
+        allowed: Range(0.0, 1024.0),
+        description: "Threads of the CPU device; 0 means one per core",
+    },
+    Parameter {
+        name: "seed",
+        default: Integer(0),
+        unit: "",
+        allowed: Range(0.0, i64::MAX as f64),
+        description: "Seed of the noise that each chunk starts from",
+    },
+    Parameter {
+        name: "num_inference_steps",
+        default: Integer(0),
+        unit: "steps",
+        allowed: Range(0.0, 1000.0),
+        description: "Denoising steps; 0 means as many as the checkpoint says",
+    },
+    Parameter {
+        name: "cameras",
+        default: Texts(&["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"]),
+        unit: "",
+        allowed: NotEmpty,
+        description: "The model's cameras, in the order in which it was trained",
+    },
+    Parameter {
+        name: "camera_topics",
+        default: Texts(&[]),
+        unit: "",
+        allowed: NotEmpty,
+        description: "Image topic of each camera; \"\" where the robot has no such camera",
+    },
+    Parameter {
+        name: "camera_transports",
+        default: Texts(&[]),
+        unit: "",
+        allowed: OneOf(&["raw", "compressed"]),
+        description: "How each camera's images come: raw (sensor_msgs/Image) or compressed \
+                      (sensor_msgs/CompressedImage); empty means all raw",
+    },
+    Parameter {
+        name: "joint_states_topic",
+        default: Text("/joint_states"),
+        unit: "",
+        allowed: NotEmpty,
+        description: "Topic of the joint states",
+    },
+    Parameter {
+        name: "joints",
+        default: Texts(&[]),
+        unit: "",
+        allowed: NotEmpty,
+        description: "Joint names in the model's order, as they stand in the joint states",
+    },
+    Parameter {
+        name: "prompt",
+        default: Text(""),
+        unit: "",
+        allowed: Any,
+        description: "The task, until another one arrives on ~/prompt",
+    },
+    Parameter {
+        name: "tokenizer",
+        default: Text(""),
+        unit: "",
+        allowed: Any,
+        description: "Tokenizer file (tokenizer.json or SentencePiece model); empty means the checkpoint folder's",
+    },
+    Parameter {
+        name: "normalization",
+        default: Text("checkpoint"),
+        unit: "",
+        allowed: OneOf(&["checkpoint", "file", "none"]),
+        description: "Where normalization statistics come from: the checkpoint folder, the file norm_stats, or \
+                      none at all (joints and actions as they are: only for models trained so)",
+    },
+    Parameter {
+        name: "norm_stats",
+        default: Text(""),
+        unit: "",
+        allowed: Any,
+        description: "Normalization statistics, a file or folder, for `normalization: file`",
+    },
+    Parameter {
+        name: "delta_actions",
+        default: Integers(&[]),
+        unit: "joints",
+        allowed: Any,
+        description: "Joints whose actions are differences from the state, as openpi's mask: [6, -1, 6, -1] means \
+                      6 differences, 1 absolute, and again; empty means all absolute",
+    },
+    Parameter {
+        name: "control_hz",
+        default: Float(50.0),
+        unit: "Hz",
+        allowed: Range(0.1, 1000.0),
+        description: "Rate at which the points of a chunk follow each other",
+    },
+    Parameter {
+        name: "sync_tolerance_ms",
+        default: Float(20.0),
+        unit: "ms",
+        allowed: Range(0.0, 1000.0),
+        description: "Largest difference between the stamps of one frame set",
+    },
+    Parameter {
+        name: "sensor_timeout_ms",
+        default: Float(500.0),
+        unit: "ms",
+        allowed: Range(1.0, 60_000.0),
+        description: "A camera or joint topic that is silent for longer is reported, and no chunk is made from \
+                      joint states that old",
+    },
+    Parameter {
+        name: "diagnostics_hz",
+        default: Float(1.0),
+        unit: "Hz",
+        allowed: Range(0.1, 100.0),
+        description: "Rate of /diagnostics",
+    },
+];
+
+impl Parameter {
+    /// The parameter of this name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        PARAMETERS.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// Whether there is no default to fall back to.
+    pub fn must_be_given(&self) -> bool {
+        let empty = matches!(self.default, Text("") | Texts([]) | Integers([]));
+        empty && self.allowed == NotEmpty
+    }
+}
+
+impl DefaultValue {
+    /// The type, for messages: "must be {..}".
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Text(_) => "a text",
+            Texts(_) => "a list of texts",
+            Integer(_) => "an integer",
+            Integers(_) => "a list of integers",
+            Float(_) => "a number",
+        }
+    }
+}
+
+/// As in a parameter file.
+impl fmt::Display for DefaultValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Text(text) => write!(f, "{text:?}"),
+            Texts(texts) => write!(f, "{texts:?}"),
+            Integer(integer) => write!(f, "{integer}"),
+            Integers(integers) => write!(f, "{integers:?}"),
+            Float(float) => write!(f, "{float:?}"),
+        }
+    }
+}
+
+/// What follows the type in a sentence: ", 0.1 to 1000 Hz".
+impl fmt::Display for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.default.type_name())?;
+        match self.allowed {
+            Range(min, max) if max < i64::MAX as f64 => write!(f, " from {min} to {max}")?,
+            Range(min, _) => write!(f, " from {min}")?,
+            OneOf(choices) => write!(f, ", each one of: {}", choices.join(", "))?,
+            NotEmpty => write!(f, ", not empty")?,
+            Any => {}
+        }
+        if !self.unit.is_empty() {
+            write!(f, " ({})", self.unit)?;
+        }
+        Ok(())
+    }
+}
+
+/// All parameters with type, range, unit and default, for `--help`.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "Parameters (ROS 2 parameters of the node; paths are relative to the working directory):\n",
+    );
+    for parameter in PARAMETERS {
+        let default = if parameter.must_be_given() {
+            "must be given".to_owned()
+        } else {
+            format!("default {}", parameter.default)
+        };
+        let Parameter {
+            name, description, ..
+        } = parameter;
+        text += &format!("\n  {name}: {parameter}; {default}\n      {description}.\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_parameter_is_described() {
+        let names: BTreeSet<_> = PARAMETERS.iter().map(|parameter| parameter.name).collect();
+        assert_eq!(names.len(), PARAMETERS.len());
+        assert!(
+            PARAMETERS
+                .iter()
+                .all(|parameter| !parameter.description.is_empty())
+        );
+    }
+
+    #[test]
+    fn rates_and_times_have_their_unit_in_name_and_table() {
+        for parameter in PARAMETERS {
+            assert_eq!(
+                parameter.name.ends_with("_hz"),
+                parameter.unit == "Hz",
+                "{}",
+                parameter.name
+            );
+            assert_eq!(
+                parameter.name.ends_with("_ms"),
+                parameter.unit == "ms",
+                "{}",
+                parameter.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_reference_says_type_range_unit_and_default() {
+        let text = reference();
+        assert!(
+            text.contains("control_hz: a number from 0.1 to 1000 (Hz); default 50.0"),
+            "{text}"
+        );
+        assert!(
+            text.contains("checkpoint: a text, not empty; must be given"),
+            "{text}"
+        );
+        assert!(text.contains("seed: an integer from 0; default 0"), "{text}");
+    }
+}

@@ -1,0 +1,364 @@
+//! Raw parameter values to [`Settings`]: every problem is found before any is reported. Called by `node` with what
+//! ROS 2 gives, by `cli replay` with what a parameter file gives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::value::{Problem, Value, complete, problem};
+use super::{Camera, Normalization, Settings, Transport};
+
+/// Parameters that cannot be used: all of them, not just the first.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct SettingsError {
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the parameters cannot be used:")?;
+        for Problem { parameter, message } in &self.problems {
+            write!(f, "\n  {parameter}: {message}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Settings from raw values by the parameter table.
+    pub fn from_values(given: &BTreeMap<String, Value>) -> Result<Self, SettingsError> {
+        let (values, mut problems) = complete(given);
+        let settings = Values(values).settings(&mut problems);
+        if problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(SettingsError { problems })
+        }
+    }
+}
+
+/// A value of the right type for every parameter, as [`complete`] makes them: asking for a parameter that the table
+/// lacks, or as another type, is a mistake in this file that every test finds.
+struct Values(BTreeMap<&'static str, Value>);
+
+impl Values {
+    fn text(&self, name: &str) -> String {
+        match &self.0[name] {
+            Value::Text(text) => text.clone(),
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    fn texts(&self, name: &str) -> Vec<String> {
+        match &self.0[name] {
+            Value::Texts(texts) => texts.clone(),
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    fn integer(&self, name: &str) -> i64 {
+        match &self.0[name] {
+            Value::Integer(integer) => *integer,
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    /// For parameters whose range starts at 0.
+    fn count(&self, name: &str) -> usize {
+        usize::try_from(self.integer(name)).unwrap_or_default()
+    }
+
+    fn integers(&self, name: &str) -> Vec<i64> {
+        match &self.0[name] {
+            Value::Integers(integers) => integers.clone(),
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    fn float(&self, name: &str) -> f64 {
+        match &self.0[name] {
+            Value::Float(float) => *float,
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    fn settings(&self, problems: &mut Vec<Problem>) -> Settings {
+        let optional = |text: String| (!text.is_empty()).then_some(text);
+        let joint_states_topic = self.text("joint_states_topic");
+        if let Err(message) = check_topic(&joint_states_topic) {
+            problems.push(problem("joint_states_topic", message));
+        }
+        let joints = self.texts("joints");
+        problems.extend(not_unique("joints", &joints));
+        Settings {
+            checkpoint: self.text("checkpoint").into(),
+            device: self.text("device"),
+            threads: self.count("threads"),
+            seed: self.integer("seed").unsigned_abs(),
+            cameras: self.cameras(problems),
+            joint_states_topic,
+            joints,
+            prompt: self.text("prompt"),
+            tokenizer: optional(self.text("tokenizer")).map(Into::into),
+            normalization: self.normalization(problems),
+            delta_actions: self.integers("delta_actions"),
+            control_hz: self.float("control_hz"),
+            sync_tolerance_ms: self.float("sync_tolerance_ms"),
+            num_inference_steps: Some(self.count("num_inference_steps")).filter(|steps| *steps > 0),
+            sensor_timeout_ms: self.float("sensor_timeout_ms"),
+            diagnostics_hz: self.float("diagnostics_hz"),
+        }
+    }
+
+    fn cameras(&self, problems: &mut Vec<Problem>) -> Vec<Camera> {
+        let names = self.texts("cameras");
+        let topics = self.texts("camera_topics");
+        let mut transports = self.texts("camera_transports");
+        if transports.is_empty() {
+            transports = vec!["raw".to_owned(); names.len()];
+        }
+        problems.extend(not_unique("cameras", &names));
+        let given: Vec<String> = topics.iter().filter(|topic| !topic.is_empty()).cloned().collect();
+        problems.extend(not_unique("camera_topics", &given));
+        // Where the list is missing altogether, that has been said already.
+        for (parameter, list) in [("camera_topics", &topics), ("camera_transports", &transports)] {
+            if list.len() != names.len() && !list.is_empty() {
+                let message = format!(
+                    "must have one entry for each of the {} cameras ({}), but has {}",
+                    names.len(),
+                    names.join(", "),
+                    list.len()
+                );
+                problems.push(problem(parameter, message));
+            }
+        }
+        if !topics.is_empty() && given.is_empty() {
+            problems.push(problem("camera_topics", "at least one camera must have a topic"));
+        }
+        for topic in &given {
+            if let Err(message) = check_topic(topic) {
+                problems.push(problem("camera_topics", message));
+            }
+        }
+        let entries = names.into_iter().zip(topics).zip(transports);
+        entries
+            .map(|((name, topic), transport)| Camera {
+                name,
+                topic: Some(topic).filter(|topic| !topic.is_empty()),
+                transport: match transport.as_str() {
+                    "compressed" => Transport::Compressed,
+                    _ => Transport::Raw,
+                },
+            })
+            .collect()
+    }
+
+    fn normalization(&self, problems: &mut Vec<Problem>) -> Normalization {
+        let file = self.text("norm_stats");
+        match self.text("normalization").as_str() {
+            "file" if file.is_empty() => {
+                let message = "is not set, but `normalization: file` needs it";
+                problems.push(problem("norm_stats", message));
+                Normalization::Checkpoint
+            }
+            "file" => Normalization::File(file.into()),
+            other => {
+                if !file.is_empty() {
+                    let message =
+                        format!("would not be used with `normalization: {other}`; set that to file");
+                    problems.push(problem("norm_stats", message));
+                }
+                match other {
+                    "none" => Normalization::None,
+                    _ => Normalization::Checkpoint,
+                }
+            }
+        }
+    }
+}
+
+fn not_unique(parameter: &str, names: &[String]) -> Option<Problem> {
+    let mut seen = BTreeSet::new();
+    let twice = names.iter().find(|name| !seen.insert(name.as_str()))?;
+    Some(problem(
+        parameter,
+        format!("'{twice}' stands there more than once"),
+    ))
+}
+
+/// The rules of <https://design.ros2.org/articles/topic_and_service_names.html>, without substitutions.
+fn check_topic(topic: &str) -> Result<(), String> {
+    let name = topic.strip_prefix('~').unwrap_or(topic);
+    let relative = name.strip_prefix('/').unwrap_or(name);
+    let token_ok = |token: &str| {
+        !token.is_empty()
+            && !token.starts_with(|first: char| first.is_ascii_digit())
+            && token.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    if (name == topic || name.starts_with('/')) && relative.split('/').all(token_ok) {
+        Ok(())
+    } else {
+        Err(format!(
+            "'{topic}' is not a topic name: letters, digits and _ between single slashes, no part starting with a digit"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Value {
+        Value::Texts(texts.iter().map(|text| (*text).to_owned()).collect())
+    }
+
+    fn text(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+
+    /// One camera and two joints, with `changes` on top.
+    fn read(changes: &[(&str, Value)]) -> Result<Settings, SettingsError> {
+        let mut values = BTreeMap::from([
+            ("checkpoint".to_owned(), text("model")),
+            ("cameras".to_owned(), texts(&["base_0_rgb"])),
+            ("camera_topics".to_owned(), texts(&["/top/image_raw"])),
+            ("joints".to_owned(), texts(&["waist", "elbow"])),
+        ]);
+        for (name, value) in changes {
+            values.insert((*name).to_owned(), value.clone());
+        }
+        Settings::from_values(&values)
+    }
+
+    fn refusal(changes: &[(&str, Value)]) -> String {
+        read(changes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_given_has_its_default() {
+        let settings = read(&[]).unwrap();
+        assert_eq!(settings.device, "cpu");
+        assert_eq!(settings.control_hz, 50.0);
+        assert_eq!(settings.num_inference_steps, None);
+        assert_eq!(settings.normalization, Normalization::Checkpoint);
+        assert_eq!(settings.cameras[0].topic.as_deref(), Some("/top/image_raw"));
+        assert_eq!(settings.cameras[0].transport, Transport::Raw);
+    }
+
+    #[test]
+    fn a_camera_without_topic_is_absent() {
+        let settings = read(&[
+            ("cameras", texts(&["base_0_rgb", "left_wrist_0_rgb"])),
+            ("camera_topics", texts(&["/top/image_raw", ""])),
+            ("camera_transports", texts(&["compressed", "raw"])),
+        ])
+        .unwrap();
+        assert_eq!(settings.cameras[0].transport, Transport::Compressed);
+        assert_eq!(settings.cameras[1].topic, None);
+    }
+
+    #[test]
+    fn an_integer_is_a_number_too() {
+        assert_eq!(
+            read(&[("control_hz", Value::Integer(30))]).unwrap().control_hz,
+            30.0
+        );
+    }
+
+    #[test]
+    fn an_empty_list_is_a_list_of_anything() {
+        let settings = read(&[
+            ("delta_actions", Value::EmptyList),
+            ("camera_transports", Value::EmptyList),
+        ]);
+        assert!(settings.unwrap().delta_actions.is_empty());
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let message = refusal(&[
+            ("control_hz", Value::Float(0.0)),
+            ("normalization", text("minmax")),
+            ("joints", Value::Integer(14)),
+            ("sed", Value::Integer(1)),
+        ]);
+        for expected in [
+            "control_hz: must be a number from 0.1 to 1000 (Hz), but is 0.0",
+            "normalization: must be a text, each one of: checkpoint, file, none, but is the text \"minmax\"",
+            "joints: must be a list of texts, but is 14",
+            "sed: there is no such parameter; did you mean 'seed'?",
+        ] {
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_unlike_any_other_lists_what_there_is() {
+        let message = refusal(&[("frobnicate", text("x"))]);
+        assert!(message.contains("there are checkpoint, device, "), "{message}");
+    }
+
+    #[test]
+    fn parameters_of_every_ros_node_are_not_ours_to_refuse() {
+        let name = "qos_overrides./clock.subscription.depth";
+        assert!(read(&[("use_sim_time", Value::Other("true")), (name, Value::Integer(1))]).is_ok());
+    }
+
+    #[test]
+    fn a_missing_checkpoint_says_how_to_give_it() {
+        let message = refusal(&[("checkpoint", text(""))]);
+        assert!(
+            message.contains("checkpoint: is not set (Checkpoint folder:"),
+            "{message}"
+        );
+        assert!(
+            message.contains("parameter file or on the command line"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn camera_lists_must_have_the_same_length() {
+        let message = refusal(&[("cameras", texts(&["base_0_rgb", "left_wrist_0_rgb"]))]);
+        assert!(
+            message.contains("camera_topics: must have one entry for each of the 2 cameras (base_0_rgb, left_wrist_0_rgb), but has 1"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn names_and_topics_must_not_repeat() {
+        let message = refusal(&[("joints", texts(&["waist", "waist"]))]);
+        assert!(
+            message.contains("joints: 'waist' stands there more than once"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn topics_must_be_topic_names() {
+        for topic in ["/top//image", "/top/", "top image", "/1top", "~top", "/"] {
+            let message = refusal(&[("joint_states_topic", text(topic))]);
+            assert!(
+                message.contains("joint_states_topic: '") && message.contains(topic),
+                "{message}"
+            );
+        }
+        for topic in ["/joint_states", "joint_states", "~/joint_states", "/arm_1/joints"] {
+            assert!(read(&[("joint_states_topic", text(topic))]).is_ok(), "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_statistics_file_is_used_or_refused_but_never_ignored() {
+        let file = ("norm_stats", text("stats.json"));
+        let settings = read(&[("normalization", text("file")), file.clone()]).unwrap();
+        assert_eq!(settings.normalization, Normalization::File("stats.json".into()));
+        assert!(refusal(&[file]).contains("would not be used with `normalization: checkpoint`"));
+        assert!(refusal(&[("normalization", text("file"))]).contains("norm_stats: is not set"));
+    }
+
+    #[test]
+    fn not_a_number_is_out_of_any_range() {
+        assert!(refusal(&[("diagnostics_hz", Value::Float(f64::NAN))]).contains("diagnostics_hz"));
+    }
+}

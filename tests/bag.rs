@@ -1,0 +1,275 @@
+//! Reading the recorded bags (tests/data), whole and damaged, and writing chunks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pi0_node::bag::messages::{CompressedImage, Image, JointState, JointTrajectory};
+use pi0_node::bag::{Bag, ChunkWriter, Message, cdr};
+use pi0_node::observe::messages::Stamp;
+
+const TOP: &str = "/top/image_raw";
+const LEFT: &str = "/left_wrist/image_raw/compressed";
+const RIGHT: &str = "/right_wrist/image_raw/compressed";
+const JOINTS: &str = "/joint_states";
+const ALL: [&str; 4] = [TOP, LEFT, RIGHT, JOINTS];
+const START: i64 = 1_700_000_000_000_000_000;
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
+}
+
+/// Topic name, log time and bytes of every readable message of the known topics.
+fn read_all(bag: &mut Bag) -> Vec<(String, Stamp, Vec<u8>)> {
+    let names: Vec<String> = bag.topics().iter().map(|topic| topic.name.clone()).collect();
+    let messages: Vec<Message> = bag
+        .messages(&ALL)
+        .unwrap()
+        .map(|message| message.unwrap())
+        .collect();
+    messages
+        .into_iter()
+        .map(|message| (names[message.topic].clone(), message.log_time, message.data))
+        .collect()
+}
+
+fn read(name: &str) -> Vec<(String, Stamp, Vec<u8>)> {
+    let mut bag = Bag::open(&data(name)).unwrap();
+    assert_eq!(bag.problems(), []);
+    read_all(&mut bag)
+}
+
+#[test]
+fn the_aloha_bag_has_three_cameras_and_fourteen_joints() {
+    let messages = read("aloha_transfer_cube");
+    let of = |topic: &'static str| messages.iter().filter(move |(name, ..)| name == topic);
+    assert_eq!(ALL.map(|topic| of(topic).count()), [40, 40, 40, 200]);
+    assert!(messages.is_sorted_by_key(|(_, time, _)| *time));
+
+    let image: Image = cdr::decode(&of(TOP).next().unwrap().2).unwrap();
+    assert_eq!(
+        (image.width, image.height, image.step, image.data.len()),
+        (320, 240, 960, 230_400)
+    );
+    assert_eq!(
+        (image.view().stamp, image.encoding.as_str()),
+        (Stamp(START), "rgb8")
+    );
+    let left: CompressedImage = cdr::decode(&of(LEFT).nth(1).unwrap().2).unwrap();
+    assert_eq!(left.view().stamp, Stamp(START + 102_000_000));
+    assert!(left.data.starts_with(b"\xff\xd8"));
+    let joints: JointState = cdr::decode(&of(JOINTS).next_back().unwrap().2).unwrap();
+    assert_eq!(joints.name.len(), 14);
+    assert_eq!(
+        (joints.name[0].as_str(), joints.name[13].as_str()),
+        ("left_waist", "right_gripper")
+    );
+    assert!(joints.position.iter().all(|position| position.is_finite()));
+}
+
+#[test]
+fn every_storage_gives_the_same_messages() {
+    let plain = read("bags/plain");
+    assert_eq!(plain.len(), 25 + 3 * 5);
+    assert_eq!(read("bags/zstd"), plain);
+    assert_eq!(read("bags/sqlite3"), plain);
+    assert_eq!(read("bags/plain/plain.mcap"), plain);
+    assert_eq!(read("bags/sqlite3/sqlite3.db3"), plain);
+}
+
+#[test]
+fn a_file_cut_anywhere_gives_every_message_before_the_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, step) in [("bags/plain/plain.mcap", 1009), ("bags/zstd/zstd.mcap", 307)] {
+        let whole = read(name);
+        let bytes = fs::read(data(name)).unwrap();
+        let mut most = 0;
+        for length in (0..bytes.len()).step_by(step) {
+            let cut = folder.path().join("cut.mcap");
+            fs::write(&cut, &bytes[..length]).unwrap();
+            let Ok(mut bag) = Bag::open(&cut) else {
+                assert!(length < 8, "{name} cut at {length}: what is left can be read");
+                continue;
+            };
+            if bag.topics().iter().all(|topic| topic.count == 0) {
+                continue;
+            }
+            let found = read_all(&mut bag);
+            most = most.max(found.len());
+            assert!(
+                found.len() == whole.len() || !bag.problems().is_empty(),
+                "{name} cut at {length}"
+            );
+            // Within a topic nothing is missing before the last one found.
+            for topic in ALL {
+                let of = |messages: &[(String, Stamp, Vec<u8>)]| -> Vec<(Stamp, Vec<u8>)> {
+                    messages
+                        .iter()
+                        .filter(|m| m.0 == topic)
+                        .map(|m| (m.1, m.2.clone()))
+                        .collect()
+                };
+                let (found, whole) = (of(&found), of(&whole));
+                assert_eq!(found[..], whole[..found.len()], "{name} cut at {length}: {topic}");
+            }
+        }
+        assert!(
+            most > whole.len() / 2,
+            "{name}: at most {most} messages were read of a cut file"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_chunk_is_reported_and_the_rest_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = fs::read(data("bags/zstd/zstd.mcap")).unwrap();
+    let path = folder.path().join("damaged.mcap");
+    for position in (8..bytes.len()).step_by(7) {
+        let mut damaged = bytes.clone();
+        damaged[position] ^= 0x5a;
+        fs::write(&path, &damaged).unwrap();
+        // Whatever the byte was, there must be no panic; a damaged header may leave nothing.
+        if let Ok(mut bag) = Bag::open(&path)
+            && let Ok(messages) = bag.messages(&ALL)
+        {
+            messages.for_each(drop);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_database_is_reported_and_the_rest_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = fs::read(data("bags/sqlite3/sqlite3.db3")).unwrap();
+    let path = folder.path().join("cut.db3");
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    match Bag::open(&path) {
+        Ok(mut bag) => {
+            assert!(
+                !bag.problems().is_empty() || bag.messages(&ALL).unwrap().any(|message| message.is_err())
+            );
+        }
+        Err(error) => assert!(error.to_string().contains("cut.db3"), "{error}"),
+    }
+}
+
+#[test]
+fn bags_that_cannot_be_used_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |path: &Path| Bag::open(path).err().unwrap().to_string();
+    assert!(refused(&folder.path().join("none")).contains("there is no such bag"));
+    assert!(refused(folder.path()).contains("it is no bag"));
+
+    let text = folder.path().join("text.mcap");
+    fs::write(&text, "this is text, and more than eight bytes of it").unwrap();
+    assert!(refused(&text).contains("text.mcap: this is not an MCAP file"));
+
+    let broken = folder.path().join("broken");
+    fs::create_dir(&broken).unwrap();
+    let metadata = "rosbag2_bagfile_information:\n  relative_file_paths: [gone.mcap]\n";
+    fs::write(broken.join("metadata.yaml"), metadata).unwrap();
+    assert!(refused(&broken).contains("gone.mcap: metadata.yaml names this file, but it is not there"));
+}
+
+#[test]
+fn a_bag_without_the_topics_says_what_it_has() {
+    let mut bag = Bag::open(&data("bags/plain")).unwrap();
+    let error = bag.messages(&["/camera/image"]).err().unwrap().to_string();
+    assert!(
+        error.contains("/camera/image") && error.contains("/joint_states (sensor_msgs/msg/JointState, 25"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_empty_bag_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("empty.mcap");
+    ChunkWriter::create(&path, "/action_chunk")
+        .unwrap()
+        .finish()
+        .unwrap();
+    let mut bag = Bag::open(&path).unwrap();
+    let error = bag.messages(&ALL).err().unwrap().to_string();
+    assert!(error.contains("empty.mcap has no messages"), "{error}");
+}
+
+#[test]
+fn chunks_are_read_back_as_written_and_written_the_same_every_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["waist".to_owned(), "elbow".to_owned()];
+    let chunk = JointTrajectory::new(Stamp(START), &names, &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 50.0);
+    assert_eq!(chunk.points[2].time_from_start.nanosec, 40_000_000);
+    let write = |name: &str| {
+        let path = folder.path().join(name);
+        let mut writer = ChunkWriter::create(&path, "/pi0_node/action_chunk").unwrap();
+        for index in 0..3 {
+            writer.write(&chunk, Stamp(START + index)).unwrap();
+        }
+        assert!(!path.exists(), "a file gets its name when it is whole");
+        assert_eq!(writer.finish().unwrap(), 3);
+        path
+    };
+    let (a, b) = (write("a.mcap"), write("b.mcap"));
+    assert_eq!(fs::read(&a).unwrap(), fs::read(b).unwrap());
+
+    let mut bag = Bag::open(&a).unwrap();
+    assert_eq!(bag.topics()[0].type_name, "trajectory_msgs/msg/JointTrajectory");
+    let messages: Vec<Message> = bag
+        .messages(&["/pi0_node/action_chunk"])
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(messages.len(), 3);
+    assert_eq!(cdr::decode::<JointTrajectory>(&messages[1].data).unwrap(), chunk);
+}
+
+#[test]
+fn a_writer_that_is_dropped_leaves_what_was_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.mcap");
+    fs::write(&path, "before").unwrap();
+    drop(ChunkWriter::create(&path, "/action_chunk").unwrap());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "before");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn big_endian_messages_are_read_and_damaged_ones_refused() {
+    // Time 1.000000002, frame "a", three empty lists.
+    let big: Vec<u8> = [
+        &[0, 0, 0, 0][..],
+        &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, b'a', 0, 0, 0],
+        &[0; 16],
+    ]
+    .concat();
+    let joints: JointState = cdr::decode(&big).unwrap();
+    assert_eq!(
+        (joints.view().stamp, joints.header.frame_id.as_str()),
+        (Stamp(1_000_000_002), "a")
+    );
+
+    let image = Image {
+        encoding: "rgb8".into(),
+        data: vec![7; 100],
+        ..Default::default()
+    };
+    let bytes = cdr::encode(&image).unwrap();
+    assert_eq!(cdr::decode::<Image>(&bytes).unwrap(), image);
+    for length in 0..bytes.len() {
+        assert!(cdr::decode::<Image>(&bytes[..length]).is_err(), "cut at {length}");
+    }
+    // A length of 4 GiB in a message of 100 bytes.
+    let mut hostile = bytes;
+    let at = hostile.len() - 104;
+    hostile[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(cdr::decode::<Image>(&hostile).is_err());
+    assert!(
+        cdr::decode::<JointState>(&[0, 3, 0, 0, 1, 2])
+            .unwrap_err()
+            .to_string()
+            .contains("[0, 3]")
+    );
+}

@@ -1,0 +1,230 @@
+//! The control loop on the real device: when a chunk comes out, and why sometimes none does.
+
+#[path = "support/robot.rs"]
+mod robot;
+
+use std::fs;
+use std::path::Path;
+
+use pi0_node::control::{Chunk, Outcome, Wiring, assemble};
+use pi0_node::device::Silent;
+use pi0_node::observe::messages::{Image, JointState, Stamp};
+use pi0_node::settings::Settings;
+use pi0_node::telemetry::DropReason;
+use robot::{put_image, put_joints, settings, stamp_ms, write_checkpoint};
+use tempfile::TempDir;
+
+fn robot() -> (TempDir, Wiring) {
+    robot_with(|_| {})
+}
+
+fn robot_with(change: impl FnOnce(&mut Settings)) -> (TempDir, Wiring) {
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path());
+    let mut settings = settings(folder.path());
+    change(&mut settings);
+    let wiring = assemble(&settings, &Silent).unwrap();
+    (folder, wiring)
+}
+
+/// Frame and joints at a time, and the chunk they lead to.
+fn chunk_at(wiring: &mut Wiring, ms: i64) -> Chunk {
+    put_image(wiring, ms);
+    put_joints(wiring, ms);
+    assert_eq!(wiring.cycle.step(stamp_ms(ms)), Outcome::Chunk);
+    wiring.chunks.try_recv().unwrap()
+}
+
+#[test]
+fn a_frame_set_and_a_joint_state_make_a_chunk() {
+    let (_folder, mut wiring) = robot();
+    assert_eq!(wiring.cycle.step(stamp_ms(0)), Outcome::Idle);
+    let chunk = chunk_at(&mut wiring, 100);
+    assert_eq!(
+        (chunk.observation, chunk.joint_stamp),
+        (stamp_ms(100), stamp_ms(100))
+    );
+    assert_eq!((chunk.joints, chunk.actions.len()), (2, chunk.horizon * 2));
+    assert!(chunk.actions.iter().all(|action| action.is_finite()));
+    let snapshot = wiring.monitor.snapshot();
+    assert_eq!(
+        (snapshot.frame_sets, snapshot.chunks, snapshot.cameras.len()),
+        (1, 1, 1)
+    );
+}
+
+#[test]
+fn the_same_observation_gives_the_same_chunk_whatever_came_before() {
+    let (_a, mut first) = robot();
+    let (_b, mut second) = robot();
+    chunk_at(&mut first, 100);
+    assert_eq!(
+        chunk_at(&mut first, 200).actions,
+        chunk_at(&mut second, 200).actions
+    );
+    let (_c, mut other_seed) = robot_with(|settings| settings.seed = 2);
+    assert_ne!(
+        chunk_at(&mut first, 300).actions,
+        chunk_at(&mut other_seed, 300).actions
+    );
+}
+
+#[test]
+fn a_new_prompt_and_fewer_steps_change_the_actions() {
+    let (_a, mut one) = robot();
+    let (_b, mut other) = robot();
+    let (_c, mut short) = robot_with(|settings| settings.num_inference_steps = Some(2));
+    other.prompt.put("stop").unwrap();
+    let actions = chunk_at(&mut one, 100).actions;
+    assert_ne!(actions, chunk_at(&mut other, 100).actions);
+    assert_ne!(actions, chunk_at(&mut short, 100).actions);
+}
+
+#[test]
+fn delta_actions_start_from_the_measured_joints() {
+    let (_a, mut delta) = robot();
+    let (_b, mut absolute) = robot_with(|settings| settings.delta_actions.clear());
+    let (with, without) = (chunk_at(&mut delta, 100), chunk_at(&mut absolute, 100));
+    for (with, without) in with.points().zip(without.points()) {
+        // The waist stands at 0.1; the elbow is absolute.
+        assert!((with[0] - without[0] - 0.1).abs() < 1e-12 && with[1] == without[1]);
+    }
+}
+
+#[test]
+fn without_fresh_joints_there_is_no_chunk() {
+    let (_folder, mut wiring) = robot();
+    put_image(&mut wiring, 100);
+    assert_eq!(
+        wiring.cycle.step(stamp_ms(100)),
+        Outcome::Dropped(DropReason::JointsMissing)
+    );
+    put_joints(&mut wiring, 150);
+    put_image(&mut wiring, 700);
+    assert_eq!(
+        wiring.cycle.step(stamp_ms(700)),
+        Outcome::Dropped(DropReason::JointsStale)
+    );
+    put_joints(&mut wiring, 790);
+    put_image(&mut wiring, 800);
+    assert_eq!(wiring.cycle.step(stamp_ms(800)), Outcome::Chunk);
+    let snapshot = wiring.monitor.snapshot();
+    assert_eq!((snapshot.frame_sets, snapshot.chunks), (3, 1));
+    assert_eq!(snapshot.dropped(DropReason::JointsMissing), 1);
+    assert_eq!(snapshot.dropped(DropReason::JointsStale), 1);
+}
+
+#[test]
+fn refused_messages_change_nothing_and_are_counted() {
+    let (_folder, mut wiring) = robot();
+    put_joints(&mut wiring, 90);
+    let data = [0; 10];
+    let image = Image {
+        stamp: stamp_ms(100),
+        height: 40,
+        width: 60,
+        encoding: "rgb8",
+        step: 180,
+        data: &data,
+    };
+    assert!(wiring.cameras[0].put_image(&image).is_err());
+    let names = ["waist".to_owned()];
+    assert!(
+        wiring
+            .joints
+            .put(
+                &JointState {
+                    stamp: Stamp(0),
+                    names: &names,
+                    positions: &[0.0]
+                },
+                Stamp(0)
+            )
+            .is_err()
+    );
+    assert!(wiring.prompt.put(&"long ".repeat(100)).is_err());
+    assert_eq!(wiring.cycle.step(stamp_ms(100)), Outcome::Idle);
+    put_image(&mut wiring, 110);
+    assert_eq!(wiring.cycle.step(stamp_ms(110)), Outcome::Chunk);
+    assert_eq!(wiring.chunks.try_recv().unwrap().joint_stamp, stamp_ms(90));
+    let snapshot = wiring.monitor.snapshot();
+    assert_eq!(
+        (
+            snapshot.cameras[0].refused,
+            snapshot.joints.refused,
+            snapshot.prompts.refused
+        ),
+        (1, 1, 1)
+    );
+    assert!(snapshot.last_error.unwrap().contains("tokens long"));
+}
+
+#[test]
+fn chunks_that_nobody_takes_give_way_to_newer_ones() {
+    let (_folder, mut wiring) = robot();
+    for ms in [100, 200, 300] {
+        put_image(&mut wiring, ms);
+        put_joints(&mut wiring, ms);
+        assert_eq!(wiring.cycle.step(stamp_ms(ms)), Outcome::Chunk);
+    }
+    assert_eq!(wiring.chunks.try_recv().unwrap().sequence, 2);
+    assert_eq!(wiring.chunks.try_recv(), None);
+    assert_eq!(wiring.monitor.snapshot().dropped(DropReason::Overwritten), 2);
+}
+
+/// Overwrites the first element of a bf16 tensor.
+fn poison(folder: &Path, key: &str, value: half::bf16) {
+    let path = folder.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let start = file.tensor(key).unwrap().data().as_ptr().addr() - bytes.as_ptr().addr();
+    bytes[start..start + 2].copy_from_slice(&value.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn actions_that_are_not_finite_never_leave() {
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path());
+    poison(folder.path(), "action_out_proj.bias", half::bf16::INFINITY);
+    let mut wiring = assemble(&settings(folder.path()), &Silent).unwrap();
+    put_image(&mut wiring, 100);
+    put_joints(&mut wiring, 100);
+    assert_eq!(
+        wiring.cycle.step(stamp_ms(100)),
+        Outcome::Dropped(DropReason::NotFinite)
+    );
+    assert_eq!(wiring.chunks.try_recv(), None);
+}
+
+#[test]
+fn settings_that_do_not_fit_the_model_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path());
+    let refused = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = settings(folder.path());
+        change(&mut settings);
+        assemble(&settings, &Silent)
+            .err()
+            .expect("these settings cannot be used")
+            .to_string()
+    };
+    assert!(refused(&|s| s.cameras.clear()).contains("'camera_topics'"));
+    assert!(refused(&|s| s.joints.clear()).contains("'joints'"));
+    assert!(refused(&|s| s.joints = (0..33).map(|i| i.to_string()).collect()).contains("33 joints"));
+    assert!(refused(&|s| s.delta_actions = vec![3]).contains("delta_actions [3] covers 3 joints"));
+    assert!(refused(&|s| s.device = "abacus".into()).contains("no device 'abacus'"));
+    assert!(refused(&|s| s.checkpoint = "nowhere".into()).contains("nowhere"));
+    let normalization = pi0_node::settings::Normalization::Checkpoint;
+    assert!(refused(&|s| s.normalization = normalization.clone()).contains("normalization: none"));
+
+    let foreign = folder.path().join("foreign.json");
+    pi0_node::observe::write_small_tokenizer(&foreign, 2048).unwrap();
+    let message = refused(&|s| {
+        (s.tokenizer, s.prompt) = (Some(foreign.clone()), "pick up the cube and place it".into())
+    });
+    assert!(
+        message.contains("this tokenizer is not the checkpoint's"),
+        "{message}"
+    );
+}

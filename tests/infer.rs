@@ -1,0 +1,285 @@
+//! `pi0_node infer`: the reference's weights and inputs in, the reference's values out; and everything that is refused.
+
+#[path = "support/golden.rs"]
+mod golden;
+#[path = "support/program.rs"]
+mod program;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use golden::{Golden, Tensor};
+use pi0_node::graph::HostTensor;
+use program::{fails, succeeds};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::json;
+
+/// A stored tensor: type, shape, bytes.
+type Stored = (Dtype, Vec<usize>, Vec<u8>);
+
+fn stored(tensor: &Tensor) -> Stored {
+    let (dtype, bytes) = match &tensor.data {
+        HostTensor::F32(values) => (
+            Dtype::F32,
+            values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        ),
+        HostTensor::I32(values) => (
+            Dtype::I32,
+            values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        ),
+        HostTensor::Bool(values) => (Dtype::BOOL, values.iter().map(|&value| u8::from(value)).collect()),
+    };
+    (dtype, tensor.shape.clone(), bytes)
+}
+
+fn write(path: &Path, tensors: &BTreeMap<String, Stored>) {
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// A golden file as a checkpoint folder and an input file.
+struct Case {
+    folder: tempfile::TempDir,
+    golden: Golden,
+    inputs: BTreeMap<String, Stored>,
+}
+
+impl Case {
+    fn new(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let golden = Golden::load(name);
+        let weights = golden
+            .weights
+            .iter()
+            .map(|(key, tensor)| (key.clone(), stored(tensor)))
+            .collect();
+        fs::create_dir(folder.path().join("checkpoint")).unwrap();
+        write(&folder.path().join("checkpoint/model.safetensors"), &weights);
+        let config = format!("{:#}", golden.config.to_json());
+        fs::write(folder.path().join("checkpoint/config.json"), config).unwrap();
+        let inputs = golden
+            .inputs
+            .iter()
+            .map(|(name, tensor)| (name.clone(), stored(tensor)))
+            .collect();
+        Self {
+            folder,
+            golden,
+            inputs,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn arguments(&self, values: &str) -> Vec<String> {
+        write(&self.path("in.safetensors"), &self.inputs);
+        let path = |name: &str| self.path(name).display().to_string();
+        [
+            "infer",
+            "--checkpoint",
+            &path("checkpoint"),
+            "--inputs",
+            &path("in.safetensors"),
+            "--output",
+        ]
+        .into_iter()
+        .map(str::to_owned)
+        .chain([
+            path("out.safetensors"),
+            "--threads".into(),
+            "2".into(),
+            "--values".into(),
+            values.into(),
+        ])
+        .collect()
+    }
+
+    /// The error message; no output may be left.
+    fn refused(&self, values: &str) -> String {
+        let message = fails(&self.arguments(values));
+        assert!(
+            !self.path("out.safetensors").exists(),
+            "an output file is left: {message}"
+        );
+        assert!(
+            !self.path("out.safetensors.part").exists(),
+            "a partial output file is left: {message}"
+        );
+        message
+    }
+}
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|&value| f32::from_le_bytes(value))
+        .collect()
+}
+
+#[test]
+fn every_golden_value_comes_out_under_its_name() {
+    for name in golden::FILES {
+        let case = Case::new(name);
+        succeeds(&case.arguments("all"));
+        let bytes = fs::read(case.path("out.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        for (name, expected) in &case.golden.outputs {
+            let found = file
+                .tensor(name)
+                .unwrap_or_else(|_| panic!("'{name}' is missing"));
+            let (dtype, shape, _) = stored(expected);
+            assert_eq!((found.dtype(), found.shape()), (dtype, &shape[..]), "{name}");
+        }
+        let expected = case.golden.outputs["actions"].numbers();
+        let found = f32s(file.tensor("actions").unwrap().data());
+        let largest = found
+            .iter()
+            .zip(expected)
+            .map(|(&a, b)| (f64::from(a) - b).abs())
+            .fold(0.0, f64::max);
+        assert!(largest <= 1e-4, "{name}: {largest}");
+    }
+}
+
+#[test]
+fn only_the_values_asked_for_are_written() {
+    let case = Case::new("pi0_hd72_gqa");
+    succeeds(&case.arguments("v_t_3, cache_k_1"));
+    let bytes = fs::read(case.path("out.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+    names.sort();
+    assert_eq!(names, ["actions", "cache_k_1", "v_t_3"]);
+}
+
+#[test]
+fn tokens_may_be_i64_and_inputs_without_a_batch_axis() {
+    let mut case = Case::new("pi0_hd72_gqa");
+    let expected = case.golden.outputs["actions"].numbers();
+    for (_, shape, _) in case.inputs.values_mut() {
+        shape.remove(0);
+    }
+    let HostTensor::I32(tokens) = &case.golden.inputs["tokens"].data else {
+        panic!("tokens are i32")
+    };
+    let wide = tokens
+        .iter()
+        .flat_map(|&token| i64::from(token).to_le_bytes())
+        .collect();
+    case.inputs
+        .insert("tokens".into(), (Dtype::I64, vec![tokens.len()], wide));
+    succeeds(&case.arguments(""));
+    let bytes = fs::read(case.path("out.safetensors")).unwrap();
+    let found = f32s(
+        SafeTensors::deserialize(&bytes)
+            .unwrap()
+            .tensor("actions")
+            .unwrap()
+            .data(),
+    );
+    assert!(
+        found
+            .iter()
+            .zip(expected)
+            .all(|(&a, b)| (f64::from(a) - b).abs() < 1e-4)
+    );
+}
+
+#[test]
+fn wrong_inputs_are_refused_by_name_all_at_once() {
+    let mut case = Case::new("pi0_hd72_gqa");
+    case.inputs.remove("noise");
+    case.inputs.get_mut("state").unwrap().1 = vec![4, 8];
+    case.inputs
+        .insert("image_masks".into(), (Dtype::U8, vec![1], vec![1]));
+    case.inputs.insert("extra".into(), (Dtype::U8, vec![1], vec![1]));
+    let image = case.inputs.get_mut("image_0").unwrap();
+    image.2[40..44].copy_from_slice(&f32::NAN.to_le_bytes());
+    let tokens = case.inputs.get_mut("tokens").unwrap();
+    tokens.2[8..12].copy_from_slice(&999i32.to_le_bytes());
+    let message = case.refused("");
+    for expected in [
+        "'noise' f32 [13, 32] is missing",
+        "'state' is [4, 8], but the model takes [32]",
+        "'image_masks' is stored as U8, but the model takes bool",
+        "'extra' is not an input",
+        "'image_0' element 10 is NaN",
+        "'tokens' element 2 is 999, outside the vocabulary of 320",
+    ] {
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+}
+
+#[test]
+fn an_input_file_that_is_cut_or_missing_is_refused() {
+    let case = Case::new("pi0_hd72_gqa");
+    let arguments = case.arguments("");
+    let inputs = case.path("in.safetensors");
+    let bytes = fs::read(&inputs).unwrap();
+    fs::write(&inputs, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(fails(&arguments).contains("in.safetensors is not a complete safetensors file"));
+    fs::remove_file(&inputs).unwrap();
+    assert!(fails(&arguments).contains("cannot read"));
+    assert!(!case.path("out.safetensors").exists());
+}
+
+#[test]
+fn unknown_values_and_devices_are_refused() {
+    let case = Case::new("pi0_hd72_gqa");
+    assert!(case.refused("v_t_0,v_t_99").contains("the model has no v_t_99"));
+    let mut arguments = case.arguments("");
+    arguments.extend(["--device".into(), "abacus".into()]);
+    assert!(fails(&arguments).contains("there is no device 'abacus'; this build has: cpu"));
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_an_error() {
+    let case = Case::new("pi0_hd72_gqa");
+    let mut arguments = case.arguments("");
+    let output = arguments
+        .iter()
+        .position(|argument| argument == "--output")
+        .unwrap()
+        + 1;
+    arguments[output] = case.path("no_such_folder/out.safetensors").display().to_string();
+    assert!(fails(&arguments).contains("no_such_folder"));
+}
+
+#[test]
+fn a_checkpoint_that_contradicts_its_config_lists_every_problem() {
+    let case = Case::new("pi0_hd72_gqa");
+    let arguments = case.arguments("");
+    let config = case.path("checkpoint/config.json");
+    let mut json = case.golden.config.to_json();
+    json["architecture"]["expert"]["intermediate_size"] = json!(96);
+    fs::write(&config, json.to_string()).unwrap();
+    let message = fails(&arguments);
+    assert!(
+        message.contains("problems") && message.contains("but config.json asks for [96, 32]"),
+        "{message}"
+    );
+    assert!(!case.path("out.safetensors").exists());
+}
+
+#[test]
+fn weights_that_overflow_give_no_actions() {
+    let case = Case::new("pi0_hd72_gqa");
+    let mut weights: BTreeMap<String, Stored> = case
+        .golden
+        .weights
+        .iter()
+        .map(|(key, tensor)| (key.clone(), stored(tensor)))
+        .collect();
+    let bias = weights.get_mut("action_out_proj.bias").unwrap();
+    bias.2[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    write(&case.path("checkpoint/model.safetensors"), &weights);
+    assert!(case.refused("").contains("actions are not finite"));
+}

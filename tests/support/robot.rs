@@ -1,0 +1,80 @@
+//! A small robot with one camera and two joints, and a random policy for it. Used by the tests of the control loop.
+
+#![allow(dead_code, reason = "every test file uses a part of this")]
+
+use std::path::Path;
+
+use pi0_node::control::Wiring;
+use pi0_node::graph::WeightFormat;
+use pi0_node::observe::messages::{Image, JointState, Stamp};
+use pi0_node::observe::write_small_tokenizer;
+use pi0_node::policy::PolicyConfig;
+use pi0_node::policy::checkpoint::init::write_random;
+use pi0_node::settings::{Camera, Normalization, Settings, Transport};
+
+const PIXELS: [u8; 60 * 40 * 3] = [100; 60 * 40 * 3];
+
+/// A checkpoint of the smallest size in `folder`.
+pub fn write_checkpoint(folder: &Path) {
+    write_random(folder, &PolicyConfig::TINY, 1, WeightFormat::BF16, &|_| {}).unwrap();
+    write_small_tokenizer(&folder.join("tokenizer.json"), PolicyConfig::TINY.vocabulary).unwrap();
+}
+
+/// The robot's settings with the checkpoint in `folder`: one camera is there, one is absent.
+pub fn settings(folder: &Path) -> Settings {
+    let camera = |name: &str, topic: Option<&str>| Camera {
+        name: name.into(),
+        topic: topic.map(str::to_owned),
+        transport: Transport::Raw,
+    };
+    Settings {
+        checkpoint: folder.into(),
+        device: "cpu".into(),
+        threads: 2,
+        seed: 1,
+        cameras: vec![
+            camera("base_0_rgb", Some("/top")),
+            camera("left_wrist_0_rgb", None),
+        ],
+        joint_states_topic: "/joint_states".into(),
+        joints: vec!["waist".into(), "elbow".into()],
+        prompt: "go".into(),
+        tokenizer: None,
+        normalization: Normalization::None,
+        delta_actions: vec![1, -1],
+        control_hz: 50.0,
+        sync_tolerance_ms: 10.0,
+        num_inference_steps: None,
+        sensor_timeout_ms: 500.0,
+        diagnostics_hz: 1.0,
+    }
+}
+
+pub fn stamp_ms(ms: i64) -> Stamp {
+    Stamp(ms * 1_000_000)
+}
+
+/// A frame of the camera.
+pub fn put_image(wiring: &mut Wiring, ms: i64) {
+    let stamp = stamp_ms(ms);
+    let image = Image {
+        stamp,
+        height: 40,
+        width: 60,
+        encoding: "rgb8",
+        step: 180,
+        data: &PIXELS,
+    };
+    wiring.cameras[0].put_image(&image).unwrap();
+}
+
+/// A joint state, received when it was made.
+pub fn put_joints(wiring: &mut Wiring, ms: i64) {
+    let names = ["elbow".to_owned(), "waist".to_owned()];
+    let joints = JointState {
+        stamp: stamp_ms(ms),
+        names: &names,
+        positions: &[0.2, 0.1],
+    };
+    wiring.joints.put(&joints, stamp_ms(ms)).unwrap();
+}

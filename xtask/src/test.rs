@@ -1,0 +1,105 @@
+//! `cargo xtask test`: everything a change must pass, cheap things first, stopping at the first failure.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::command::{command, describe, run as run_command};
+
+pub fn run() -> anyhow::Result<()> {
+    let mut steps = steps();
+    let total = steps.len();
+    let mut times = Vec::new();
+    let mut result = Ok(());
+    for (number, step) in steps.iter_mut().enumerate() {
+        let name = describe(step);
+        eprintln!("\n== {} of {total}: {name}", number + 1);
+        let start = Instant::now();
+        result = run_command(step);
+        times.push((name, start.elapsed()));
+        if result.is_err() {
+            break;
+        }
+    }
+    eprint!("\n{}", summary(&times, total, result.is_ok()));
+    result
+}
+
+/// Without ROS first, because that needs no bindings and shows that no ROS is needed. Then everything, the live tests
+/// included.
+fn steps() -> Vec<Command> {
+    let mut without_ros = cargo(&["test", "--package", "pi0_node", "--no-default-features"]);
+    without_ros.env("AMENT_PREFIX_PATH", "");
+    let mut with_ros = cargo(&["test", "--workspace"]);
+    with_ros.env("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST");
+    let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    vec![
+        cargo(&["fmt", "--all", "--check"]),
+        clippy(&["--no-default-features"]),
+        without_ros,
+        clippy(&[]),
+        with_ros,
+        documentation,
+    ]
+}
+
+fn clippy(features: &[&str]) -> Command {
+    let mut clippy = cargo(&["clippy", "--workspace", "--all-targets"]);
+    clippy.args(features).args(["--", "-D", "warnings"]);
+    clippy
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    command("cargo", arguments)
+}
+
+/// What ran for how long; the last step is the one that failed, if any did.
+fn summary(times: &[(String, Duration)], steps: usize, passed: bool) -> String {
+    let mut table = String::new();
+    for (number, (name, time)) in times.iter().enumerate() {
+        let outcome = if passed || number + 1 < times.len() {
+            "passed"
+        } else {
+            "FAILED"
+        };
+        table += &format!("{outcome} {:>5} s  {name}\n", time.as_secs());
+    }
+    if times.len() < steps {
+        table += &format!("not run: {} further steps\n", steps - times.len());
+    }
+    let total: Duration = times.iter().map(|(_, time)| *time).sum();
+    table + &format!("in all {:>5} s\n", total.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_shows_which_step_failed_and_what_did_not_run() {
+        let times = [
+            ("fmt".to_owned(), Duration::from_secs(1)),
+            ("clippy".to_owned(), Duration::from_secs(75)),
+        ];
+        assert_eq!(
+            summary(&times, 6, false),
+            "passed     1 s  fmt\nFAILED    75 s  clippy\nnot run: 4 further steps\nin all    76 s\n"
+        );
+        assert!(!summary(&times, 2, true).contains("FAILED"));
+    }
+
+    #[test]
+    fn both_feature_sets_are_linted_and_tested() {
+        for task in ["clippy", "test"] {
+            let lines = steps()
+                .iter()
+                .map(describe)
+                .filter(|line| line.contains(task))
+                .collect::<Vec<_>>();
+            assert_eq!(lines.len(), 2, "{lines:?}");
+            assert!(
+                lines[0].contains("--no-default-features") && !lines[1].contains("--no-default-features")
+            );
+        }
+    }
+}
