@@ -35,7 +35,7 @@ fn checkpoint(folder: &TempDir) -> PathBuf {
     checkpoint
 }
 
-/// The bag with all joints held where they are at first: which joint state is the newest when a frame set is complete
+/// Two seconds of the bag with all joints held where they are at first: which joint state is the newest when a frame set is complete
 /// is a matter of milliseconds, so live and replay can only be compared where it does not matter.
 fn bag_with_held_joints(folder: &TempDir) -> PathBuf {
     let path = folder.path().join("held.mcap");
@@ -53,9 +53,13 @@ fn bag_with_held_joints(folder: &TempDir) -> PathBuf {
                 .unwrap()
         })
         .collect();
+    let (start, _) = bag.span().unwrap();
     let mut held: Option<Vec<f64>> = None;
     for (sequence, message) in (0..).zip(bag.messages(&names).unwrap()) {
         let mut message = message.unwrap();
+        if message.log_time.ms_since(start) > 2000.0 {
+            break;
+        }
         if topics[message.topic].type_name == JointState::TYPE {
             let mut joints: JointState = cdr::decode(&message.data).unwrap();
             joints.position = held.get_or_insert(joints.position).clone();
@@ -241,6 +245,7 @@ fn a_camera_that_never_comes_shows_in_diagnostics_and_sigterm_stops_the_node() {
     let control = part(&newest, "control").unwrap();
     assert_eq!(control.message, "no chunk yet: no complete frame set");
 
+    player.stop("INT");
     let output = node.stop("TERM");
     assert!(
         output.contains("chunks out                            0"),

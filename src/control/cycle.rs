@@ -91,7 +91,7 @@ impl Cycle {
                 self.metrics.frame_sets.add_one();
                 let start = Instant::now();
                 self.perceive()?;
-                let outcome = self.act(now)?;
+                let outcome = self.act(now, start)?;
                 if outcome == Outcome::Chunk {
                     self.metrics.time(Stage::Cycle, start);
                 }
@@ -113,8 +113,8 @@ impl Cycle {
         Ok(())
     }
 
-    /// The newest joint state and the KV cache to a chunk.
-    fn act(&mut self, now: Stamp) -> Result<Outcome, DeviceError> {
+    /// The newest joint state and the KV cache to a chunk. It was `now` when the cycle began, at `began`.
+    fn act(&mut self, now: Stamp, began: Instant) -> Result<Outcome, DeviceError> {
         self.joints.take();
         let (Some(joints), Some(observation)) = (self.joints.held(), self.frames.newest()) else {
             return Ok(self.dropped(DropReason::JointsMissing));
@@ -140,7 +140,8 @@ impl Cycle {
         (chunk.observation, chunk.joint_stamp, chunk.sequence) = (observation, joints.stamp, self.sequence);
         self.sequence += 1;
         self.metrics.time(Stage::DecodeActions, start);
-        self.metrics.age(now.ms_since(observation));
+        self.metrics
+            .age(now.ms_since(observation) + began.elapsed().as_secs_f64() * 1e3);
         if self.chunks.send() {
             self.metrics.dropped(DropReason::Overwritten);
         }

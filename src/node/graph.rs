@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::bag::messages::{CompressedImage, Image, JointState};
 use crate::settings::{Settings, Transport};
 
 /// The message type expected on each topic, and the types that others publish there.
@@ -32,23 +33,34 @@ impl Publishers {
     }
 }
 
-/// The topics that must be published, with the types expected there.
-pub fn expected_topics(settings: &Settings) -> Vec<(String, &'static str)> {
-    let cameras = settings.cameras.iter().filter_map(|camera| {
-        let topic = camera.topic.clone()?;
-        Some((topic, image_type(camera.transport)))
-    });
-    let joints = (settings.joint_states_topic.clone(), JOINT_STATE_TYPE);
-    cameras.chain([joints]).collect()
+/// A topic that must be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// What it feeds: `camera base_0_rgb`, `joints`.
+    pub part: String,
+    pub topic: String,
+    /// Such as `sensor_msgs/msg/Image`.
+    pub type_name: &'static str,
 }
 
-pub const JOINT_STATE_TYPE: &str = "sensor_msgs/msg/JointState";
-
-pub fn image_type(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Raw => "sensor_msgs/msg/Image",
-        Transport::Compressed => "sensor_msgs/msg/CompressedImage",
-    }
+/// The topics that must be published: cameras in the order of the settings, then the joint states.
+pub fn expected_topics(settings: &Settings) -> Vec<Expected> {
+    let cameras = settings.cameras.iter().filter_map(|camera| {
+        Some(Expected {
+            part: format!("camera {}", camera.name),
+            topic: camera.topic.clone()?,
+            type_name: match camera.transport {
+                Transport::Raw => Image::TYPE,
+                Transport::Compressed => CompressedImage::TYPE,
+            },
+        })
+    });
+    let joints = Expected {
+        part: "joints".to_owned(),
+        topic: settings.joint_states_topic.clone(),
+        type_name: JointState::TYPE,
+    };
+    cameras.chain([joints]).collect()
 }
 
 /// Looks at the graph now and then.
@@ -62,9 +74,9 @@ impl GraphWatch {
     const INTERVAL: Duration = Duration::from_secs(1);
 
     pub fn new(settings: &Settings, publishers: Publishers) -> Self {
-        let topics = expected_topics(settings);
+        let topics = expected_topics(settings).into_iter();
         Self {
-            topics: topics.into_iter().map(|(topic, _)| topic).collect(),
+            topics: topics.map(|expected| expected.topic).collect(),
             publishers,
             next: Instant::now(),
         }
@@ -93,7 +105,7 @@ mod tests {
     #[test]
     fn a_silent_topic_is_explained_by_who_publishes_it() {
         let publishers = Publishers::default();
-        let explain = || publishers.explain("/top/image_raw", image_type(Transport::Raw));
+        let explain = || publishers.explain("/top/image_raw", Image::TYPE);
         assert_eq!(explain(), "nobody publishes /top/image_raw");
 
         publishers.set("/top/image_raw", vec!["sensor_msgs/msg/CompressedImage".into()]);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::graph::{JOINT_STATE_TYPE, Publishers, image_type};
+use super::graph::{Expected, Publishers, expected_topics};
 use crate::control::Monitor;
 use crate::settings::Settings;
 use crate::telemetry::{DropReason, LatencySummary, SensorSnapshot, Snapshot};
@@ -23,6 +23,14 @@ pub struct Part {
     pub message: String,
     /// Names with their unit, and numbers.
     pub values: Vec<(String, String)>,
+}
+
+impl Part {
+    /// One of the values.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let found = self.values.iter().find(|(key, _)| key == name)?;
+        Some(&found.1)
+    }
 }
 
 /// All parts' health over the time since the last look.
@@ -63,6 +71,7 @@ impl Rates {
 pub struct Observer {
     monitor: Monitor,
     settings: Settings,
+    expected: Vec<Expected>,
     publishers: Publishers,
     started: Instant,
     last: (Instant, Snapshot),
@@ -73,6 +82,7 @@ impl Observer {
         Self {
             monitor: monitor.clone(),
             settings: settings.clone(),
+            expected: expected_topics(settings),
             publishers: publishers.clone(),
             started: Instant::now(),
             last: (Instant::now(), monitor.snapshot()),
@@ -95,53 +105,21 @@ impl Observer {
     }
 
     fn parts(&self, before: &Snapshot, now: &Snapshot, rates: &Rates, uptime: Duration) -> Vec<Part> {
-        let cameras = self
-            .settings
-            .cameras
+        let cameras = before.cameras.iter().zip(&now.cameras).zip(&rates.cameras_hz);
+        let joints = ((&before.joints, &now.joints), &rates.joints_hz);
+        let mut parts: Vec<Part> = self
+            .expected
             .iter()
-            .filter_map(|camera| Some((camera, camera.topic.as_deref()?)));
-        let sensor = |name: String, topic: &str, type_name: &str, before, now, rate_hz| {
-            Sensor {
-                topic,
-                type_name,
+            .zip(cameras.chain([joints]))
+            .map(|(expected, ((before, now), rate_hz))| Sensor {
+                expected,
                 before,
                 now,
-                rate_hz,
+                rate_hz: *rate_hz,
                 timeout_ms: self.settings.sensor_timeout_ms,
-            }
-            .health(name, uptime, &self.publishers)
-        };
-        let mut parts: Vec<Part> = cameras
-            .enumerate()
-            .map(|(index, (camera, topic))| {
-                let mut part = sensor(
-                    format!("camera {}", camera.name),
-                    topic,
-                    image_type(camera.transport),
-                    &before.cameras[index],
-                    &now.cameras[index],
-                    rates.cameras_hz[index],
-                );
-                part.values.extend(latency("decode", &now.cameras[index].decode));
-                part
             })
+            .map(|sensor| sensor.health(uptime, &self.publishers, now.last_error.as_deref()))
             .collect();
-        parts.push(sensor(
-            "joints".to_owned(),
-            &self.settings.joint_states_topic,
-            JOINT_STATE_TYPE,
-            &before.joints,
-            &now.joints,
-            rates.joints_hz,
-        ));
-        for part in &mut parts {
-            if part.level > Level::Ok
-                && part.message.ends_with("refused")
-                && let Some(error) = &now.last_error
-            {
-                part.message += &format!("; the last error of all is {error}");
-            }
-        }
         parts.push(control(before, now, rates, self.settings.sync_tolerance_ms));
         parts
     }
@@ -149,8 +127,7 @@ impl Observer {
 
 /// One stream of messages.
 struct Sensor<'a> {
-    topic: &'a str,
-    type_name: &'a str,
+    expected: &'a Expected,
     before: &'a SensorSnapshot,
     now: &'a SensorSnapshot,
     rate_hz: f64,
@@ -158,27 +135,31 @@ struct Sensor<'a> {
 }
 
 impl Sensor<'_> {
-    fn health(&self, name: String, uptime: Duration, publishers: &Publishers) -> Part {
-        let refused = self.now.refused - self.before.refused;
-        let uptime_ms = uptime.as_secs_f64() * 1e3;
-        let (level, message) = match self.now.age_ms {
-            None if self.now.refused > 0 => (
-                Level::Error,
-                format!("all {} messages were refused", self.now.refused),
-            ),
-            None if uptime_ms <= self.timeout_ms => (Level::Warn, format!("waiting for {}", self.topic)),
-            None => {
-                let why = publishers.explain(self.topic, self.type_name);
-                (Level::Error, format!("no message has come: {why}"))
-            }
-            Some(age_ms) if age_ms > self.timeout_ms => {
-                (Level::Error, format!("silent for {:.1} s", age_ms / 1e3))
-            }
-            Some(_) if refused > 0 => (Level::Warn, format!("{refused} messages were refused")),
-            Some(_) => (Level::Ok, format!("{:.1} Hz", self.rate_hz)),
+    fn health(&self, uptime: Duration, publishers: &Publishers, last_error: Option<&str>) -> Part {
+        let Expected {
+            part,
+            topic,
+            type_name,
+        } = self.expected;
+        let (level, message) = match self.now.age_ms.unwrap_or(f64::INFINITY) {
+            age_ms if age_ms <= self.timeout_ms => match self.refusals(last_error) {
+                Some(refusals) => (Level::Warn, refusals),
+                None => (Level::Ok, format!("{:.1} Hz", self.rate_hz)),
+            },
+            age_ms => match self.refusals(last_error) {
+                Some(refusals) => (Level::Error, refusals),
+                None if age_ms.is_finite() => (Level::Error, format!("silent for {:.1} s", age_ms / 1e3)),
+                None if uptime.as_secs_f64() * 1e3 <= self.timeout_ms => {
+                    (Level::Warn, format!("waiting for {topic}"))
+                }
+                None => {
+                    let why = publishers.explain(topic, type_name);
+                    (Level::Error, format!("no message has come: {why}"))
+                }
+            },
         };
         let mut values = vec![
-            ("topic".to_owned(), self.topic.to_owned()),
+            ("topic".to_owned(), topic.clone()),
             ("rate_hz".to_owned(), format!("{:.2}", self.rate_hz)),
             ("received".to_owned(), self.now.received.to_string()),
             ("refused".to_owned(), self.now.refused.to_string()),
@@ -186,12 +167,27 @@ impl Sensor<'_> {
         if let Some(age_ms) = self.now.age_ms {
             values.push(("age_ms".to_owned(), format!("{age_ms:.1}")));
         }
+        values.extend(latency("decode", &self.now.decode));
         Part {
-            name,
+            name: part.clone(),
             level,
             message,
             values,
         }
+    }
+
+    /// Messages refused since the last look, or ever when none was good; and why if that is still known: there is one
+    /// last error for all parts.
+    fn refusals(&self, last_error: Option<&str>) -> Option<String> {
+        let before = if self.now.received == 0 {
+            0
+        } else {
+            self.before.refused
+        };
+        let count = self.now.refused - before;
+        let why = last_error.filter(|error| error.starts_with(&format!("{}: ", self.now.name)));
+        let why = why.map(|error| format!("; {error}")).unwrap_or_default();
+        (count > 0).then(|| format!("{count} messages were refused{why}"))
     }
 }
 
@@ -263,18 +259,18 @@ mod tests {
 
     fn health(now: &SensorSnapshot, uptime_ms: u64) -> (Level, String) {
         let sensor = Sensor {
-            topic: "/top/image_raw",
-            type_name: "sensor_msgs/msg/Image",
+            expected: &Expected {
+                part: "camera base_0_rgb".into(),
+                topic: "/top/image_raw".into(),
+                type_name: "sensor_msgs/msg/Image",
+            },
             before: &sensor(0, 0, None),
             now,
             rate_hz: 30.0,
             timeout_ms: TIMEOUT_MS,
         };
-        let part = sensor.health(
-            "camera".into(),
-            Duration::from_millis(uptime_ms),
-            &Publishers::default(),
-        );
+        let uptime = Duration::from_millis(uptime_ms);
+        let part = sensor.health(uptime, &Publishers::default(), Some("base_0_rgb: short buffer"));
         (part.level, part.message)
     }
 
@@ -290,23 +286,27 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_is_ok_silent_or_refused() {
+    fn a_camera_is_ok_or_silent() {
         assert_eq!(
             health(&sensor(9, 0, Some(20.0)), 600),
             (Level::Ok, "30.0 Hz".into())
         );
-        assert_eq!(
-            health(&sensor(9, 0, Some(2500.0)), 9000),
-            (Level::Error, "silent for 2.5 s".into())
-        );
+        let silent = (Level::Error, "silent for 2.5 s".into());
+        assert_eq!(health(&sensor(9, 0, Some(2500.0)), 9000), silent);
+    }
+
+    #[test]
+    fn refused_messages_are_told_with_the_reason_whether_or_not_good_ones_come_too() {
+        let refused = "2 messages were refused; base_0_rgb: short buffer";
         assert_eq!(
             health(&sensor(9, 2, Some(20.0)), 600),
-            (Level::Warn, "2 messages were refused".into())
+            (Level::Warn, refused.into())
         );
         assert_eq!(
-            health(&sensor(0, 3, None), 600),
-            (Level::Error, "all 3 messages were refused".into())
+            health(&sensor(9, 2, Some(2500.0)), 9000),
+            (Level::Error, refused.into())
         );
+        assert_eq!(health(&sensor(0, 2, None), 9000), (Level::Error, refused.into()));
     }
 
     #[test]

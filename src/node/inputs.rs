@@ -27,9 +27,7 @@ pub type Drain = Box<dyn FnMut() + Send>;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Sensor data: newest only, and a lost message is better than a late one.
-fn sensor_qos() -> QosProfile {
-    QosProfile::sensor_data()
-}
+const SENSOR_QOS: QosProfile = QosProfile::sensor_data().keep_last(1);
 
 /// Subscribes to a camera's topic and starts its thread.
 pub fn camera(
@@ -70,7 +68,7 @@ where
 {
     let topic = input.topic().to_owned();
     let mut images = node
-        .subscribe::<M>(&topic, sensor_qos())
+        .subscribe::<M>(&topic, SENSOR_QOS)
         .with_context(|| format!("cannot subscribe to {topic} (camera_topics)"))?;
     let newest = Arc::new(Latest::default());
     let received = Arc::clone(&newest);
@@ -99,7 +97,7 @@ where
 pub fn joints(node: &mut r2r::Node, mut input: JointInput, clock: &Clock) -> anyhow::Result<Drain> {
     let topic = input.topic().to_owned();
     let mut states = node
-        .subscribe::<sensor::JointState>(&topic, sensor_qos())
+        .subscribe::<sensor::JointState>(&topic, SENSOR_QOS)
         .with_context(|| format!("cannot subscribe to {topic} (joint_states_topic)"))?;
     let clock = clock.clone();
     let mut complaints = Complaints::default();

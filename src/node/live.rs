@@ -150,7 +150,7 @@ impl Watch {
         let diagnostics_interval = Duration::from_secs_f64(1.0 / settings.diagnostics_hz);
         let start = Instant::now();
         let mut next_diagnostics = start + diagnostics_interval;
-        let mut next_status = status.as_ref().map(|status| start + status.interval());
+        let mut next_status = status.as_ref().map(|_| start + Status::INTERVAL);
         while stop.sleep_until(next_status.map_or(next_diagnostics, |next| next.min(next_diagnostics))) {
             let now = Instant::now();
             if now >= next_diagnostics {
@@ -162,7 +162,7 @@ impl Watch {
                 && now >= *next
             {
                 status.draw(&for_status.look(), last_chunk.get().as_ref());
-                *next = now + status.interval();
+                *next = now + Status::INTERVAL;
             }
         }
         if let Some(status) = &status {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::health::{Health, Level};
 use crate::control::Chunk;
-use crate::telemetry::Stage;
+use crate::telemetry::{Snapshot, Stage};
 
 /// How the status is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -42,12 +42,9 @@ impl Status {
         }
     }
 
-    /// Time from one drawing to the next.
-    pub fn interval(&self) -> Duration {
-        Duration::from_millis(if self.screen { 250 } else { 1000 })
-    }
+    /// Time from one drawing to the next; shorter ones would make rates of slow cameras jump.
+    pub const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// Shows the health; `rates` of it are smoother than those of so short an interval.
     pub fn draw(&self, health: &Health, chunk: Option<&Chunk>) {
         if self.screen {
             print(&redraw(&self.page(health, chunk)));
@@ -63,9 +60,11 @@ impl Status {
         }
     }
 
+    /// At most 24 lines for three cameras and 14 joints: what a small terminal shows.
     fn page(&self, health: &Health, chunk: Option<&Chunk>) -> String {
+        let snapshot = &health.snapshot;
         let mut page = format!(
-            "pi0_node on {}, up {} s (Ctrl-C stops)\n\n",
+            "pi0_node on {}, up {} s (Ctrl-C stops)\n",
             self.device,
             self.started.elapsed().as_secs()
         );
@@ -75,40 +74,60 @@ impl Status {
                 Level::Warn => "WARN",
                 Level::Error => "ERROR",
             };
-            let _ = writeln!(page, "{level:<6}{:<26}{}", part.name, part.message);
+            let decode = part
+                .value("decode_p50_ms")
+                .map(|ms| format!(", decode p50 {ms} ms"));
+            let decode = decode.unwrap_or_default();
+            let _ = writeln!(page, "{level:<6}{:<26}{}{decode}", part.name, part.message);
         }
-        let _ = write!(page, "\n{}", health.snapshot);
-        if let Some(error) = &health.snapshot.last_error {
-            let _ = writeln!(page, "\nlast error: {error}");
+        let _ = writeln!(
+            page,
+            "{:<22} {:>8} {:>10} {:>10} {:>10} {:>10}",
+            "latency (ms)", "count", "p50", "p90", "p99", "max"
+        );
+        for (stage, summary) in &snapshot.stages {
+            let _ = writeln!(page, "{:<22} {summary}", stage.name());
         }
+        let _ = writeln!(page, "{}", totals(snapshot));
         if let Some(chunk) = chunk {
             page += &self.chunk(chunk);
+        }
+        if let Some(error) = &snapshot.last_error {
+            let _ = writeln!(page, "last error: {error}");
         }
         page
     }
 
-    /// Where the last chunk leads: each joint at its first, middle and last point.
+    /// Where the last chunk leads: each joint at its first and its last point.
     fn chunk(&self, chunk: &Chunk) -> String {
+        const COLUMNS: usize = 2;
         let mut text = format!(
-            "\nlast chunk: number {}, observation {}, {} points at {} Hz\n",
-            chunk.sequence, chunk.observation, chunk.horizon, chunk.control_hz
+            "chunk {}: {} points at {} Hz after {}, first and last:\n",
+            chunk.sequence, chunk.horizon, chunk.control_hz, chunk.observation
         );
-        let points: Vec<&[f64]> = chunk.points().collect();
-        let (Some(first), Some(last)) = (points.first(), points.last()) else {
+        let (Some(first), Some(last)) = (chunk.points().next(), chunk.points().last()) else {
             return text;
         };
-        let middle = points[points.len() / 2];
-        let _ = writeln!(
-            text,
-            "{:<30} {:>10} {:>10} {:>10}",
-            "joint", "first", "middle", "last"
-        );
-        let columns = first.iter().zip(middle).zip(*last);
-        for (name, ((first, middle), last)) in self.joints.iter().zip(columns) {
-            let _ = writeln!(text, "{name:<30} {first:>10.4} {middle:>10.4} {last:>10.4}");
+        let ends = first.iter().zip(last);
+        let joints: Vec<String> = self
+            .joints
+            .iter()
+            .zip(ends)
+            .map(|(name, (first, last))| format!("{name:<20} {first:>7.3} {last:>7.3}"))
+            .collect();
+        for row in joints.chunks(COLUMNS) {
+            let _ = writeln!(text, "{}", row.join("   "));
         }
         text
     }
+}
+
+fn totals(snapshot: &Snapshot) -> String {
+    let mut totals = format!("{} frame sets, {} chunks", snapshot.frame_sets, snapshot.chunks);
+    for (reason, count) in snapshot.dropped.iter().filter(|(_, count)| *count > 0) {
+        let _ = write!(totals, ", {count} dropped ({})", reason.name());
+    }
+    totals
 }
 
 fn line(health: &Health) -> String {
@@ -138,9 +157,10 @@ fn line(health: &Health) -> String {
     line
 }
 
-/// From the top left corner; what stood there before is erased line by line, which does not flicker.
+/// From the top left corner; what stood there before is erased line by line, which does not flicker. Lines too long for
+/// the terminal are cut, not wrapped.
 fn redraw(page: &str) -> String {
-    format!("\x1b[H{}\x1b[J", page.replace('\n', "\x1b[K\n"))
+    format!("\x1b[?7l\x1b[H{}\x1b[J\x1b[?7h", page.replace('\n', "\x1b[K\n"))
 }
 
 /// A status that nobody reads any more (a closed pipe) is no reason to stop a robot.
@@ -174,6 +194,20 @@ mod tests {
         }
     }
 
+    fn chunk(joints: usize) -> Chunk {
+        Chunk {
+            observation: Stamp(1_500_000_000),
+            joint_stamp: Stamp(0),
+            sequence: 7,
+            horizon: 3,
+            joints,
+            actions: (0..3)
+                .flat_map(|point| (0..joints).map(move |joint| joint as f64 + 0.1 * f64::from(point)))
+                .collect(),
+            control_hz: 50.0,
+        }
+    }
+
     #[test]
     fn a_line_has_rates_counts_latency_and_errors() {
         let line = line(&health());
@@ -192,35 +226,42 @@ mod tests {
     fn the_screen_shows_health_tables_and_the_last_chunk() {
         let joints = ["waist".to_owned(), "elbow".to_owned()];
         let status = Status::new(Style::Screen, "cpu (2 threads)", &joints);
-        let chunk = Chunk {
-            observation: Stamp(1_500_000_000),
-            joint_stamp: Stamp(0),
-            sequence: 7,
-            horizon: 3,
-            joints: 2,
-            actions: vec![0.0, 1.0, 0.1, 1.1, 0.2, 1.2],
-            control_hz: 50.0,
-        };
+        let chunk = chunk(2);
         let page = status.page(&health(), Some(&chunk));
         assert!(page.contains("pi0_node on cpu (2 threads)"), "{page}");
         assert!(
             page.contains("ERROR camera base_0_rgb         silent for 2.5 s"),
             "{page}"
         );
-        assert!(page.contains("chunks out"), "{page}");
+        assert!(page.contains("0 frame sets, 1 chunks\n"), "{page}");
         assert!(
-            page.contains("number 7, observation 1.500000000, 3 points at 50 Hz"),
+            page.contains("chunk 7: 3 points at 50 Hz after 1.500000000, first and last:"),
             "{page}"
         );
-        let elbow = page.lines().find(|line| line.starts_with("elbow")).unwrap();
-        assert_eq!(
-            elbow.split_whitespace().collect::<Vec<_>>(),
-            ["elbow", "1.0000", "1.1000", "1.2000"]
+        assert!(
+            page.contains("waist                  0.000   0.200   elbow                  1.000   1.200"),
+            "{page}"
         );
     }
 
     #[test]
+    fn the_screen_of_three_cameras_and_fourteen_joints_fits_a_small_terminal() {
+        let joints: Vec<String> = (0..14)
+            .map(|joint| format!("right_wrist_rotate_{joint}"))
+            .collect();
+        let metrics = Metrics::new(["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"]);
+        metrics.report("base_0_rgb", &"bad image");
+        let mut health = health();
+        health.snapshot = metrics.snapshot();
+        // Three cameras, the joints, the control loop.
+        health.parts = vec![health.parts[0].clone(); 5];
+        let chunk = chunk(14);
+        let page = Status::new(Style::Screen, "cpu", &joints).page(&health, Some(&chunk));
+        assert!(page.lines().count() <= 24, "{page}");
+    }
+
+    #[test]
     fn redrawing_erases_what_is_left_of_each_line_and_below() {
-        assert_eq!(redraw("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+        assert_eq!(redraw("a\nb\n"), "\x1b[?7l\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J\x1b[?7h");
     }
 }
