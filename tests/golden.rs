@@ -287,3 +287,25 @@ fn actions_are_the_same_without_intermediate_values() {
         assert_eq!(plain["actions"].data, case.found["actions"].data, "{}", case.name);
     }
 }
+
+/// The control loop leaves absent cameras out instead of masking black images.
+#[test]
+fn leaving_an_absent_camera_out_gives_the_reference_s_actions() {
+    let mut golden = Golden::load("pi0_cam_absent_mid");
+    let expected = golden.outputs["actions"].numbers();
+    let last = golden.inputs.remove("image_2").unwrap();
+    golden.inputs.insert("image_1".into(), last);
+    let mask = Tensor {
+        shape: vec![1, 2],
+        data: HostTensor::Bool(vec![true; 2]),
+    };
+    golden.inputs.insert("image_masks".into(), mask);
+    let found = run(&golden, Isa::Portable, &Intermediates::None);
+    let largest = found["actions"]
+        .numbers()
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f64::max);
+    assert!(largest <= LARGEST_ACTION_DIFFERENCE, "{largest:e}");
+}

@@ -52,12 +52,12 @@ impl Monitor {
 
 /// Builds the loop. The programs have run once when this returns, so that the first cycle is like any other.
 pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, AssembleError> {
-    let present: Vec<bool> = settings
+    let cameras = settings
         .cameras
         .iter()
-        .map(|camera| camera.topic.is_some())
-        .collect();
-    if !present.contains(&true) {
+        .filter(|camera| camera.topic.is_some())
+        .count();
+    if cameras == 0 {
         return Err(AssembleError::NoCamera);
     }
     if settings.joints.is_empty() {
@@ -103,10 +103,10 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
     prompt.put(&settings.prompt)?;
 
     let device = device::open(&settings.device, settings.threads)?;
-    let mut model = Model::compile(&checkpoint, &config, &present, device, progress)?;
+    let mut model = Model::compile(&checkpoint, &config, cameras, device, progress)?;
     warm_up(&mut model)?;
 
-    let (cameras, frames, slots) = camera_inputs(settings, &config, &wake, &metrics);
+    let (cameras, frames) = camera_inputs(settings, &config, &wake, &metrics);
     let sample = JointSample {
         stamp: Stamp(0),
         received: Stamp(0),
@@ -130,7 +130,6 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
         cycle: Cycle {
             model,
             frames,
-            slots,
             prompt: prompt_receiver,
             joints: joint_receiver,
             normalizer,
@@ -153,20 +152,20 @@ fn warm_up(model: &mut Model) -> Result<(), DeviceError> {
     model.act().map(drop)
 }
 
-/// An input for each camera with a topic, what matches their frames, and the model's image input of each.
+/// An input for each camera with a topic, and what matches their frames.
 fn camera_inputs(
     settings: &Settings,
     config: &PolicyConfig,
     wake: &Wake,
     metrics: &Arc<Metrics>,
-) -> (Vec<CameraInput>, FrameSync, Vec<usize>) {
+) -> (Vec<CameraInput>, FrameSync) {
     let side = config.vision.image;
     let empty = Frame {
         stamp: Stamp(0),
         pixels: vec![0.0; 3 * side * side],
     };
-    let (mut inputs, mut mailboxes, mut slots) = (Vec::new(), Vec::new(), Vec::new());
-    for (slot, camera) in settings.cameras.iter().enumerate() {
+    let (mut inputs, mut mailboxes) = (Vec::new(), Vec::new());
+    for camera in &settings.cameras {
         let Some(topic) = &camera.topic else { continue };
         let (sender, receiver) = mailbox(&empty, wake);
         inputs.push(CameraInput {
@@ -178,13 +177,8 @@ fn camera_inputs(
             metrics: metrics.clone(),
         });
         mailboxes.push(receiver);
-        slots.push(slot);
     }
-    (
-        inputs,
-        FrameSync::new(mailboxes, settings.sync_tolerance_ms),
-        slots,
-    )
+    (inputs, FrameSync::new(mailboxes, settings.sync_tolerance_ms))
 }
 
 /// Settings from which no control loop can be made.

@@ -35,8 +35,6 @@ pub enum Outcome {
 pub struct Cycle {
     pub(super) model: Model,
     pub(super) frames: FrameSync,
-    /// The model's image input for each camera of `frames`.
-    pub(super) slots: Vec<usize>,
     pub(super) prompt: Receiver<PromptTokens>,
     pub(super) joints: Receiver<JointSample>,
     pub(super) normalizer: Normalizer,
@@ -112,8 +110,8 @@ impl Cycle {
     /// The frame set to the KV cache.
     fn perceive(&mut self) -> Result<(), DeviceError> {
         let start = Instant::now();
-        for (frame, &slot) in self.frames.frames().zip(&self.slots) {
-            self.model.set_image(slot, &frame.pixels)?;
+        for (camera, frame) in self.frames.frames().enumerate() {
+            self.model.set_image(camera, &frame.pixels)?;
         }
         self.metrics.time(Stage::Write, start);
         let start = Instant::now();

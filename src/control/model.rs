@@ -21,29 +21,25 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Compiles both programs for `present` cameras: absent ones are -1 everywhere and masked, once and for all.
+    /// Compiles both programs for the cameras that are there. Absent ones are left out: by the mask no token sees theirs,
+    /// and positions do not count them, so this is the same as a black image that is masked, for less work.
     pub fn compile(
         checkpoint: &Checkpoint,
         config: &PolicyConfig,
-        present: &[bool],
+        cameras: usize,
         mut device: Box<dyn Device>,
         progress: &dyn Progress,
     ) -> Result<Self, ModelError> {
-        let graphs = PolicyGraphs::build(config, present.len(), &Intermediates::None)?;
+        let graphs = PolicyGraphs::build(config, cameras, &Intermediates::None)?;
         let perceive = device.compile(&graphs.perceive, checkpoint, progress)?;
         let act = device.compile(&graphs.act, checkpoint, progress)?;
-        let images: Vec<String> = (0..present.len()).map(image_input).collect();
-        device.write(perceive, IMAGE_MASKS, HostView::Bool(present))?;
-        let black = vec![-1.0; 3 * config.vision.image.pow(2)];
-        for image in &images {
-            device.write(perceive, image, HostView::F32(&black))?;
-        }
+        device.write(perceive, IMAGE_MASKS, HostView::Bool(&vec![true; cameras]))?;
         let actions = TensorType::f32([config.action_horizon, config.action_dim]);
         Ok(Self {
             device,
             perceive,
             act,
-            images,
+            images: (0..cameras).map(image_input).collect(),
             state: vec![0.0; config.state_dim],
             noise: vec![0.0; actions.elements()],
             actions: HostTensor::zeros(&actions),
@@ -62,10 +58,10 @@ impl Model {
             .write(self.perceive, TOKEN_MASK, HostView::Bool(&prompt.mask))
     }
 
-    /// `pixels` `[3, height, width]` of the camera in `slot`.
-    pub fn set_image(&mut self, slot: usize, pixels: &[f32]) -> Result<(), DeviceError> {
+    /// `pixels` `[3, height, width]` of a camera, numbered among those that are there.
+    pub fn set_image(&mut self, camera: usize, pixels: &[f32]) -> Result<(), DeviceError> {
         self.device
-            .write(self.perceive, &self.images[slot], HostView::F32(pixels))
+            .write(self.perceive, &self.images[camera], HostView::F32(pixels))
     }
 
     /// Images and prompt to the KV cache.
