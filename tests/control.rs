@@ -5,13 +5,16 @@ mod robot;
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pi0_node::control::{Chunk, Outcome, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
 use pi0_node::settings::Settings;
-use pi0_node::telemetry::DropReason;
-use robot::{put_image, put_joints, settings, stamp_ms, write_checkpoint};
+use pi0_node::telemetry::{DropReason, Stage};
+use robot::{image, joint_state, put_image, put_joints, settings, stamp_ms, write_checkpoint};
 use tempfile::TempDir;
 
 fn robot() -> (TempDir, Wiring) {
@@ -132,6 +135,57 @@ fn chunks_that_nobody_takes_give_way_to_newer_ones() {
     assert_eq!(wiring.chunks.try_recv().unwrap().sequence, 2);
     assert_eq!(wiring.chunks.try_recv(), None);
     assert_eq!(wiring.monitor.snapshot().dropped(DropReason::Overwritten), 2);
+}
+
+#[test]
+fn joints_that_go_stale_while_the_model_looks_make_no_chunk() {
+    let (_folder, mut wiring) = robot();
+    put_image(&mut wiring, 100);
+    put_joints(&mut wiring, 100);
+    // The cycle asks for the time before it perceives and again before it acts.
+    let asked = AtomicI64::new(0);
+    let stop = AtomicBool::new(false);
+    let clock = || {
+        let before = asked.fetch_add(1, SeqCst);
+        stop.store(before > 0, SeqCst);
+        stamp_ms(100 + before * 501)
+    };
+    wiring.cycle.run(clock, &stop);
+    let snapshot = wiring.monitor.snapshot();
+    assert_eq!((snapshot.frame_sets, snapshot.chunks), (1, 0));
+    assert_eq!(snapshot.dropped(DropReason::JointsStale), 1);
+}
+
+#[test]
+fn a_running_cycle_is_woken_by_its_inputs_and_ends_when_told() {
+    let (_folder, wiring) = robot();
+    let Wiring {
+        mut cameras,
+        mut joints,
+        mut cycle,
+        mut chunks,
+        monitor,
+        ..
+    } = wiring;
+    let stop = AtomicBool::new(false);
+    let began = Instant::now();
+    let clock = || Stamp(began.elapsed().as_nanos() as i64);
+    thread::scope(|scope| {
+        scope.spawn(|| cycle.run(clock, &stop));
+        for sequence in 0..5 {
+            let now = clock();
+            joints.put(&joint_state(now), now).unwrap();
+            cameras[0].put_image(&image(now)).unwrap();
+            let chunk = chunks
+                .recv_timeout(Duration::from_secs(20))
+                .expect("a chunk for each frame");
+            assert_eq!((chunk.sequence, chunk.observation), (sequence, now));
+        }
+        stop.store(true, SeqCst);
+    });
+    let snapshot = monitor.snapshot();
+    assert_eq!((snapshot.frame_sets, snapshot.chunks), (5, 5));
+    assert!(snapshot.stage(Stage::Age).max_ms >= snapshot.stage(Stage::Cycle).max_ms);
 }
 
 /// Overwrites the first element of a bf16 tensor.

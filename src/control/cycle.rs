@@ -51,15 +51,19 @@ impl Cycle {
     /// Steps whenever something has come, until `stop`. `clock` is the clock of the messages' receivers.
     pub fn run(&mut self, clock: impl Fn() -> Stamp, stop: &AtomicBool) {
         while !stop.load(Relaxed) {
-            self.step(clock());
+            self.step_by(&clock);
             self.wake.wait(SLEEP);
         }
     }
 
     /// Looks at the mailboxes once, and makes a chunk if there is a new frame set. `now` is the time on the clock of the
-    /// messages' receivers.
+    /// messages' receivers, which stands still meanwhile: what comes out does not depend on how long this takes.
     pub fn step(&mut self, now: Stamp) -> Outcome {
-        let result = self.update_prompt().and_then(|()| self.look(now));
+        self.step_by(&|| now)
+    }
+
+    fn step_by(&mut self, clock: &impl Fn() -> Stamp) -> Outcome {
+        let result = self.update_prompt().and_then(|()| self.look(clock));
         match result {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -78,7 +82,7 @@ impl Cycle {
         Ok(())
     }
 
-    fn look(&mut self, now: Stamp) -> Result<Outcome, DeviceError> {
+    fn look(&mut self, clock: &impl Fn() -> Stamp) -> Result<Outcome, DeviceError> {
         match self.frames.look() {
             Look::Waiting => Ok(Outcome::Idle),
             Look::Apart { spread_ms } => {
@@ -87,11 +91,16 @@ impl Cycle {
             }
             Look::Complete => {
                 self.metrics.frame_sets.add_one();
-                let start = Instant::now();
+                let (now, start) = (clock(), Instant::now());
                 self.perceive()?;
-                let outcome = self.act(now, start)?;
+                let outcome = self.act(clock())?;
                 if outcome == Outcome::Chunk {
                     self.metrics.time(Stage::Cycle, start);
+                    let age_ms = self
+                        .frames
+                        .newest()
+                        .map_or(0.0, |observation| now.ms_since(observation));
+                    self.metrics.age(age_ms + start.elapsed().as_secs_f64() * 1e3);
                 }
                 Ok(outcome)
             }
@@ -111,8 +120,9 @@ impl Cycle {
         Ok(())
     }
 
-    /// The newest joint state and the KV cache to a chunk. It was `now` when the cycle began, at `began`.
-    fn act(&mut self, now: Stamp, began: Instant) -> Result<Outcome, DeviceError> {
+    /// The newest joint state and the KV cache to a chunk. Perceiving may have taken long, so `now` is later than when
+    /// the cycle began.
+    fn act(&mut self, now: Stamp) -> Result<Outcome, DeviceError> {
         self.joints.take();
         let (Some(joints), Some(observation)) = (self.joints.held(), self.frames.newest()) else {
             return Ok(self.dropped(DropReason::JointsMissing));
@@ -137,7 +147,6 @@ impl Cycle {
         (chunk.observation, chunk.joint_stamp, chunk.sequence) = (observation, joints.stamp, self.sequence);
         self.sequence += 1;
         self.metrics.time(Stage::DecodeActions, start);
-        self.metrics.age(now.ms_since(observation) + began.elapsed().as_secs_f64() * 1e3);
         if self.chunks.send() {
             self.metrics.dropped(DropReason::Overwritten);
         }

@@ -22,7 +22,7 @@ pub struct Frame {
 /// What a look at the cameras found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Look {
-    /// Some camera has no new frame.
+    /// Nothing has come, or some camera has no new frame yet.
     Waiting,
     /// Every camera has a new frame, but they are too far apart.
     Apart { spread_ms: f64 },
@@ -61,31 +61,22 @@ impl FrameSync {
 
     /// Takes what has come and tells whether it makes a set.
     pub fn look(&mut self) -> Look {
-        // One camera catching up may leave another behind; each is asked at most once more than there are cameras.
+        // A camera that catches up may leave another one behind, hence the repetition; its bound keeps cameras that
+        // never pause from holding the cycle here.
+        let mut look = Look::Waiting;
         for _ in 0..=self.cameras.len() {
-            let mut any = false;
-            for index in 0..self.cameras.len() {
-                // A set that fits is not given up for a newer frame of one camera.
-                if self.fits() {
-                    break;
-                }
-                any |= !self.waits_for_another(index) && self.cameras[index].mailbox.take();
+            if !self.take_frames() {
+                break;
             }
-            if !any {
+            look = self.compare();
+            if look == Look::Complete {
+                self.cameras
+                    .iter_mut()
+                    .for_each(|camera| camera.used = camera.fresh());
                 break;
             }
         }
-        let Some((oldest, newest)) = self.fresh_range() else {
-            return Look::Waiting;
-        };
-        let spread_ms = newest.ms_since(oldest);
-        if spread_ms > self.tolerance_ms {
-            return Look::Apart { spread_ms };
-        }
-        for camera in &mut self.cameras {
-            camera.used = camera.fresh();
-        }
-        Look::Complete
+        look
     }
 
     /// The frames held, camera by camera: after [`Look::Complete`], the set.
@@ -98,29 +89,38 @@ impl FrameSync {
         self.frames().map(|frame| frame.stamp).max()
     }
 
-    /// Whether a camera's frame is too new for another one's: that other one is to catch up first.
-    fn waits_for_another(&self, index: usize) -> bool {
-        let Some(stamp) = self.cameras[index].fresh() else {
-            return false;
-        };
-        let mut others = self.cameras.iter().filter_map(Camera::fresh);
-        others.any(|other| (self.tolerance_ms..CLOCK_RESET_MS).contains(&stamp.ms_since(other)))
+    /// Every camera takes its newest frame, but those that are ahead of another keep theirs. False when nothing came.
+    fn take_frames(&mut self) -> bool {
+        // As it was before anyone takes, so that the order of the cameras does not matter.
+        let oldest = self.cameras.iter().filter_map(Camera::fresh).min();
+        let mut any = false;
+        for camera in &mut self.cameras {
+            let ahead_ms = match (camera.fresh(), oldest) {
+                (Some(stamp), Some(oldest)) => stamp.ms_since(oldest),
+                _ => 0.0,
+            };
+            if ahead_ms <= self.tolerance_ms || ahead_ms > CLOCK_RESET_MS {
+                any |= camera.mailbox.take();
+            }
+        }
+        any
     }
 
-    /// Whether the frames held make a set.
-    fn fits(&self) -> bool {
-        self.fresh_range().is_some_and(|(oldest, newest)| newest.ms_since(oldest) <= self.tolerance_ms)
-    }
-
-    /// Oldest and newest stamp when every camera has a fresh frame.
-    fn fresh_range(&self) -> Option<(Stamp, Stamp)> {
-        let mut range = None;
+    /// Compares the stamps of the frames held.
+    fn compare(&self) -> Look {
+        let mut range: Option<(Stamp, Stamp)> = None;
         for camera in &self.cameras {
-            let stamp = camera.fresh()?;
+            let Some(stamp) = camera.fresh() else {
+                return Look::Waiting;
+            };
             let (oldest, newest) = range.unwrap_or((stamp, stamp));
             range = Some((stamp.min(oldest), stamp.max(newest)));
         }
-        range
+        match range.map(|(oldest, newest)| newest.ms_since(oldest)) {
+            None => Look::Waiting,
+            Some(spread_ms) if spread_ms > self.tolerance_ms => Look::Apart { spread_ms },
+            Some(_) => Look::Complete,
+        }
     }
 }
 
@@ -189,6 +189,17 @@ mod tests {
         put(&mut b, 110);
         assert_eq!(sync.look(), Look::Complete);
         assert_eq!(stamps_ms(&sync), [108, 110]);
+    }
+
+    #[test]
+    fn the_newest_frame_wins_wherever_its_camera_stands() {
+        let ([mut a, mut b], mut sync) = cameras();
+        put(&mut b, 104);
+        assert_eq!(sync.look(), Look::Waiting);
+        put(&mut b, 108);
+        put(&mut a, 110);
+        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(stamps_ms(&sync), [110, 108]);
     }
 
     #[test]

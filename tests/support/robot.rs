@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses a part of this")]
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use pi0_node::control::Wiring;
 use pi0_node::graph::WeightFormat;
@@ -12,7 +13,7 @@ use pi0_node::policy::PolicyConfig;
 use pi0_node::policy::checkpoint::init::write_random;
 use pi0_node::settings::{Camera, Normalization, Settings, Transport};
 
-const PIXELS: [u8; 60 * 40 * 3] = [100; 60 * 40 * 3];
+static PIXELS: [u8; 60 * 40 * 3] = [100; 60 * 40 * 3];
 
 /// A checkpoint of the smallest size in `folder`.
 pub fn write_checkpoint(folder: &Path) {
@@ -52,15 +53,33 @@ pub fn stamp_ms(ms: i64) -> Stamp {
 }
 
 /// A frame of the camera.
+pub fn image(stamp: Stamp) -> Image<'static> {
+    Image {
+        stamp,
+        height: 40,
+        width: 60,
+        encoding: "rgb8",
+        step: 180,
+        data: &PIXELS,
+    }
+}
+
+/// A joint state, in another order than the model's.
+pub fn joint_state(stamp: Stamp) -> JointState<'static> {
+    static NAMES: LazyLock<[String; 2]> = LazyLock::new(|| ["elbow".into(), "waist".into()]);
+    JointState {
+        stamp,
+        names: &*NAMES,
+        positions: &[0.2, 0.1],
+    }
+}
+
 pub fn put_image(wiring: &mut Wiring, ms: i64) {
-    let stamp = stamp_ms(ms);
-    let image = Image { stamp, height: 40, width: 60, encoding: "rgb8", step: 180, data: &PIXELS };
-    wiring.cameras[0].put_image(&image).unwrap();
+    wiring.cameras[0].put_image(&image(stamp_ms(ms))).unwrap();
 }
 
 /// A joint state, received when it was made.
 pub fn put_joints(wiring: &mut Wiring, ms: i64) {
-    let names = ["elbow".to_owned(), "waist".to_owned()];
-    let joints = JointState { stamp: stamp_ms(ms), names: &names, positions: &[0.2, 0.1] };
-    wiring.joints.put(&joints, stamp_ms(ms)).unwrap();
+    let stamp = stamp_ms(ms);
+    wiring.joints.put(&joint_state(stamp), stamp).unwrap();
 }
