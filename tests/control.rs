@@ -159,14 +159,7 @@ fn joints_that_go_stale_while_the_model_looks_make_no_chunk() {
 #[test]
 fn a_running_cycle_is_woken_by_its_inputs_and_ends_when_told() {
     let (_folder, wiring) = robot();
-    let Wiring {
-        mut cameras,
-        mut joints,
-        mut cycle,
-        mut chunks,
-        monitor,
-        ..
-    } = wiring;
+    let Wiring { mut cameras, mut joints, mut cycle, mut chunks, monitor, .. } = wiring;
     let stop = AtomicBool::new(false);
     let began = Instant::now();
     let clock = || Stamp(began.elapsed().as_nanos() as i64);
@@ -176,9 +169,7 @@ fn a_running_cycle_is_woken_by_its_inputs_and_ends_when_told() {
             let now = clock();
             joints.put(&joint_state(now), now).unwrap();
             cameras[0].put_image(&image(now)).unwrap();
-            let chunk = chunks
-                .recv_timeout(Duration::from_secs(20))
-                .expect("a chunk for each frame");
+            let chunk = chunks.recv_timeout(Duration::from_secs(20)).expect("a chunk for each frame");
             assert_eq!((chunk.sequence, chunk.observation), (sequence, now));
         }
         stop.store(true, SeqCst);

@@ -96,10 +96,7 @@ impl Cycle {
                 let outcome = self.act(clock())?;
                 if outcome == Outcome::Chunk {
                     self.metrics.time(Stage::Cycle, start);
-                    let age_ms = self
-                        .frames
-                        .newest()
-                        .map_or(0.0, |observation| now.ms_since(observation));
+                    let age_ms = self.frames.newest().map_or(0.0, |observation| now.ms_since(observation));
                     self.metrics.age(age_ms + start.elapsed().as_secs_f64() * 1e3);
                 }
                 Ok(outcome)

@@ -70,9 +70,7 @@ impl FrameSync {
             }
             look = self.compare();
             if look == Look::Complete {
-                self.cameras
-                    .iter_mut()
-                    .for_each(|camera| camera.used = camera.fresh());
+                self.cameras.iter_mut().for_each(|camera| camera.used = camera.fresh());
                 break;
             }
         }

@@ -54,24 +54,13 @@ pub fn stamp_ms(ms: i64) -> Stamp {
 
 /// A frame of the camera.
 pub fn image(stamp: Stamp) -> Image<'static> {
-    Image {
-        stamp,
-        height: 40,
-        width: 60,
-        encoding: "rgb8",
-        step: 180,
-        data: &PIXELS,
-    }
+    Image { stamp, height: 40, width: 60, encoding: "rgb8", step: 180, data: &PIXELS }
 }
 
 /// A joint state, in another order than the model's.
 pub fn joint_state(stamp: Stamp) -> JointState<'static> {
     static NAMES: LazyLock<[String; 2]> = LazyLock::new(|| ["elbow".into(), "waist".into()]);
-    JointState {
-        stamp,
-        names: &*NAMES,
-        positions: &[0.2, 0.1],
-    }
+    JointState { stamp, names: &*NAMES, positions: &[0.2, 0.1] }
 }
 
 pub fn put_image(wiring: &mut Wiring, ms: i64) {
