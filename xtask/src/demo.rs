@@ -4,7 +4,7 @@
 //! node's status goes to the terminal as it is; its last table, on standard output, says how many chunks there were.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -61,10 +61,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         None => random_checkpoint(&binary)?,
     };
 
+    // The node's output passes through here, so it cannot see for itself whether there is a terminal.
+    let status = if std::io::stdout().is_terminal() { "--status=screen" } else { "--status=lines" };
     let mut node = Process::start(
         "node",
         binary
-            .command(&["run", "--status", "--ros-args", "--params-file"])
+            .command(&["run", status, "--ros-args", "--params-file"])
             .arg(&config)
             .args(["-p", &format!("checkpoint:={}", checkpoint.display())])
             .stdout(Stdio::piped()),
