@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use golden::{Golden, Tensor};
-use pi0_node::device::cpu::{CpuDevice, Isa};
-use pi0_node::device::{Device, Silent};
+use pi0_node::device::cpu::{CpuDevice, Isa, Precision};
+use pi0_node::device::{Device, DeviceOptions, Silent};
 use pi0_node::graph::{Graph, HostTensor};
 use pi0_node::policy::intermediates::in_golden_layout;
 use pi0_node::policy::{Intermediates, PolicyGraphs};
@@ -50,7 +50,8 @@ fn cameras(golden: &Golden) -> usize {
 /// Both programs on the golden inputs; every output in the golden layout.
 fn run(golden: &Golden, isa: Isa, intermediates: &Intermediates) -> BTreeMap<String, Tensor> {
     let graphs = PolicyGraphs::build(&golden.config, cameras(golden), intermediates).unwrap();
-    let mut device = CpuDevice::with_isa(2, isa).unwrap();
+    let mut device =
+        CpuDevice::with_isa(DeviceOptions { threads: 2, precision: Precision::F32 }, isa).unwrap();
     let programs =
         [&graphs.perceive, &graphs.act].map(|graph| (device.compile(graph, golden, &Silent).unwrap(), graph));
     let mut found = BTreeMap::new();

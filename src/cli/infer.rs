@@ -50,7 +50,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let graphs = PolicyGraphs::build(config, inputs.cameras(), &wanted)?;
     check_names(&wanted, &graphs)?;
 
-    let mut device = device::open(&options.device, options.threads)?;
+    let mut device = device::open(
+        &options.device,
+        device::DeviceOptions { threads: options.threads, precision: device::cpu::Precision::F32 },
+    )?;
     let progress = Bar::default();
     let perceive = device.compile(&graphs.perceive, &checkpoint, &progress)?;
     let act = device.compile(&graphs.act, &checkpoint, &progress)?;

@@ -91,7 +91,10 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
     };
     prompt.put(&settings.prompt)?;
 
-    let device = device::open(&settings.device, settings.threads)?;
+    let device = device::open(
+        &settings.device,
+        device::DeviceOptions { threads: settings.threads, precision: device::cpu::Precision::F32 },
+    )?;
     let mut model = Model::compile(&checkpoint, &config, cameras, device, progress)?;
     warm_up(&mut model)?;
 

@@ -5,6 +5,8 @@
 
 pub mod cpu;
 
+use std::time::Duration;
+
 use crate::graph::{DType, Graph, HostTensor, HostView, WeightError, Weights};
 
 /// A compiled graph of one device.
@@ -31,8 +33,19 @@ pub trait Device: Send {
     /// Runs a program on what was written.
     fn run(&mut self, program: ProgramId) -> Result<(), DeviceError>;
 
+    /// Runs a program and says how long each of its steps took. May be slower than [`Self::run`], and may allocate.
+    fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError>;
+
     /// Copies an output of the last run into `out`, which must have its element type and size.
     fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError>;
+}
+
+/// How long a step of a program took.
+#[derive(Clone, Debug)]
+pub struct StepTime {
+    /// Name of the graph's node that the step computes, or the last of them.
+    pub node: String,
+    pub time: Duration,
 }
 
 /// Hears how far a compilation is.
@@ -79,12 +92,25 @@ pub enum DeviceError {
     Order { graph: String, value: String },
     #[error("there is no device '{0}'; this build has: cpu")]
     Unknown(String),
+    #[error("{variable} is '{found}'; this machine has the kernels {available}")]
+    Kernels { variable: &'static str, found: String, available: String },
+    #[error("'{0}' is no precision; there are f32 and bf16")]
+    Precision(String),
 }
 
-/// Opens a device by the name that parameters and options use. `threads` 0 means one per core.
-pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>, DeviceError> {
+/// How a device is to run a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// Threads of the CPU; 0 means one per core.
+    pub threads: usize,
+    /// How the CPU stores weights and what they are multiplied with.
+    pub precision: cpu::Precision,
+}
+
+/// Opens a device by the name that parameters and options use.
+pub fn open(name: &str, options: DeviceOptions) -> Result<Box<dyn Device>, DeviceError> {
     match name {
-        "cpu" => Ok(Box::new(cpu::CpuDevice::new(threads)?)),
+        "cpu" => Ok(Box::new(cpu::CpuDevice::new(options)?)),
         other => Err(DeviceError::Unknown(other.into())),
     }
 }

@@ -25,6 +25,24 @@ impl GraphBuilder {
         Self { graph, scope: Vec::new() }
     }
 
+    /// The values of `graph` and none of its nodes, which are handed out: a pass puts back what it keeps ([`Self::keep`])
+    /// and adds what it makes.
+    pub(super) fn rewrite(mut graph: Graph) -> (Self, Vec<Node>) {
+        let nodes = std::mem::take(&mut graph.nodes);
+        (Self { graph, scope: Vec::new() }, nodes)
+    }
+
+    /// Puts a node back, under the value it had.
+    pub(super) fn keep(&mut self, node: Node) {
+        self.graph.values[node.result.index()].source = Source::Node(self.graph.nodes.len());
+        self.graph.nodes.push(node);
+    }
+
+    /// The graph as rewritten so far.
+    pub(super) fn graph(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
+
     /// Everything `build` adds gets `name.` in front of its own name.
     pub fn scope<T>(&mut self, name: &str, build: impl FnOnce(&mut Self) -> T) -> T {
         self.scope.push(name.into());

@@ -9,11 +9,18 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
         Op::Linear { .. } => {
             let (x, weight) = (matrix(operands, 0, "x")?, matrix(operands, 1, "weight")?);
             same("columns of x and of weight", x.1, weight.1)?;
-            if operands.len() > 2 {
+            if operands.len() > 2 && *operands[2] != TensorType::f32([1, weight.0]) {
                 vector(operands, 2, "bias", weight.0)?;
             }
             count(operands, 2, 3)?;
             Ok(TensorType::f32([x.0, weight.0]))
+        }
+        Op::GatedLinear { .. } => {
+            count(operands, 3, 3)?;
+            let (x, gate) = (matrix(operands, 0, "x")?, matrix(operands, 1, "gate")?);
+            same("columns of x and of gate", x.1, gate.1)?;
+            same("up and gate", matrix(operands, 2, "up")?, gate)?;
+            Ok(TensorType::f32([x.0, gate.0]))
         }
         Op::LayerNorm { .. } => {
             count(operands, 3, 3)?;
@@ -123,10 +130,14 @@ fn attention_type(attention: &Attention, operands: &[&TensorType]) -> Result<Ten
     let query = matrix(operands, 0, "query")?;
     same("columns of query and heads * head_dim", query.1, heads * head_dim)?;
     let rows = query.0;
-    for (index, what) in [(1, "key"), (2, "value")] {
-        same(what, matrix(operands, index, what)?, (rows, kv_heads * head_dim))?;
+    let key = matrix(operands, 1, "key")?;
+    same("columns of key and kv_heads * head_dim", key.1, kv_heads * head_dim)?;
+    same("value and key", matrix(operands, 2, "value")?, key)?;
+    if key.0 < rows || (sequences != 1 && key.0 != rows) {
+        return Err(format!("{rows} queries cannot be the last of {} keys", key.0));
     }
-    let mut keys = rows;
+    let own = key.0;
+    let mut keys = own;
     if past {
         let key = matrix(operands, 3, "past key")?;
         same("columns of past key and kv_heads * head_dim", key.1, kv_heads * head_dim)?;
@@ -140,7 +151,7 @@ fn attention_type(attention: &Attention, operands: &[&TensorType]) -> Result<Ten
         return Err(format!("{rows} rows cannot be {sequences} independent sequences"));
     }
     if !blocks.is_empty() {
-        same("block numbers and rows", blocks.len(), rows)?;
+        same("block numbers and keys", blocks.len(), own)?;
         if !blocks.is_sorted() {
             return Err("block numbers must never decrease".into());
         }
@@ -149,6 +160,12 @@ fn attention_type(attention: &Attention, operands: &[&TensorType]) -> Result<Ten
 }
 
 fn concat_type(axis: usize, operands: &[&TensorType]) -> Result<TensorType, String> {
+    if let (0, Some(TensorType { dtype: DType::F32, shape })) = (axis, operands.first())
+        && shape.len() == 1
+    {
+        let lengths = (0..operands.len()).map(|index| list(operands, index, "part", DType::F32));
+        return Ok(TensorType::f32([lengths.sum::<Result<usize, _>>()?]));
+    }
     let first = matrix(operands, 0, "part 0")?;
     let mut joined = [first.0, first.1];
     if axis > 1 {

@@ -14,7 +14,7 @@ use std::fmt;
 pub use builder::GraphBuilder;
 pub use op::{Activation, Attention, Op};
 pub use tensor::{DType, HostTensor, HostView, TensorType};
-pub use weights::{WeightData, WeightError, WeightFormat, Weights};
+pub use weights::{Storage, WeightData, WeightError, WeightFormat, Weights};
 
 /// Names one value of one graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +102,20 @@ impl Graph {
     /// Everything that must survive a run: outputs, then residents.
     pub fn results(&self) -> impl Iterator<Item = &Binding> {
         self.outputs.iter().chain(&self.residents)
+    }
+
+    /// Which values are made of weights and constants alone, indexed by [`ValueId::index`]: a device computes them once,
+    /// when it compiles.
+    pub fn constants(&self) -> Vec<bool> {
+        let mut constant: Vec<bool> = self
+            .values
+            .iter()
+            .map(|value| matches!(value.source, Source::Constant(_) | Source::Weight { .. }))
+            .collect();
+        for node in &self.nodes {
+            constant[node.result.index()] = node.operands.iter().all(|id| constant[id.index()]);
+        }
+        constant
     }
 
     /// How many nodes and results read each value, indexed by [`ValueId::index`].

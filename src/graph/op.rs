@@ -13,9 +13,10 @@ pub enum Activation {
 ///
 /// `out[q, h] = softmax_k(scale * query[q, h] . key[k, g(h)]) value[k, g(h)]`, `g(h) = h * kv_heads / heads`.
 ///
-/// Operands: query `[rows, heads * head_dim]`, key and value `[rows, kv_heads * head_dim]`, then optionally
+/// Operands: query `[rows, heads * head_dim]`, key and value `[key_rows, kv_heads * head_dim]`, then optionally
 /// (`past`) past key and past value `[past_rows, kv_heads * head_dim]`, then optionally (`masked`) a bool mask:
 /// over the past keys if there is a past, else over the keys themselves. A masked key is seen by no query.
+/// There may be more keys than queries: the queries are then the last rows of what the keys are of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     pub heads: usize,
@@ -28,7 +29,7 @@ pub struct Attention {
     pub past: bool,
     /// The last operand is a bool mask of keys.
     pub masked: bool,
-    /// Block number of each row, never decreasing: a query sees the keys of its own and earlier blocks.
+    /// Block number of each key row, never decreasing: a query sees the keys of its own and earlier blocks.
     /// Empty: every query sees every key.
     pub blocks: Vec<u32>,
 }
@@ -36,9 +37,13 @@ pub struct Attention {
 /// One operation. Every operand is f32 unless said otherwise; `[..]` are shapes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// `activation(x w^T + b)`: x `[rows, in]`, weight `[out, in]`, optional bias `[out]` -> `[rows, out]`.
+    /// `activation(x w^T + b)`: x `[rows, in]`, weight `[out, in]`, optional bias `[out]` or `[1, out]` -> `[rows, out]`.
     Linear {
         activation: Option<Activation>,
+    },
+    /// `activation(x g^T) * (x u^T)`: x `[rows, in]`, weights g and u `[out, in]` -> `[rows, out]`.
+    GatedLinear {
+        activation: Activation,
     },
     /// `(x - mean) / sqrt(var + epsilon) * weight + bias` per row: x `[rows, width]`, weight, bias `[width]`.
     LayerNorm {
@@ -67,7 +72,7 @@ pub enum Op {
     Patchify {
         patch: usize,
     },
-    /// Joins any number of matrices along `axis`.
+    /// Joins any number of matrices along `axis`, or lists.
     Concat {
         axis: usize,
     },
@@ -108,6 +113,7 @@ impl Op {
     pub fn kind(&self) -> &'static str {
         match self {
             Op::Linear { .. } => "linear",
+            Op::GatedLinear { .. } => "gated_linear",
             Op::LayerNorm { .. } => "layer_norm",
             Op::RmsNorm { .. } => "rms_norm",
             Op::RotaryTable { .. } => "rotary_table",

@@ -22,10 +22,24 @@ impl WeightFormat {
     }
 }
 
-/// The elements of one weight inside memory that it keeps alive (a mapped file).
+/// Memory that holds weights: a mapped file, or plain bytes.
+pub trait Storage: Send + Sync {
+    fn bytes(&self) -> &[u8];
+
+    /// Nobody will read `range` for a while: a mapped file may give its pages back. They come again when read.
+    fn release(&self, _range: Range<usize>) {}
+}
+
+impl Storage for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// The elements of one weight inside memory that it keeps alive.
 #[derive(Clone)]
 pub struct WeightData {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn Storage>,
     range: Range<usize>,
     format: WeightFormat,
 }
@@ -33,12 +47,8 @@ pub struct WeightData {
 impl WeightData {
     /// `range` of `owner` holds the elements in `format`, row-major. `None` when the range lies outside the
     /// memory or is not a whole number of elements.
-    pub fn new(
-        owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
-        range: Range<usize>,
-        format: WeightFormat,
-    ) -> Option<Self> {
-        let bytes = (*owner).as_ref().get(range.clone())?;
+    pub fn new(owner: Arc<dyn Storage>, range: Range<usize>, format: WeightFormat) -> Option<Self> {
+        let bytes = owner.bytes().get(range.clone())?;
         (bytes.len() % format.bytes() == 0).then_some(())?;
         Some(Self { owner, range, format })
     }
@@ -64,7 +74,12 @@ impl WeightData {
     }
 
     fn bytes(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.range.clone()]
+        &self.owner.bytes()[self.range.clone()]
+    }
+
+    /// The elements have been copied and will not be read again.
+    pub fn release(&self) {
+        self.owner.release(self.range.clone());
     }
 
     /// Copies `out.len()` elements from `start` on, widened to f32 (exact for every format).

@@ -54,11 +54,11 @@ impl PolicyGraphs {
         intermediates: &Intermediates,
     ) -> Result<Self, GraphError> {
         let raw = Self::as_written(config, cameras, intermediates)?;
-        Ok(Self { perceive: passes::simplify(raw.perceive), act: passes::simplify(raw.act) })
+        Ok(Self { perceive: passes::simplify(raw.perceive)?, act: passes::simplify(raw.act)? })
     }
 
     /// The graphs as the formulas stand, before any pass.
-    fn as_written(
+    pub fn as_written(
         config: &PolicyConfig,
         cameras: usize,
         intermediates: &Intermediates,

@@ -1,18 +1,20 @@
-//! Turns a graph into a [`Program`]: a place for every value, a kernel per node (`lower`), weights packed (`load`).
+//! Turns a graph into a [`Program`]: a place for every value, kernels for the nodes (`fuse`, `lower`), weights packed
+//! (`load`).
 //!
 //! Nodes first become drafts, which know the buffers they touch but not where these are; once all drafts are known,
-//! the arena is planned and the drafts become steps.
+//! the arena is planned and the drafts become steps. Nodes of weights and constants alone are run once, here and in f32.
 
 use std::collections::HashMap;
 
-use super::kernels::heads::Side;
+use super::fuse::Fusion;
+use super::kernels::product::Precision;
 use super::kernels::shape::Copy;
 use super::kernels::{Isa, Kernel, Step, compiled};
-use super::layout::{Addresses, BufferId, Home, Layout, View};
+use super::layout::{Addresses, BufferId, Home, Layout, PackedView, View};
 use super::load::Loader;
-use super::lower::PackShape;
+use super::lower::PackedSegment;
 use super::memory::{Matrix, Words};
-use super::program::{Program, Slot};
+use super::program::{NamedStep, Program, Slot, run_steps};
 use crate::device::DeviceError;
 use crate::graph::{Graph, HostTensor, HostView, Source, TensorType, ValueId};
 
@@ -24,11 +26,14 @@ pub(super) type Residents = HashMap<String, (TensorType, Words)>;
 pub(super) struct Target {
     pub isa: Isa,
     pub threads: usize,
+    pub precision: Precision,
 }
 
 type Bind = Box<dyn FnOnce(&Addresses) -> Box<dyn Step>>;
 
 struct Draft {
+    /// The node that it computes, by number.
+    node: usize,
     touches: Vec<BufferId>,
     bind: Bind,
 }
@@ -38,11 +43,20 @@ pub(super) struct Compiler<'a> {
     pub target: Target,
     pub loader: Loader<'a>,
     pub layout: Layout,
+    pub fusion: Fusion,
     drafts: Vec<Draft>,
+    /// What is run once, before the program is.
+    once: Vec<Draft>,
+    /// By value: made of weights and constants alone.
+    constant: Vec<bool>,
+    /// The node that is being lowered, and whether it is constant.
+    current: (usize, bool),
     /// Contents of constants and small weights.
     contents: Vec<(View, HostTensor)>,
-    /// Packed keys and values that are already there, by value.
-    pub packed_heads: HashMap<(ValueId, Side), (View, PackShape)>,
+    /// Values that are there packed for products.
+    pub packed_rows: HashMap<ValueId, PackedView>,
+    /// Past keys and values that are there packed for attentions.
+    pub packed_pasts: HashMap<(ValueId, ValueId), PackedSegment>,
     /// Vocabulary size that each token list is looked up in.
     pub limits: HashMap<ValueId, i32>,
 }
@@ -54,22 +68,31 @@ pub(super) fn compile(
     loader: Loader,
     residents: &mut Residents,
 ) -> Result<Program, DeviceError> {
+    let constant = graph.constants();
     let mut compiler = Compiler {
         graph,
         target,
         loader,
         layout: Layout::new(graph.values.len()),
+        fusion: Fusion::of(graph, &constant),
         drafts: Vec::new(),
+        once: Vec::new(),
+        constant,
+        current: (0, false),
         contents: Vec::new(),
-        packed_heads: HashMap::new(),
+        packed_rows: HashMap::new(),
+        packed_pasts: HashMap::new(),
         limits: HashMap::new(),
     };
     for (id, value) in graph.inputs() {
         compiler.layout.place(id, &value.ty, Home::Pinned);
     }
     compiler.find_residents(residents)?;
-    for node in &graph.nodes {
-        compiler.node(node)?;
+    for (index, node) in graph.nodes.iter().enumerate() {
+        if !compiler.constant[node.result.index()] && !compiler.fusion.absorbed[index] {
+            compiler.current = (index, false);
+            compiler.node(index)?;
+        }
     }
     compiler.results(residents)?;
     compiler.finish(residents)
@@ -111,7 +134,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// Where a value is; constants and small weights get their place when first read.
+    /// Where a value's rows are; constants and small weights get their place when first read.
     pub fn view(&mut self, id: ValueId) -> Result<View, DeviceError> {
         if let Some(view) = self.layout.get(id) {
             return Ok(view);
@@ -120,32 +143,49 @@ impl Compiler<'_> {
         let content = match &value.source {
             Source::Constant(tensor) => tensor.clone(),
             Source::Weight { key, stored } => HostTensor::F32(self.loader.plain(key, stored)?),
-            Source::Input | Source::Resident | Source::Node(_) => {
-                return Err(DeviceError::Order { graph: self.graph.name.clone(), value: value.name.clone() });
-            }
+            Source::Node(index) if self.constant[id.index()] => return self.constant_view(*index, id),
+            Source::Input | Source::Resident | Source::Node(_) => return Err(self.out_of_order(id)),
         };
         let view = self.layout.place(id, &value.ty, Home::Pinned);
         self.contents.push((view, content));
         Ok(view)
     }
 
-    pub fn views(&mut self, ids: &[ValueId]) -> Result<Vec<View>, DeviceError> {
-        ids.iter().map(|&id| self.view(id)).collect()
+    /// Lowers a constant node among what is run once.
+    fn constant_view(&mut self, node: usize, result: ValueId) -> Result<View, DeviceError> {
+        let interrupted = std::mem::replace(&mut self.current, (node, true));
+        let lowered = self.node(node);
+        self.current = interrupted;
+        lowered?;
+        self.layout.get(result).ok_or_else(|| self.out_of_order(result))
     }
 
-    /// Adds a kernel that touches `views` and is made from their matrices.
+    fn out_of_order(&self, id: ValueId) -> DeviceError {
+        DeviceError::Order { graph: self.graph.name.clone(), value: self.graph.value(id).name.clone() }
+    }
+
+    /// Where the buffers of the node that is being lowered are.
+    pub fn home(&self) -> Home {
+        if self.current.1 { Home::Pinned } else { Home::Arena }
+    }
+
+    /// How the products of the node that is being lowered store their factors.
+    pub fn precision(&self) -> Precision {
+        if self.current.1 { Precision::F32 } else { self.target.precision }
+    }
+
+    /// Adds a kernel that touches `views` and is made when they have addresses.
     pub fn draft<K: Kernel + 'static>(
         &mut self,
-        views: Vec<View>,
-        kernel: impl FnOnce(&[Matrix]) -> K + 'static,
+        views: impl IntoIterator<Item = View>,
+        kernel: impl FnOnce(&Addresses) -> K + 'static,
     ) {
         let isa = self.target.isa;
-        let touches = views.iter().map(|view| view.buffer).collect();
-        let bind: Bind = Box::new(move |addresses| {
-            let matrices: Vec<Matrix> = views.iter().map(|&view| addresses.matrix(view)).collect();
-            compiled(kernel(&matrices), isa)
-        });
-        self.drafts.push(Draft { touches, bind });
+        let (node, constant) = self.current;
+        let touches = views.into_iter().map(|view| view.buffer).collect();
+        let bind: Bind = Box::new(move |addresses| compiled(kernel(addresses), isa));
+        let drafts = if constant { &mut self.once } else { &mut self.drafts };
+        drafts.push(Draft { node, touches, bind });
     }
 
     /// Makes outputs and residents survive the run.
@@ -156,7 +196,11 @@ impl Compiler<'_> {
             if !self.layout.make_resident(view, &binding.name) {
                 let copy = self.layout.buffer(ty.rows(), ty.columns(), Home::Resident(binding.name.clone()));
                 let threads = self.target.threads;
-                self.draft(vec![copy, view], move |m| Copy { x: m[1], out: m[0], threads });
+                self.draft([copy, view], move |at| Copy {
+                    x: at.matrix(view),
+                    out: at.matrix(copy),
+                    threads,
+                });
             }
             match residents.get(&binding.name) {
                 Some((found, _)) => self.check_resident(&binding.name, found, ty)?,
@@ -173,7 +217,7 @@ impl Compiler<'_> {
     }
 
     fn finish(self, residents: &Residents) -> Result<Program, DeviceError> {
-        let Self { graph, target, layout, drafts, contents, limits, .. } = self;
+        let Self { graph, target, loader, layout, drafts, once, contents, limits, .. } = self;
         let touched: Vec<Vec<BufferId>> = drafts.iter().map(|draft| draft.touches.clone()).collect();
         let (memory, addresses) = layout.allocate(&touched, |name| match residents.get(name) {
             Some((_, words)) => words.as_ptr(),
@@ -198,9 +242,17 @@ impl Compiler<'_> {
             .iter()
             .map(|binding| slot(&binding.name, binding.value))
             .collect::<Result<_, DeviceError>>()?;
-        let steps: Vec<Box<dyn Step>> = drafts.into_iter().map(|draft| (draft.bind)(&addresses)).collect();
-        let words = steps.iter().map(|step| step.scratch()).max().unwrap_or(0);
-        let scratch = (0..target.threads).map(|_| Words::new(words)).collect();
+        let bind = |drafts: Vec<Draft>| -> Vec<NamedStep> {
+            let named = |draft: Draft| NamedStep {
+                node: graph.nodes[draft.node].name.clone(),
+                step: (draft.bind)(&addresses),
+            };
+            drafts.into_iter().map(named).collect()
+        };
+        let (once, steps) = (bind(once), bind(drafts));
+        let words = once.iter().chain(&steps).map(|named| named.step.scratch()).max().unwrap_or(0);
+        let scratch: Vec<Words> = (0..target.threads).map(|_| Words::new(words)).collect();
+        run_steps(&once, &scratch, loader.pool);
         Ok(Program { steps, inputs, outputs, scratch, memory })
     }
 }

@@ -1,6 +1,7 @@
 //! Where every value of a graph lives: which buffer, and which part of it. Slices and repeated rows are views of their
 //! operand's buffer, so they cost nothing. Used by `compile`.
 
+use super::kernels::product::{Destination, PackedRows, Precision, RowBlocks};
 use super::memory::{Lifetime, Matrix, Words, plan};
 use crate::graph::{TensorType, ValueId};
 
@@ -48,6 +49,28 @@ impl View {
     /// A single row, `rows` times.
     pub fn repeated(self, rows: usize) -> Self {
         Self { rows, stride: 0, ..self }
+    }
+}
+
+/// Rows packed for products, before their buffer has an address.
+#[derive(Clone, Copy)]
+pub(super) struct PackedView {
+    pub buffer: View,
+    pub blocks: RowBlocks,
+    pub words: usize,
+    pub precision: Precision,
+}
+
+/// A result in the forms that its readers want, before its buffers have addresses.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub rows: Option<View>,
+    pub packed: Option<PackedView>,
+}
+
+impl Place {
+    pub fn views(&self) -> impl Iterator<Item = View> {
+        self.rows.into_iter().chain(self.packed.map(|packed| packed.buffer))
     }
 }
 
@@ -173,6 +196,18 @@ impl Addresses {
         let View { buffer, offset, rows, cols, stride } = view;
         // `wrapping_add` only because it needs no promise: views lie within their buffers.
         Matrix { data: self.0[buffer.0].wrapping_add(offset), rows, cols, stride }
+    }
+
+    pub fn packed(&self, view: PackedView) -> PackedRows {
+        let PackedView { buffer, blocks, words, precision } = view;
+        PackedRows { data: self.matrix(buffer).data, blocks, words, precision }
+    }
+
+    pub fn destination(&self, place: Place) -> Destination {
+        Destination {
+            rows: place.rows.map(|view| self.matrix(view)),
+            packed: place.packed.map(|view| self.packed(view)),
+        }
     }
 }
 

@@ -1,17 +1,19 @@
-//! Brings weights from the checkpoint into the form the kernels read, on all threads and with progress.
-//! Called by `compile`.
+//! Brings weights from the checkpoint into the form the kernels read, on all threads and with progress. A mapped file's
+//! pages are given back as soon as they are packed, so that a checkpoint never stands in memory twice. Called by
+//! `compile`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::kernels::linear::PackedWeight;
+use super::kernels::product::Precision;
 use super::memory::Words;
 use super::pool::Pool;
+use super::weight::PackedWeight;
 use crate::device::{DeviceError, Progress};
-use crate::graph::{TensorType, WeightData, Weights};
+use crate::graph::{Graph, Op, Source, ValueId, WeightData, Weights};
 
-/// Packed weights by checkpoint key: those that two programs share are packed once.
-pub(super) type PackedWeights = HashMap<String, Arc<PackedWeight>>;
+/// Packed weights by name and precision: those that two programs share are packed once.
+pub(super) type PackedWeights = HashMap<(String, Precision), Arc<PackedWeight>>;
 
 /// Where a compilation gets its weights.
 pub(super) struct Loader<'a> {
@@ -31,36 +33,129 @@ impl Loader<'_> {
         Ok(values)
     }
 
-    /// A weight `[out, in]` packed.
+    /// The weight `[out, in]` that is `value` of `graph`, packed.
     pub fn packed(
         &mut self,
-        key: &str,
-        stored: &[usize],
-        ty: &TensorType,
+        graph: &Graph,
+        value: ValueId,
+        precision: Precision,
     ) -> Result<Arc<PackedWeight>, DeviceError> {
-        if let Some(packed) = self.packed.get(key) {
+        let weight = WeightRows::of(graph, value, self.weights)?;
+        let key = (weight.name(), precision);
+        if let Some(packed) = self.packed.get(&key) {
             return Ok(packed.clone());
         }
-        let data = self.weights.weight(key, stored)?;
+        let ty = &graph.value(value).ty;
         let (outputs, depth) = (ty.rows(), ty.columns());
-        let packed = Arc::new(PackedWeight::new(depth, outputs));
+        let packed = Arc::new(PackedWeight::new(precision, depth, outputs));
         let rows: Vec<Words> = (0..self.pool.threads()).map(|_| Words::new(depth)).collect();
         self.pool.run(packed.panels().count(), &|panel, thread| {
             // SAFETY: every thread has a row of its own, every panel one task.
             unsafe {
                 let row = std::slice::from_raw_parts_mut(rows[thread].as_ptr(), depth);
-                packed.fill_panel(panel, row, |output, row| data.copy_f32(output * depth, row));
+                packed.fill_panel(panel, row, |output, row| weight.copy_row(output, row));
             }
         });
-        self.progress.advance(data.stored_bytes());
-        self.packed.insert(key.into(), packed.clone());
+        weight.release();
+        self.progress.advance(weight.stored_bytes());
+        self.packed.insert(key, packed.clone());
         Ok(packed)
     }
 
     /// A weight left in its file.
     pub fn mapped(&self, key: &str, stored: &[usize]) -> Result<WeightData, DeviceError> {
-        let data = self.weights.weight(key, stored)?;
-        self.progress.advance(data.stored_bytes());
-        Ok(data)
+        Ok(self.weights.weight(key, stored)?)
+    }
+}
+
+/// The rows of a weight `[out, in]`, as the graph puts it together from the checkpoint's tensors.
+enum WeightRows {
+    Stored {
+        key: String,
+        data: WeightData,
+        columns: usize,
+    },
+    /// One after another.
+    Stacked(Vec<(usize, WeightRows)>),
+    /// Columns from `start` on.
+    Columns {
+        start: usize,
+        of: Box<WeightRows>,
+    },
+}
+
+impl WeightRows {
+    fn of(graph: &Graph, id: ValueId, weights: &dyn Weights) -> Result<Self, DeviceError> {
+        let value = graph.value(id);
+        let node = match &value.source {
+            Source::Weight { key, stored } => {
+                let data = weights.weight(key, stored)?;
+                return Ok(Self::Stored { key: key.clone(), data, columns: value.ty.columns() });
+            }
+            Source::Node(index) => Some(&graph.nodes[*index]),
+            Source::Constant(_) | Source::Input | Source::Resident => None,
+        };
+        match node.map(|node| (&node.op, &node.operands[..])) {
+            Some((Op::Concat { axis: 0 }, parts)) => parts
+                .iter()
+                .map(|&part| Ok((graph.value(part).ty.rows(), Self::of(graph, part, weights)?)))
+                .collect::<Result<_, _>>()
+                .map(Self::Stacked),
+            Some((Op::Slice { axis: 1, start, .. }, &[whole])) => {
+                Ok(Self::Columns { start: *start, of: Box::new(Self::of(graph, whole, weights)?) })
+            }
+            _ => Err(DeviceError::Unsupported {
+                node: value.name.clone(),
+                what: "a linear whose weight is not made of tensors of the checkpoint".into(),
+            }),
+        }
+    }
+
+    /// What the weight is made of, the same for equal weights.
+    fn name(&self) -> String {
+        match self {
+            Self::Stored { key, .. } => key.clone(),
+            Self::Stacked(parts) => parts.iter().map(|(_, part)| part.name()).collect::<Vec<_>>().join("+"),
+            Self::Columns { start, of } => format!("{}[{start}..]", of.name()),
+        }
+    }
+
+    fn copy_row(&self, mut row: usize, out: &mut [f32]) {
+        self.copy(&mut row, 0, out);
+    }
+
+    /// Columns from `column` on of row `row`, which is counted down to the part that has it.
+    fn copy(&self, row: &mut usize, column: usize, out: &mut [f32]) {
+        match self {
+            Self::Stored { data, columns, .. } => data.copy_f32(*row * columns + column, out),
+            Self::Stacked(parts) => {
+                for (rows, part) in parts {
+                    if *row < *rows {
+                        return part.copy(row, column, out);
+                    }
+                    *row -= rows;
+                }
+            }
+            Self::Columns { start, of } => of.copy(row, start + column, out),
+        }
+    }
+
+    /// Calls `with` for every tensor.
+    fn each(&self, with: &mut impl FnMut(&WeightData)) {
+        match self {
+            Self::Stored { data, .. } => with(data),
+            Self::Stacked(parts) => parts.iter().for_each(|(_, part)| part.each(with)),
+            Self::Columns { of, .. } => of.each(with),
+        }
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        let mut bytes = 0;
+        self.each(&mut |data| bytes += data.stored_bytes());
+        bytes
+    }
+
+    fn release(&self) {
+        self.each(&mut WeightData::release);
     }
 }

@@ -1,10 +1,13 @@
-//! The CPU device: the embedded default, and the numerical reference of all others. Everything is computed in f32.
+//! The CPU device: the embedded default, and the numerical reference of all others.
 //!
-//! `compile` turns a graph into a program by way of `layout` (where values live), `lower` (which kernels) and `load`
-//! (weights);
-//! `kernels` do the work on the threads of `pool`.
+//! Values are f32. What products multiply, weights and their inputs, is stored as f32 (the reference) or as bf16 (the
+//! fast path); sums, norms, softmax and everything else are f32 either way.
+//!
+//! `compile` turns a graph into a program by way of `fuse` (what is computed together), `layout` (where values live),
+//! `lower` (which kernels) and `load` (weights); `kernels` do the work on the threads of `pool`.
 
 mod compile;
+mod fuse;
 mod kernels;
 mod layout;
 mod load;
@@ -12,17 +15,24 @@ mod lower;
 mod memory;
 mod pool;
 mod program;
+mod weight;
 
+use std::env;
+use std::str::FromStr;
 use std::thread;
 
 pub use kernels::Isa;
+pub use kernels::product::Precision;
 
 use self::compile::{Residents, Target};
 use self::load::{Loader, PackedWeights};
 use self::pool::Pool;
 use self::program::Program;
-use super::{Device, DeviceError, ProgramId, Progress};
+use super::{Device, DeviceError, DeviceOptions, ProgramId, Progress, StepTime};
 use crate::graph::{Graph, HostTensor, HostView, Source, Weights};
+
+/// Forces the kernels of one instruction set, for tests and comparisons: `portable`, `avx2`, `avx512`, `avx512bf16`.
+const KERNELS_VARIABLE: &str = "PI0_CPU_KERNELS";
 
 pub struct CpuDevice {
     // Programs point into residents and packed weights, so they go first.
@@ -31,17 +41,26 @@ pub struct CpuDevice {
     packed: PackedWeights,
     pool: Pool,
     isa: Isa,
+    precision: Precision,
 }
 
 impl CpuDevice {
-    /// The fastest kernels of this machine on `threads` threads; 0 means one per core.
-    pub fn new(threads: usize) -> Result<Self, DeviceError> {
-        let isa = Isa::available().pop().unwrap_or(Isa::Portable);
-        Self::with_isa(threads, isa)
+    /// The fastest kernels of this machine, or those that the environment asks for.
+    pub fn new(options: DeviceOptions) -> Result<Self, DeviceError> {
+        let mut available = Isa::available();
+        let isa = match env::var(KERNELS_VARIABLE) {
+            Err(_) => available.pop().unwrap_or(Isa::Portable),
+            Ok(name) => *available.iter().find(|isa| isa.to_string() == name).ok_or_else(|| {
+                let available = available.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
+                DeviceError::Kernels { variable: KERNELS_VARIABLE, found: name, available }
+            })?,
+        };
+        Self::with_isa(options, isa)
     }
 
     /// As [`Self::new`], with the kernels of `isa`, which must be one of [`Isa::available`].
-    pub fn with_isa(threads: usize, isa: Isa) -> Result<Self, DeviceError> {
+    pub fn with_isa(options: DeviceOptions, isa: Isa) -> Result<Self, DeviceError> {
+        let DeviceOptions { threads, precision } = options;
         if !Isa::available().contains(&isa) {
             return Err(DeviceError::Unknown(format!("cpu with {isa} kernels")));
         }
@@ -57,6 +76,7 @@ impl CpuDevice {
             packed: PackedWeights::new(),
             pool,
             isa,
+            precision,
         })
     }
 
@@ -67,7 +87,7 @@ impl CpuDevice {
 
 impl Device for CpuDevice {
     fn describe(&self) -> String {
-        format!("cpu (f32, {} kernels, {} threads)", self.isa, self.pool.threads())
+        format!("cpu ({}, {} kernels, {} threads)", self.precision, self.isa, self.pool.threads())
     }
 
     fn compile(
@@ -76,13 +96,15 @@ impl Device for CpuDevice {
         weights: &dyn Weights,
         progress: &dyn Progress,
     ) -> Result<ProgramId, DeviceError> {
-        let target = Target { isa: self.isa, threads: self.pool.threads() };
+        let target = Target { isa: self.isa, threads: self.pool.threads(), precision: self.precision };
         progress.begin(&format!("compiling {}", graph.name), weight_bytes(graph, weights)?);
         let loader = Loader { weights, progress, pool: &mut self.pool, packed: &mut self.packed };
         let program = compile::compile(graph, target, loader, &mut self.residents);
         progress.end();
         let program = program?;
         tracing::info!("compiled {}: {}", graph.name, program.describe());
+        // What only served to compute constants is not kept.
+        self.packed.retain(|_, weight| std::sync::Arc::strong_count(weight) > 1);
         self.programs.push(program);
         Ok(ProgramId(self.programs.len() - 1))
     }
@@ -97,8 +119,24 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
+        let program = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
+        Ok(program.profile(&mut self.pool))
+    }
+
     fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError> {
         self.program(program)?.read(output, out)
+    }
+}
+
+impl FromStr for Precision {
+    type Err = DeviceError;
+
+    fn from_str(name: &str) -> Result<Self, DeviceError> {
+        [Precision::F32, Precision::Bf16]
+            .into_iter()
+            .find(|precision| precision.to_string() == name)
+            .ok_or_else(|| DeviceError::Precision(name.into()))
     }
 }
 

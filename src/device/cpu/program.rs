@@ -1,20 +1,42 @@
 //! A compiled graph: buffers at fixed addresses and the steps over them. Made by `compile`, run by the device.
 
+use std::time::Instant;
+
 use super::kernels::Step;
 use super::layout::Memory;
 use super::memory::{Matrix, Words};
 use super::pool::Pool;
-use crate::device::DeviceError;
+use crate::device::{DeviceError, StepTime};
 use crate::graph::{DType, HostTensor, HostView, TensorType};
 
 pub(super) struct Program {
-    pub steps: Vec<Box<dyn Step>>,
+    pub steps: Vec<NamedStep>,
     pub inputs: Vec<Slot>,
     pub outputs: Vec<Slot>,
     /// Working memory, one part per thread.
     pub scratch: Vec<Words>,
     /// Owns what the steps' and slots' matrices point to.
     pub memory: Memory,
+}
+
+/// A step, and the node that it computes.
+pub(super) struct NamedStep {
+    pub node: String,
+    pub step: Box<dyn Step>,
+}
+
+/// Runs steps one after another, each on all threads.
+pub(super) fn run_steps(steps: &[NamedStep], scratch: &[Words], pool: &mut Pool) {
+    steps.iter().for_each(|NamedStep { step, .. }| run_step(&**step, scratch, pool));
+}
+
+fn run_step(step: &dyn Step, scratch: &[Words], pool: &mut Pool) {
+    let scratch = Scratch(scratch);
+    pool.run(step.tasks(), &|task, thread| {
+        // SAFETY: the buffers belong to a program that is borrowed exclusively, or to the device, which runs one program
+        // at a time; steps run one after another, and each task of a step once.
+        unsafe { step.run(task, scratch.of(thread)) }
+    });
 }
 
 /// Where the host writes or reads a value.
@@ -46,14 +68,18 @@ impl Program {
 
     /// Runs every step.
     pub fn run(&mut self, pool: &mut Pool) {
-        let scratch = Scratch(&self.scratch);
-        for step in &self.steps {
-            pool.run(step.tasks(), &|task, thread| {
-                // SAFETY: the buffers belong to this program (borrowed exclusively) or to the device, which runs one
-                // program at a time; steps run one after another, and each task of a step once.
-                unsafe { step.run(task, scratch.of(thread)) }
-            });
+        run_steps(&self.steps, &self.scratch, pool);
+    }
+
+    /// Runs every step and says how long each took.
+    pub fn profile(&mut self, pool: &mut Pool) -> Vec<StepTime> {
+        let mut times = Vec::with_capacity(self.steps.len());
+        for NamedStep { node, step } in &self.steps {
+            let start = Instant::now();
+            run_step(&**step, &self.scratch, pool);
+            times.push(StepTime { node: node.clone(), time: start.elapsed() });
         }
+        times
     }
 
     pub fn write(&mut self, name: &str, data: HostView) -> Result<(), DeviceError> {

@@ -2,18 +2,30 @@
 //! `policy` runs [`simplify`] on the graphs it has built, before any device sees them.
 
 mod activation;
+mod columns;
 mod common;
 mod dead;
+mod gate;
+mod projections;
+mod rows;
 
 pub use activation::fuse_activations;
+pub use columns::hoist_constant_columns;
 pub use common::merge_common_nodes;
 pub use dead::remove_dead_nodes;
+pub use gate::fuse_gates;
+pub use projections::fuse_projections;
+pub use rows::reuse_rows;
 
-use super::{Graph, Node, Source, ValueId};
+use super::{Graph, GraphError, Node, Source, ValueId};
 
 /// Every pass, in the order in which they help each other.
-pub fn simplify(graph: Graph) -> Graph {
-    remove_dead_nodes(fuse_activations(merge_common_nodes(graph)))
+pub fn simplify(graph: Graph) -> Result<Graph, GraphError> {
+    let graph = hoist_constant_columns(merge_common_nodes(graph))?;
+    let graph = remove_dead_nodes(reuse_rows(graph)?);
+    let graph = fuse_gates(fuse_activations(graph))?;
+    // The last layer of the prefix is down to its keys and values by now.
+    Ok(remove_dead_nodes(fuse_projections(graph)?))
 }
 
 /// The graph with only the nodes of `keep`, in that order, and every read of `v` replaced by `renamed[v]`.

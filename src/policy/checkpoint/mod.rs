@@ -13,14 +13,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
 
 pub use inspect::{ComponentSummary, Summary};
 
 use super::config::{ConfigError, PolicyConfig};
 use super::keys::{EMBEDDING, EMBEDDING_ALIAS, EXPERT_HEAD};
-use crate::graph::{GraphError, WeightData, WeightError, WeightFormat, Weights};
+use crate::graph::{GraphError, Storage, WeightData, WeightError, WeightFormat, Weights};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -109,12 +109,22 @@ impl Weights for Checkpoint {
     }
 }
 
-/// Shares a mapped file as plain bytes.
+/// A mapped file as storage of weights.
 struct Mapped(Arc<Mmap>);
 
-impl AsRef<[u8]> for Mapped {
-    fn as_ref(&self) -> &[u8] {
+impl Storage for Mapped {
+    fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    fn release(&self, range: Range<usize>) {
+        // SAFETY: the mapping is of a file and read-only, so pages that are given back come again as they were.
+        let given_back =
+            unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        // Without it the pages stay in memory for longer, which is no harm.
+        if let Err(error) = given_back {
+            tracing::debug!("pages of the checkpoint stay in memory: {error}");
+        }
     }
 }
 

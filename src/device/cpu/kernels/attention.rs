@@ -1,19 +1,19 @@
 //! Scaled dot-product attention with grouped key/value heads, as [`crate::graph::Attention`] defines it.
 //!
-//! Keys and values come packed (`heads`). Every task takes one head and a block of queries: scores, softmax, weighted
-//! values.
-
-use std::ops::Range;
+//! Keys and values come packed (`heads`). Every task takes one head and one block of queries: the queries are rotated,
+//! scaled and packed; their scores, a softmax over them, and the weighted values stay in the task's scratch, so that no
+//! more than one block's scores are ever in memory.
 
 use super::heads::PackedHeads;
 use super::math::exp;
-use super::tile::{self, Finish, LANES, Rows};
-use super::{Arithmetic, Kernel, share};
+use super::product::{
+    Destination, Factors, MOST_ROWS, PANEL, PackedRows, Panels, Precision, RowBlocks, Tile, multiply,
+    pack_row,
+};
+use super::rotary::rotate;
+use super::{Arithmetic, Kernel, LANES};
 use crate::device::cpu::memory::Matrix;
 use crate::graph::Attention;
-
-/// Queries that a task takes at most.
-const BLOCK_ROWS: usize = 48;
 
 /// Keys and values that queries see.
 #[derive(Clone, Copy)]
@@ -25,63 +25,128 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    fn length(&self) -> usize {
+        self.keys.shape.length
+    }
+
     /// Words of a row of scores, whole panels.
     fn score_words(&self) -> usize {
-        self.keys.length.next_multiple_of(LANES)
+        self.length().next_multiple_of(PANEL)
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`].
+    #[inline(always)]
+    unsafe fn mask<'a>(&self) -> Option<&'a [i32]> {
+        // SAFETY: masks are among the kernel's buffers.
+        self.mask.map(|mask| unsafe { mask.integers() })
+    }
+
+    /// Keys up to the last one that some query sees: padding at the end is skipped.
+    ///
+    /// # Safety
+    /// As [`Kernel::run`].
+    #[inline(always)]
+    unsafe fn used(&self) -> usize {
+        // SAFETY: promised by the caller.
+        match unsafe { self.mask() } {
+            None => self.length(),
+            Some(mask) => mask.iter().rposition(|&seen| seen != 0).map_or(0, |last| last + 1),
+        }
     }
 }
 
 pub(crate) struct Attend {
-    pub attention: Attention,
-    pub query: Matrix,
-    pub past: Option<Segment>,
-    pub own: Segment,
-    pub out: Matrix,
-    /// How many of its sequence's own keys each query sees, `[length]`; empty: all of them.
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    scale: f32,
+    precision: Precision,
+    query: Matrix,
+    /// Turns the queries on their way, `[queries, head_dim]`.
+    rotary: Option<Matrix>,
+    past: Option<Segment>,
+    own: Segment,
+    to: Destination,
+    /// Queries of one sequence.
+    blocks: RowBlocks,
+    sequences: usize,
+    /// How many of its sequence's own keys each query sees, `[queries]`; empty: all of them.
     visible: Vec<usize>,
-    blocks: usize,
+}
+
+/// Where a task keeps what it works on, in words from the start of its scratch.
+struct Places {
+    queries: usize,
+    scores: usize,
+    weights: usize,
+    row: usize,
+    words: usize,
 }
 
 impl Attend {
     pub fn new(
-        attention: Attention,
-        query: Matrix,
+        attention: &Attention,
+        tile_rows: usize,
+        (query, rotary): (Matrix, Option<Matrix>),
         past: Option<Segment>,
         own: Segment,
-        out: Matrix,
-        threads: usize,
+        to: Destination,
     ) -> Self {
+        let Attention { heads, kv_heads, head_dim, scale, sequences, .. } = *attention;
+        let queries = query.rows / sequences;
+        // The queries are the last of the own keys.
         let blocks = &attention.blocks;
-        let visible = blocks.iter().map(|block| blocks.partition_point(|other| other <= block)).collect();
-        let length = own.keys.length;
-        let even = (2 * threads).div_ceil(attention.heads * attention.sequences);
-        let blocks = length.div_ceil(BLOCK_ROWS).max(even).min(length.div_ceil(6));
-        Self { attention, query, past, own, out, visible, blocks }
+        let first = own.length() - queries;
+        let visible: Vec<usize> =
+            blocks.iter().skip(first).map(|block| blocks.partition_point(|other| other <= block)).collect();
+        Self {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            precision: own.keys.shape.precision,
+            query,
+            rotary,
+            past,
+            own,
+            to,
+            blocks: RowBlocks { rows: queries, most: tile_rows },
+            sequences,
+            visible,
+        }
     }
 
     fn segments(&self) -> impl Iterator<Item = Segment> {
         self.past.into_iter().chain([self.own])
     }
 
-    /// Softmax of one query's scores in place, without the division by their sum, which is returned.
+    fn places(&self) -> Places {
+        let rows = self.blocks.most.min(self.blocks.rows);
+        let scores = rows * self.precision.words(self.head_dim).next_multiple_of(LANES);
+        let weights = scores + rows * self.segments().map(|segment| segment.score_words()).sum::<usize>();
+        let weight_words =
+            self.segments().map(|segment| self.precision.words(segment.length())).sum::<usize>();
+        let row = (weights + rows * weight_words).next_multiple_of(LANES);
+        Places { queries: 0, scores, weights, row, words: row + self.head_dim }
+    }
+
+    /// Softmax of one query's scores in place, without the division by their sum, which is returned. `used` are the keys
+    /// of the past and the own keys that have a score.
     ///
     /// # Safety
     /// As [`Kernel::run`]; `scores` is a row of scores for the query at `index` of its sequence.
     #[inline(always)]
-    unsafe fn softmax<A: Arithmetic>(&self, index: usize, scores: &mut [f32]) -> f32 {
-        let visible = self.visible.get(index).copied().unwrap_or(self.own.keys.length);
-        let past_words = self.past.map_or(0, |past| past.score_words());
-        let (past, own) = scores.split_at_mut(past_words);
-        // SAFETY: masks are among the kernel's buffers.
-        let mask_of = |segment: Segment| segment.mask.map(|mask| unsafe { mask.integers() });
-        let past = &mut past[..self.past.map_or(0, |past| past.keys.length)];
-        let (own, unseen) = own[..self.own.keys.length].split_at_mut(visible);
+    unsafe fn softmax<A: Arithmetic>(&self, index: usize, scores: &mut [f32], used: [usize; 2]) -> f32 {
+        let (past, own) = scores.split_at_mut(self.past.map_or(0, |past| past.score_words()));
+        // SAFETY: promised by the caller.
+        let (past_mask, own_mask) = unsafe { (self.past.and_then(|past| past.mask()), self.own.mask()) };
+        let visible = self.visible.get(index).copied().unwrap_or(used[1]).min(used[1]);
+        let past = &mut past[..used[0]];
+        let (own, unseen) = own[..used[1]].split_at_mut(visible);
         unseen.fill(0.0);
-        let past_mask = self.past.and_then(mask_of);
-        let own_mask = mask_of(self.own).map(|mask| &mask[..visible]);
 
-        let scale = self.attention.scale;
-        let largest = scale_and_mask(past, past_mask, scale).max(scale_and_mask(own, own_mask, scale));
+        let largest = mask_scores(past, past_mask).max(mask_scores(own, own_mask));
         if largest == f32::NEG_INFINITY {
             past.fill(0.0);
             own.fill(0.0);
@@ -91,15 +156,12 @@ impl Attend {
     }
 }
 
-/// Scales scores and gives masked ones -infinity; returns the largest.
+/// Gives masked scores -infinity; returns the largest.
 #[inline(always)]
-fn scale_and_mask(scores: &mut [f32], mask: Option<&[i32]>, scale: f32) -> f32 {
-    match mask {
-        None => scores.iter_mut().for_each(|score| *score *= scale),
-        Some(mask) => {
-            for (score, &mask) in scores.iter_mut().zip(mask) {
-                *score = if mask == 0 { f32::NEG_INFINITY } else { *score * scale };
-            }
+fn mask_scores(scores: &mut [f32], mask: Option<&[i32]>) -> f32 {
+    if let Some(mask) = mask {
+        for (score, &mask) in scores.iter_mut().zip(mask) {
+            *score = if mask == 0 { f32::NEG_INFINITY } else { *score };
         }
     }
     let (chunks, rest) = scores.as_chunks::<LANES>();
@@ -131,242 +193,100 @@ fn exp_all<A: Arithmetic>(scores: &mut [f32], largest: f32) -> f32 {
     sum
 }
 
-/// Keeps scores as they are, whole panels at a time.
-struct ToScores {
-    data: *mut f32,
-    stride: usize,
-}
-
-impl Finish for ToScores {
-    #[inline(always)]
-    unsafe fn finish<A: Arithmetic>(&self, row: usize, col: usize, sums: &mut [f32; LANES]) {
-        // SAFETY: rows of scores are whole panels long; the task has them for itself.
-        unsafe { *self.data.add(row * self.stride + col).cast() = *sums }
-    }
-}
-
-/// Divides weighted values by the sum of their weights.
-struct ToValues<'a> {
-    out: Matrix,
-    first_row: usize,
-    columns: Range<usize>,
-    /// One per row: 1 / sum of weights.
-    scales: &'a [f32],
-    /// Adds to what the segment before has left.
-    add: bool,
-}
-
-impl Finish for ToValues<'_> {
-    #[inline(always)]
-    unsafe fn finish<A: Arithmetic>(&self, row: usize, col: usize, sums: &mut [f32; LANES]) {
-        // SAFETY: the row's columns are this task's; promised by the caller of `multiply`.
-        let out = unsafe { &mut self.out.row_mut(self.first_row + row)[self.columns.clone()][col..] };
-        let scale = self.scales[row];
-        if self.add {
-            for (out, &sum) in out.iter_mut().zip(sums.iter()) {
-                *out = A::mul_add(sum, scale, *out);
-            }
-        } else {
-            for (out, &sum) in out.iter_mut().zip(sums.iter()) {
-                *out = sum * scale;
-            }
-        }
-    }
-}
-
 impl Kernel for Attend {
     fn tasks(&self) -> usize {
-        self.attention.sequences * self.attention.heads * self.blocks
+        self.sequences * self.heads * self.blocks.count()
     }
 
     fn scratch(&self) -> usize {
-        let row: usize = self.segments().map(|segment| segment.score_words()).sum();
-        self.own.keys.length.div_ceil(self.blocks) * row
+        self.places().words
     }
 
     #[inline(always)]
     unsafe fn run<A: Arithmetic>(&self, task: usize, scratch: *mut f32) {
-        let Attention { heads, kv_heads, head_dim, .. } = self.attention;
-        let (sequence, rest) = (task / (heads * self.blocks), task % (heads * self.blocks));
-        let (head, block) = (rest / self.blocks, rest % self.blocks);
-        let kv_head = head * kv_heads / heads;
-        let length = self.own.keys.length;
-        let queries = share(length, self.blocks, block);
-        let first_row = sequence * length + queries.start;
+        let blocks = self.blocks.count();
+        let (sequence, rest) = (task / (self.heads * blocks), task % (self.heads * blocks));
+        let (head, block) = (rest / blocks, self.blocks.range(rest % blocks));
+        let kv_head = head * self.kv_heads / self.heads;
+        let first_row = sequence * self.blocks.rows + block.start;
+        let rows = block.len();
+        let places = self.places();
         let stride: usize = self.segments().map(|segment| segment.score_words()).sum();
-
-        // SAFETY: rows, panels and scratch are within their buffers; tasks write disjoint parts of `out`.
-        unsafe {
-            let query = Rows {
-                data: self.query.data.add(first_row * self.query.stride + head * head_dim).cast_const(),
-                stride: self.query.stride,
-                rows: queries.len(),
-            };
-            let mut start = 0;
-            for segment in self.segments() {
-                let panels = segment.keys.panels(sequence, kv_head);
-                let scores = ToScores { data: scratch.add(start), stride };
-                for panel in 0..panels.count() {
-                    tile::multiply::<A>(query, panels, panel, &scores);
-                }
-                start += segment.score_words();
-            }
-
-            let mut inverse_sums = [0.0; BLOCK_ROWS];
-            for (row, inverse) in inverse_sums[..queries.len()].iter_mut().enumerate() {
-                let scores = std::slice::from_raw_parts_mut(scratch.add(row * stride), stride);
-                let sum = self.softmax::<A>(queries.start + row, scores);
-                *inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-            }
-
-            let mut start = 0;
-            for segment in self.segments() {
-                let weights = Rows { data: scratch.add(start).cast_const(), stride, rows: queries.len() };
-                let panels = segment.values.panels(sequence, kv_head);
-                let values = ToValues {
-                    out: self.out,
-                    first_row,
-                    columns: head * head_dim..(head + 1) * head_dim,
-                    scales: &inverse_sums,
-                    add: start > 0,
-                };
-                for panel in 0..panels.count() {
-                    tile::multiply::<A>(weights, panels, panel, &values);
-                }
-                start += segment.score_words();
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::Isa;
-    use super::super::heads::{PackHeads, Side};
-    use super::super::testing::{Owned, assert_close, run};
-    use super::*;
-
-    struct Case {
-        attention: Attention,
-        rows: usize,
-        past: Option<usize>,
-        mask: Option<Vec<i32>>,
-    }
-
-    fn plain(heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
-        let scale = (head_dim as f32).powf(-0.5);
-        Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            scale,
-            sequences: 1,
-            past: false,
-            masked: false,
-            blocks: vec![],
-        }
-    }
-
-    fn segment(
-        attention: &Attention,
-        k: &Owned,
-        v: &Owned,
-        mask: Option<Matrix>,
-        isa: Isa,
-    ) -> (Segment, [Owned; 2]) {
-        let Attention { sequences, kv_heads: heads, head_dim, .. } = *attention;
-        let length = k.rows / sequences;
-        let pack = |side, x: &Owned| {
-            // NaN stands for what an earlier use of the memory left.
-            let words = PackedHeads::words(side, sequences, heads, head_dim, length);
-            let memory = Owned::filled(1, words, |_, _| f32::NAN);
-            let to = PackedHeads { packed: memory.matrix(), side, sequences, heads, head_dim, length };
-            run(PackHeads { x: x.matrix(), to, threads: 2 }, isa);
-            (to, memory)
+        let product = |left: *const f32, panels: Panels, panel: usize, words: usize| Factors {
+            precision: self.precision,
+            rows,
+            left,
+            panel: panels.at(panel, 0),
+            words,
+            ahead: std::ptr::null(),
         };
-        let ((keys, key_memory), (values, value_memory)) = (pack(Side::Keys, k), pack(Side::Values, v));
-        (Segment { keys, values, mask }, [key_memory, value_memory])
-    }
 
-    fn check(case: Case) {
-        let Attention { heads, kv_heads, head_dim, scale, sequences, .. } = case.attention;
-        let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
-        let past_rows = case.past.unwrap_or(1);
-        let q = Owned::random(case.rows, width, 1);
-        let (k, v) = (Owned::random(case.rows, kv_width, 2), Owned::random(case.rows, kv_width, 3));
-        let (past_k, past_v) = (Owned::random(past_rows, kv_width, 4), Owned::random(past_rows, kv_width, 5));
-        let mask = case.mask.as_ref().map(|mask| Owned::integers(mask));
-        let mask_matrix = mask.as_ref().map(Owned::matrix);
-        let (past_mask, own_mask) =
-            if case.past.is_some() { (mask_matrix, None) } else { (None, mask_matrix) };
-        for isa in Isa::available() {
-            let past = case.past.map(|_| segment(&case.attention, &past_k, &past_v, past_mask, isa));
-            let (own, _memory) = segment(&case.attention, &k, &v, own_mask, isa);
-            let out = Owned::zeros(case.rows, width);
-            let past_segment = past.as_ref().map(|(segment, _)| *segment);
-            let attention = case.attention.clone();
-            run(Attend::new(attention, q.matrix(), past_segment, own, out.matrix(), 3), isa);
+        // SAFETY: rows, panels and scratch are within their buffers; tasks write disjoint parts of the result.
+        unsafe {
+            let used = [self.past.map_or(0, |past| past.used()), self.own.used()];
+            let used_of = |index: usize| used[index + usize::from(self.past.is_none())];
 
-            assert_close(&format!("{isa} {:?}", case.attention), &out, 3e-6, |row, col| {
-                let (head, group) = (col / head_dim, col / head_dim * kv_heads / heads);
-                let length = case.rows / sequences;
-                let seen = |mask: Option<&Vec<i32>>, key: usize| mask.is_none_or(|mask| mask[key] != 0);
-                let mut pairs = Vec::new();
-                let mut see = |k: &Owned, v: &Owned, key: usize| {
-                    let dot: f64 = (0..head_dim)
-                        .map(|d| q.at(row, head * head_dim + d) * k.at(key, group * head_dim + d))
-                        .sum();
-                    let value = v.at(key, group * head_dim + col % head_dim);
-                    pairs.push(((f64::from(scale) * dot).exp(), value));
-                };
-                if let Some(past) = case.past {
-                    (0..past)
-                        .filter(|&key| seen(case.mask.as_ref(), key))
-                        .for_each(|key| see(&past_k, &past_v, key));
+            let queries = PackedRows {
+                data: scratch.add(places.queries),
+                blocks: RowBlocks { rows, most: MOST_ROWS },
+                words: self.precision.words(self.head_dim),
+                precision: self.precision,
+            };
+            let row_scratch = std::slice::from_raw_parts_mut(scratch.add(places.row), self.head_dim);
+            for row in 0..rows {
+                let query = &self.query.row(first_row + row)[head * self.head_dim..][..self.head_dim];
+                match self.rotary {
+                    Some(table) => rotate(query, table.row(first_row + row), row_scratch),
+                    None => row_scratch.copy_from_slice(query),
                 }
-                let own_mask = if case.past.is_some() { None } else { case.mask.as_ref() };
-                let blocks = &case.attention.blocks;
-                (row / length * length..(row / length + 1) * length)
-                    .filter(|&key| seen(own_mask, key) && (blocks.is_empty() || blocks[key] <= blocks[row]))
-                    .for_each(|key| see(&k, &v, key));
-                let sum: f64 = pairs.iter().map(|(weight, _)| weight).sum();
-                if sum == 0.0 {
-                    0.0
-                } else {
-                    pairs.iter().map(|(weight, value)| weight * value).sum::<f64>() / sum
+                row_scratch.iter_mut().for_each(|x| *x *= self.scale);
+                queries.pack(row, 0, row_scratch);
+            }
+
+            let scores = scratch.add(places.scores);
+            let mut start = 0;
+            for (index, segment) in self.segments().enumerate() {
+                let panels = segment.keys.panels(sequence, kv_head);
+                for panel in 0..used_of(index).div_ceil(PANEL) {
+                    let mut tile = Tile::zero();
+                    multiply::<A>(product(queries.data, panels, panel, panels.words), &mut tile);
+                    for (row, sums) in tile.0[..rows].iter().enumerate() {
+                        *scores.add(row * stride + start + panel * PANEL).cast() = *sums;
+                    }
                 }
-            });
-        }
-    }
+                start += segment.score_words();
+            }
 
-    #[test]
-    fn vision_attends_within_each_camera() {
-        let attention = Attention { sequences: 3, ..plain(2, 2, 36) };
-        check(Case { attention, rows: 3 * 53, past: None, mask: None });
-    }
+            let weights = scratch.add(places.weights);
+            let mut inverse_sums = [0.0; MOST_ROWS];
+            for (row, inverse) in inverse_sums[..rows].iter_mut().enumerate() {
+                let scores = std::slice::from_raw_parts_mut(scores.add(row * stride), stride);
+                let sum = self.softmax::<A>(block.start + row, scores, used);
+                *inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+                let (mut start, mut word) = (0, 0);
+                for (index, segment) in self.segments().enumerate() {
+                    let seen = &scores[start..][..used_of(index)];
+                    pack_row(self.precision, seen, weights.add(word * rows + row), rows);
+                    word += self.precision.words(segment.length());
+                    start += segment.score_words();
+                }
+            }
 
-    #[test]
-    fn the_prefix_does_not_see_masked_tokens() {
-        for rows in [1, 5, 61] {
-            let attention = Attention { masked: true, ..plain(4, 1, 16) };
-            let mask = (0..rows as i32).map(|key| i32::from(key % 3 != 1)).collect();
-            check(Case { attention, rows, past: None, mask: Some(mask) });
-        }
-    }
-
-    #[test]
-    fn without_any_visible_key_the_result_is_zero() {
-        let attention = Attention { masked: true, ..plain(2, 1, 8) };
-        check(Case { attention, rows: 5, past: None, mask: Some(vec![0; 5]) });
-    }
-
-    #[test]
-    fn the_suffix_sees_the_past_and_its_own_and_earlier_blocks() {
-        for (heads, kv_heads, past) in [(4, 1, 40), (6, 2, 7), (3, 3, 100)] {
-            let blocks: Vec<u32> = [vec![0], vec![1; 9], vec![2; 3]].concat();
-            let attention = Attention { past: true, masked: true, blocks, ..plain(heads, kv_heads, 20) };
-            let mask = (0..past as i32).map(|key| i32::from(key % 4 != 0)).collect();
-            check(Case { attention, rows: 13, past: Some(past), mask: Some(mask) });
+            for panel in 0..self.own.values.panels(0, 0).count() {
+                let mut tile = Tile::zero();
+                let mut word = 0;
+                for (index, segment) in self.segments().enumerate() {
+                    let panels = segment.values.panels(sequence, kv_head);
+                    let words = self.precision.words(used_of(index));
+                    multiply::<A>(product(weights.add(word * rows), panels, panel, words), &mut tile);
+                    word += panels.words;
+                }
+                let cols = PANEL.min(self.head_dim - panel * PANEL);
+                for (row, sums) in tile.0[..rows].iter_mut().enumerate() {
+                    sums.iter_mut().for_each(|sum| *sum *= inverse_sums[row]);
+                    self.to.store_row(first_row + row, head * self.head_dim + panel * PANEL, &sums[..cols]);
+                }
+            }
         }
     }
 }

@@ -1,201 +1,268 @@
-//! `activation(x w^T + b)`, the operation that takes nearly all the time.
+//! `activation(x w^T + b)`, the operation that takes nearly all the time, and its gated form
+//! `activation(x g^T) * (x u^T)`, which feed-forward layers start with.
+//!
+//! What follows a product element by element is done while its tile is at hand ([`Epilogue`]), and the result is left
+//! in the form that its reader wants ([`Destination`]).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::math::activate;
-use super::tile::{self, Finish, LANES, Panels, Rows};
+use super::product::{Destination, Factors, PackedRows, Tile, multiply};
 use super::{Arithmetic, Kernel, share};
-use crate::device::cpu::memory::{Matrix, Words};
+use crate::device::cpu::memory::Matrix;
+use crate::device::cpu::weight::PackedWeight;
 use crate::graph::Activation;
 
-/// A weight `[out, in]` packed once, at compilation, as panels of 16 outputs.
-pub(crate) struct PackedWeight {
-    words: Words,
-    depth: usize,
-    cols: usize,
+/// Words of depth that a product goes through at once: so much of a panel (128 KB) and of a few blocks of rows stays in
+/// the second-level cache.
+const DEPTH_WORDS: usize = 1024;
+/// Blocks of rows that a task takes at most, for the same reason.
+const TASK_BLOCKS: usize = 8;
+/// Tasks per thread that a product is split into where it is large enough, so that all threads end together.
+const TASKS_PER_THREAD: usize = 24;
+/// Words of depth times tiles below which another task costs more than it saves: some microseconds.
+const TASK_WORDS: usize = 256;
+/// The first blocks of a task that fetch the next panel ahead, a quarter each.
+const FETCHING_BLOCKS: usize = 4;
+
+/// How the tiles of a product are dealt into tasks: groups of blocks of rows times groups of panels.
+#[derive(Clone, Copy)]
+struct Grid {
+    blocks: usize,
+    panels: usize,
+    block_groups: usize,
+    panel_groups: usize,
+    threads: usize,
 }
 
-impl PackedWeight {
-    /// Room for a weight of `cols` outputs and `depth` inputs.
-    pub fn new(depth: usize, cols: usize) -> Self {
-        Self { words: Words::new(Panels::words(depth, cols)), depth, cols }
+impl Grid {
+    fn new(x: &PackedRows, panels: usize, threads: usize) -> Self {
+        let blocks = x.blocks.count();
+        let largest = (blocks * panels * x.words / TASK_WORDS).max(1);
+        let wanted = if threads == 1 { 1 } else { (TASKS_PER_THREAD * threads).min(largest) };
+        let mut block_groups = blocks.div_ceil(TASK_BLOCKS);
+        let panel_groups = wanted.div_ceil(block_groups).min(panels);
+        if block_groups * panel_groups < wanted {
+            block_groups = wanted.div_ceil(panel_groups).min(blocks);
+        }
+        Self { blocks, panels, block_groups, panel_groups, threads }
     }
 
-    pub fn panels(&self) -> Panels {
-        Panels { data: self.words.as_ptr(), depth: self.depth, cols: self.cols }
+    fn tasks(&self) -> usize {
+        self.block_groups * self.panel_groups
     }
 
-    /// Fills one panel. `copy_row(output, row)` copies that output's row of the weight into `row`, `[depth]`.
-    ///
+    /// Blocks and panels of a task. Neighbouring tasks share their panels, so that threads read them from a shared cache.
+    #[inline(always)]
+    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        (
+            share(self.blocks, self.block_groups, task % self.block_groups),
+            share(self.panels, self.panel_groups, task / self.block_groups),
+        )
+    }
+
+    /// The panel that a thread will probably go to after `panel`, which is one of `panels`.
+    #[inline(always)]
+    fn after(&self, panel: usize, panels: &Range<usize>) -> usize {
+        if panel + 1 < panels.end { panel + 1 } else { panels.end + (self.threads - 1) * panels.len() }
+    }
+}
+
+/// What happens to `x w^T` element by element, in this order; all of it is optional.
+#[derive(Clone, Copy)]
+pub(crate) struct Epilogue {
+    /// `[1, columns]`
+    pub bias: Option<Matrix>,
+    pub activation: Option<Activation>,
+    /// `a + scale * result`; a's rows are repeated as often as the result needs.
+    pub add: Option<(Matrix, f32)>,
+}
+
+impl Epilogue {
     /// # Safety
-    /// Nobody else may touch the panel meanwhile.
-    pub unsafe fn fill_panel(&self, panel: usize, row: &mut [f32], copy_row: impl Fn(usize, &mut [f32])) {
-        let outputs = panel * LANES..self.cols.min((panel + 1) * LANES);
-        // SAFETY: the panel lies within the words, and the caller has it for itself.
-        let data = unsafe {
-            let start = self.words.as_ptr().add(panel * self.depth * LANES);
-            std::slice::from_raw_parts_mut(start, self.depth * LANES)
-        };
-        for (lane, output) in outputs.enumerate() {
-            copy_row(output, row);
-            for (words, &value) in data.as_chunks_mut::<LANES>().0.iter_mut().zip(row.iter()) {
-                words[lane] = value;
+    /// Bias and addend must be alive and nobody may write them meanwhile.
+    #[inline(always)]
+    unsafe fn apply<A: Arithmetic>(&self, tile: &mut Tile, block: &Range<usize>, col: usize) {
+        for (sums, row) in tile.0.iter_mut().zip(block.clone()) {
+            if let Some(bias) = self.bias {
+                // SAFETY: promised by the caller.
+                let bias = unsafe { &bias.row(0)[col..] };
+                for (sum, &bias) in sums.iter_mut().zip(bias) {
+                    *sum += bias;
+                }
+            }
+            if let Some(activation) = self.activation {
+                activate_all::<A>(activation, sums);
+            }
+            if let Some((a, scale)) = self.add {
+                // SAFETY: promised by the caller.
+                let a = unsafe { &a.row(row % a.rows)[col..] };
+                for (sum, &a) in sums.iter_mut().zip(a) {
+                    *sum = A::mul_add(scale, *sum, a);
+                }
             }
         }
     }
 }
 
-/// Words of x that a task goes through for each panel: half of a usual second-level cache, the panel has the rest.
-const BLOCK_WORDS: usize = 48 * 1024;
-/// Tasks per thread, so that one that is interrupted leaves its share to the others.
-const TASKS_PER_THREAD: usize = 4;
+/// Each activation in a loop of its own, so that the choice is not made for every element.
+#[inline(always)]
+fn activate_all<A: Arithmetic>(activation: Activation, values: &mut [f32]) {
+    match activation {
+        Activation::GeluTanh => {
+            values.iter_mut().for_each(|x| *x = activate::<A>(Activation::GeluTanh, *x));
+        }
+        Activation::Silu => values.iter_mut().for_each(|x| *x = activate::<A>(Activation::Silu, *x)),
+    }
+}
 
 pub(crate) struct Linear {
-    x: Matrix,
+    x: PackedRows,
     weight: Arc<PackedWeight>,
-    bias: Option<Matrix>,
-    activation: Option<Activation>,
-    out: Matrix,
-    row_blocks: usize,
-    panel_blocks: usize,
+    epilogue: Epilogue,
+    to: Destination,
+    grid: Grid,
 }
 
 impl Linear {
     pub fn new(
-        x: Matrix,
+        x: PackedRows,
         weight: Arc<PackedWeight>,
-        bias: Option<Matrix>,
-        activation: Option<Activation>,
-        out: Matrix,
+        epilogue: Epilogue,
+        to: Destination,
         threads: usize,
     ) -> Self {
-        let row_blocks = (x.rows * x.cols).div_ceil(BLOCK_WORDS).clamp(1, x.rows.div_ceil(6));
-        let wanted = (TASKS_PER_THREAD * threads).div_ceil(row_blocks);
-        let panel_blocks = if threads == 1 { 1 } else { wanted.min(weight.panels().count()) };
-        Self { x, weight, bias, activation, out, row_blocks, panel_blocks }
-    }
-}
-
-/// Bias, activation, and the place of the result.
-struct ToOutput<'a> {
-    bias: Option<&'a [f32]>,
-    activation: Option<Activation>,
-    out: Matrix,
-    first_row: usize,
-}
-
-impl Finish for ToOutput<'_> {
-    #[inline(always)]
-    unsafe fn finish<A: Arithmetic>(&self, row: usize, col: usize, sums: &mut [f32; LANES]) {
-        // SAFETY: the row is this task's; promised by the caller of `multiply`.
-        let out = unsafe { &mut self.out.row_mut(self.first_row + row)[col..] };
-        if let Some(bias) = self.bias {
-            for (sum, &bias) in sums.iter_mut().zip(&bias[col..]) {
-                *sum += bias;
-            }
-        }
-        match self.activation {
-            None => {}
-            // Each in a loop of its own, so that the choice is not made for every element.
-            Some(Activation::GeluTanh) => {
-                for sum in sums.iter_mut() {
-                    *sum = activate::<A>(Activation::GeluTanh, *sum);
-                }
-            }
-            Some(Activation::Silu) => {
-                for sum in sums.iter_mut() {
-                    *sum = activate::<A>(Activation::Silu, *sum);
-                }
-            }
-        }
-        match out.first_chunk_mut::<LANES>() {
-            Some(out) => *out = *sums,
-            None => out.copy_from_slice(&sums[..out.len()]),
-        }
+        let grid = Grid::new(&x, weight.panels().count(), threads);
+        Self { x, weight, epilogue, to, grid }
     }
 }
 
 impl Kernel for Linear {
     fn tasks(&self) -> usize {
-        self.row_blocks * self.panel_blocks
+        self.grid.tasks()
     }
 
     #[inline(always)]
     unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
-        // Neighbouring tasks share the rows of x, so that threads read them from a shared cache.
-        let rows = share(self.x.rows, self.row_blocks, task / self.panel_blocks);
-        let panels = share(self.weight.panels().count(), self.panel_blocks, task % self.panel_blocks);
-        // SAFETY: rows and panels are within x and the weight; tasks write disjoint parts of `out`.
-        unsafe {
-            let a = Rows {
-                data: self.x.data.add(rows.start * self.x.stride).cast_const(),
-                stride: self.x.stride,
-                rows: rows.len(),
-            };
-            let to = ToOutput {
-                bias: self.bias.map(|bias| bias.row(0)),
-                activation: self.activation,
-                out: self.out,
-                first_row: rows.start,
-            };
-            for panel in panels {
-                tile::multiply::<A>(a, self.weight.panels(), panel, &to);
+        let (blocks, panels) = self.grid.task(task);
+        let weight = self.weight.panels();
+        // Between parts of the depth the sums wait in the result's rows.
+        let parts = if self.to.rows.is_some() { self.x.words.div_ceil(DEPTH_WORDS) } else { 1 };
+        for part in 0..parts {
+            let depth = share(self.x.words, parts, part);
+            for panel in panels.clone() {
+                let (col, after) = (panel * super::product::PANEL, self.grid.after(panel, &panels));
+                for block in blocks.clone() {
+                    let rows = self.x.blocks.range(block);
+                    let mut tile = Tile::zero();
+                    // SAFETY: blocks and panels are within x and the weight; tasks write disjoint parts of the result.
+                    unsafe {
+                        if let (Some(to), 1..) = (self.to.rows, part) {
+                            load(to, &rows, col, &mut tile);
+                        }
+                        let factors = Factors {
+                            precision: self.x.precision,
+                            rows: rows.len(),
+                            left: self.x.at(&rows, depth.start),
+                            panel: weight.at(panel, depth.start),
+                            words: depth.len(),
+                            ahead: ahead(weight.at(after, depth.start), block - blocks.start, depth.len()),
+                        };
+                        multiply::<A>(factors, &mut tile);
+                        if part + 1 == parts {
+                            self.epilogue.apply::<A>(&mut tile, &rows, col);
+                            self.to.store(&tile, &rows, col);
+                        } else {
+                            Destination { packed: None, ..self.to }.store(&tile, &rows, col);
+                        }
+                    }
+                }
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::Isa;
-    use super::super::testing::{Owned, assert_close, run};
-    use super::*;
+/// The part of the panel that comes next which block number `block` of a task fetches; null for those that fetch none.
+#[inline(always)]
+fn ahead(panel: *const f32, block: usize, words: usize) -> *const f32 {
+    if block < FETCHING_BLOCKS { panel.wrapping_add(block * words * 8) } else { std::ptr::null() }
+}
 
-    #[test]
-    fn a_linear_is_its_formula_on_every_size() {
-        for isa in Isa::available() {
-            for (rows, depth, cols) in [(1, 1, 1), (7, 5, 16), (13, 33, 47), (6, 588, 64), (200, 300, 35)] {
-                let (x, w, bias) =
-                    (Owned::random(rows, depth, 1), Owned::random(cols, depth, 2), Owned::random(1, cols, 3));
-                let packed = PackedWeight::new(depth, cols);
-                let mut row = vec![0.0; depth];
-                for panel in 0..packed.panels().count() {
-                    // SAFETY: one panel at a time.
-                    unsafe {
-                        packed.fill_panel(panel, &mut row, |output, row| {
-                            row.copy_from_slice(&w.values()[output * depth..][..depth]);
-                        });
+/// The sums that an earlier part of the depth has left.
+///
+/// # Safety
+/// The rows must be this task's.
+#[inline(always)]
+unsafe fn load(from: Matrix, block: &Range<usize>, col: usize, tile: &mut Tile) {
+    for (sums, row) in tile.0.iter_mut().zip(block.clone()) {
+        // SAFETY: promised by the caller.
+        let values = unsafe { &from.row(row)[col..] };
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum = value;
+        }
+    }
+}
+
+/// `activation(x g^T) * (x u^T)`
+pub(crate) struct GatedLinear {
+    x: PackedRows,
+    gate: Arc<PackedWeight>,
+    up: Arc<PackedWeight>,
+    activation: Activation,
+    to: Destination,
+    grid: Grid,
+}
+
+impl GatedLinear {
+    pub fn new(
+        x: PackedRows,
+        gate: Arc<PackedWeight>,
+        up: Arc<PackedWeight>,
+        activation: Activation,
+        to: Destination,
+        threads: usize,
+    ) -> Self {
+        let grid = Grid::new(&x, up.panels().count(), threads);
+        Self { x, gate, up, activation, to, grid }
+    }
+}
+
+impl Kernel for GatedLinear {
+    fn tasks(&self) -> usize {
+        self.grid.tasks()
+    }
+
+    #[inline(always)]
+    unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
+        let (blocks, panels) = self.grid.task(task);
+        for panel in panels.clone() {
+            let after = self.grid.after(panel, &panels);
+            for block in blocks.clone() {
+                let rows = self.x.blocks.range(block);
+                let mut tiles = [Tile::zero(), Tile::zero()];
+                // SAFETY: blocks and panels are within x and the weights; tasks write disjoint parts of the result.
+                unsafe {
+                    for (tile, weight) in tiles.iter_mut().zip([&self.gate, &self.up]) {
+                        let weight = weight.panels();
+                        let factors = Factors {
+                            precision: self.x.precision,
+                            rows: rows.len(),
+                            left: self.x.at(&rows, 0),
+                            panel: weight.at(panel, 0),
+                            words: self.x.words,
+                            ahead: ahead(weight.at(after, 0), block - blocks.start, self.x.words),
+                        };
+                        multiply::<A>(factors, tile);
                     }
-                }
-                let packed = Arc::new(packed);
-                // Rounding of a sum grows with its length.
-                let tolerance = 1e-7 * (8 + depth) as f64;
-                for threads in [1, 3] {
-                    for activation in [None, Some(Activation::GeluTanh), Some(Activation::Silu)] {
-                        let out = Owned::zeros(rows, cols);
-                        let bias_matrix = Some(bias.matrix());
-                        let kernel = Linear::new(
-                            x.matrix(),
-                            packed.clone(),
-                            bias_matrix,
-                            activation,
-                            out.matrix(),
-                            threads,
-                        );
-                        run(kernel, isa);
-                        assert_close(&format!("{isa} {rows}x{depth}x{cols}"), &out, tolerance, |r, c| {
-                            let sum: f64 = (0..depth).map(|k| x.at(r, k) * w.at(c, k)).sum();
-                            let y = sum + bias.at(0, c);
-                            match activation {
-                                None => y,
-                                Some(Activation::Silu) => y / (1.0 + (-y).exp()),
-                                Some(Activation::GeluTanh) => {
-                                    let u = (2.0 / std::f64::consts::PI).sqrt() * (y + 0.044715 * y * y * y);
-                                    0.5 * y * (1.0 + u.tanh())
-                                }
-                            }
-                        });
+                    let [gate, up] = &mut tiles;
+                    for (gate, up) in gate.0[..rows.len()].iter_mut().zip(&mut up.0) {
+                        activate_all::<A>(self.activation, gate);
+                        for (up, gate) in up.iter_mut().zip(gate.iter()) {
+                            *up *= gate;
+                        }
                     }
+                    self.to.store(up, &rows, panel * super::product::PANEL);
                 }
             }
         }

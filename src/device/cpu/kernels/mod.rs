@@ -9,21 +9,29 @@ pub(super) mod linear;
 mod math;
 pub(super) mod norm;
 pub(super) mod positions;
+pub(super) mod product;
 pub(super) mod rotary;
 pub(super) mod shape;
-mod tile;
 
 use std::fmt;
 use std::ops::Range;
 
+use self::product::{Factors, Tile, lanes};
+
 /// The instruction sets that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// What every CPU of this architecture has.
+    /// What every CPU of this architecture has: SSE2 or NEON.
     Portable,
     /// x86-64 with AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// x86-64 with AVX-512 (F, BW, DQ, VL).
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// The same with products of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -31,10 +39,33 @@ impl Isa {
     pub fn available() -> Vec<Self> {
         let mut sets = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            sets.push(Isa::Avx2);
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            let each = [
+                (Isa::Avx2, avx2),
+                (Isa::Avx512, avx2 && avx512),
+                (Isa::Avx512Bf16, avx2 && avx512 && is_x86_feature_detected!("avx512bf16")),
+            ];
+            sets.extend(each.into_iter().filter_map(|(isa, there)| there.then_some(isa)));
         }
         sets
+    }
+
+    /// Rows of the largest tile.
+    pub(super) fn tile_rows(self) -> usize {
+        match self {
+            Isa::Portable => Portable::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86::Avx2::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86::Avx512::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => x86::Avx512Bf16::ROWS,
+        }
     }
 }
 
@@ -44,35 +75,108 @@ impl fmt::Display for Isa {
             Isa::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => "avx512bf16",
         })
     }
 }
 
 /// What differs between instruction sets in the source; the compiler's vectoriser does the rest.
 pub(super) trait Arithmetic {
+    /// Rows of the largest tile.
+    const ROWS: usize;
+
     /// `a * b + c`, rounded once where the CPU can do that in one instruction.
     fn mul_add(a: f32, b: f32, c: f32) -> f32;
+
+    /// # Safety
+    /// As [`product::multiply`], on a CPU that has the instructions.
+    unsafe fn multiply(factors: Factors, tile: &mut Tile);
 }
 
-/// Multiply, round, add, round.
-struct Separate;
+/// What every CPU of this architecture has.
+struct Portable;
 
-impl Arithmetic for Separate {
+impl Arithmetic for Portable {
+    const ROWS: usize = lanes::ROWS;
+
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a * b + c
+        // Every 64-bit ARM has the fused instruction; on x86-64 without FMA it would be a call.
+        if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
+    }
+
+    unsafe fn multiply(factors: Factors, tile: &mut Tile) {
+        // SAFETY: promised by the caller.
+        unsafe { lanes::multiply::<Self>(factors, tile) }
     }
 }
 
-/// Fused multiply-add.
-struct Fused;
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    //! The instruction sets of x86-64. `multiply` is a call into code compiled for them; all else is inlined into it.
 
-impl Arithmetic for Fused {
-    #[inline(always)]
-    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
+    use super::product::{Factors, MOST_ROWS, Tile, avx512, lanes};
+    use super::{Arithmetic, Kernel};
+
+    macro_rules! arithmetic {
+        ($name:ident, $run:ident, $rows:expr, $multiply:path, $features:literal) => {
+            pub struct $name;
+
+            impl Arithmetic for $name {
+                const ROWS: usize = $rows;
+
+                #[inline(always)]
+                fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+                    a.mul_add(b, c)
+                }
+
+                #[inline(always)]
+                unsafe fn multiply(factors: Factors, tile: &mut Tile) {
+                    // SAFETY: promised by the caller.
+                    unsafe { $multiply(factors, tile) }
+                }
+            }
+
+            /// # Safety
+            /// As [`Kernel::run`], on a CPU with these features.
+            #[target_feature(enable = $features)]
+            pub unsafe fn $run<K: Kernel>(kernel: &K, task: usize, scratch: *mut f32) {
+                // SAFETY: promised by the caller.
+                unsafe { kernel.run::<$name>(task, scratch) }
+            }
+        };
+    }
+
+    arithmetic!(Avx2, run_avx2, lanes::ROWS, lanes_avx2, "avx2,fma");
+    arithmetic!(
+        Avx512,
+        run_avx512,
+        MOST_ROWS,
+        avx512::multiply,
+        "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"
+    );
+    arithmetic!(
+        Avx512Bf16,
+        run_avx512_bf16,
+        MOST_ROWS,
+        avx512::multiply_bf16,
+        "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+    );
+
+    /// # Safety
+    /// As [`Arithmetic::multiply`].
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn lanes_avx2(factors: Factors, tile: &mut Tile) {
+        // SAFETY: promised by the caller.
+        unsafe { lanes::multiply::<Avx2>(factors, tile) }
     }
 }
+
+/// Elements that the compiler works on at once in plain loops: one AVX-512 register, two of AVX2.
+const LANES: usize = 16;
 
 /// One operation on buffers that never move, split into tasks that may run at the same time.
 pub(super) trait Kernel: Send + Sync {
@@ -122,21 +226,18 @@ impl<K: Kernel> Step for Compiled<K> {
     unsafe fn run(&self, task: usize, scratch: *mut f32) {
         match self.isa {
             // SAFETY: promised by the caller.
-            Isa::Portable => unsafe { self.kernel.run::<Separate>(task, scratch) },
+            Isa::Portable => unsafe { self.kernel.run::<Portable>(task, scratch) },
             // SAFETY: promised by the caller, and the CPU has the features: that is what `isa` says.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { run_avx2(&self.kernel, task, scratch) },
+            Isa::Avx2 => unsafe { x86::run_avx2(&self.kernel, task, scratch) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { x86::run_avx512(&self.kernel, task, scratch) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => unsafe { x86::run_avx512_bf16(&self.kernel, task, scratch) },
         }
     }
-}
-
-/// # Safety
-/// As [`Kernel::run`], on a CPU with these features.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2<K: Kernel>(kernel: &K, task: usize, scratch: *mut f32) {
-    // SAFETY: promised by the caller.
-    unsafe { kernel.run::<Fused>(task, scratch) }
 }
 
 /// Elements below which another task costs more than it saves.

@@ -1,7 +1,8 @@
-//! Norms over rows, in f32: LayerNorm (vision) and Gemma's RMSNorm.
+//! Norms over rows, in f32: LayerNorm (vision) and Gemma's RMSNorm. Most of them feed a product, so the result is packed
+//! for it on the way.
 
-use super::tile::LANES;
-use super::{Arithmetic, Kernel, row_tasks, share};
+use super::product::Destination;
+use super::{Arithmetic, Kernel, LANES, row_tasks, share};
 use crate::device::cpu::memory::Matrix;
 
 pub(crate) enum Norm {
@@ -16,7 +17,7 @@ pub(crate) struct NormRows {
     pub epsilon: f32,
     pub x: Matrix,
     pub weight: Matrix,
-    pub out: Matrix,
+    pub to: Destination,
     pub threads: usize,
 }
 
@@ -25,12 +26,18 @@ impl Kernel for NormRows {
         row_tasks(self.x.rows, self.x.cols, self.threads)
     }
 
+    /// One row.
+    fn scratch(&self) -> usize {
+        self.x.cols
+    }
+
     #[inline(always)]
-    unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
+    unsafe fn run<A: Arithmetic>(&self, task: usize, scratch: *mut f32) {
         for row in share(self.x.rows, self.tasks(), task) {
             // SAFETY: promised by the caller; tasks have different rows.
             unsafe {
-                let (x, weight, out) = (self.x.row(row), self.weight.row(0), self.out.row_mut(row));
+                let (x, weight) = (self.x.row(row), self.weight.row(0));
+                let out = std::slice::from_raw_parts_mut(scratch, x.len());
                 let width = x.len() as f32;
                 match &self.norm {
                     Norm::Layer { bias } => {
@@ -49,6 +56,7 @@ impl Kernel for NormRows {
                         }
                     }
                 }
+                self.to.store_row(row, 0, out);
             }
         }
     }
@@ -84,7 +92,7 @@ mod tests {
                     epsilon: 1e-6,
                     x: x.matrix(),
                     weight: weight.matrix(),
-                    out: out.matrix(),
+                    to: out.rows(),
                     threads: 3,
                 };
                 let mean = |r: usize, term: &dyn Fn(f64) -> f64| {

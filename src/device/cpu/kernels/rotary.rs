@@ -43,6 +43,19 @@ pub(crate) struct Rotary {
     pub threads: usize,
 }
 
+/// Rotates one head's `x` into `out` by a row of the table.
+#[inline(always)]
+pub(super) fn rotate(x: &[f32], table: &[f32], out: &mut [f32]) {
+    let half = table.len() / 2;
+    let (cosines, sines) = table.split_at(half);
+    let (a, b) = x.split_at(half);
+    let (out_a, out_b) = out.split_at_mut(half);
+    for i in 0..half {
+        out_a[i] = a[i] * cosines[i] - b[i] * sines[i];
+        out_b[i] = b[i] * cosines[i] + a[i] * sines[i];
+    }
+}
+
 impl Kernel for Rotary {
     fn tasks(&self) -> usize {
         row_tasks(self.x.rows, self.x.cols, self.threads)
@@ -50,18 +63,12 @@ impl Kernel for Rotary {
 
     #[inline(always)]
     unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
-        let half = self.table.cols / 2;
+        let head_dim = self.table.cols;
         for row in share(self.x.rows, self.tasks(), task) {
             // SAFETY: promised by the caller; tasks have different rows.
             let (x, table, out) = unsafe { (self.x.row(row), self.table.row(row), self.out.row_mut(row)) };
-            let (cosines, sines) = table.split_at(half);
-            for head in 0..self.heads {
-                let (a, b) = x[head * 2 * half..][..2 * half].split_at(half);
-                let (out_a, out_b) = out[head * 2 * half..][..2 * half].split_at_mut(half);
-                for i in 0..half {
-                    out_a[i] = a[i] * cosines[i] - b[i] * sines[i];
-                    out_b[i] = b[i] * cosines[i] + a[i] * sines[i];
-                }
+            for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).take(self.heads) {
+                rotate(x, table, out);
             }
         }
     }

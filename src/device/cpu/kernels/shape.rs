@@ -1,5 +1,7 @@
-//! Operations that only move words: copies (for concatenation, and results that must lie elsewhere) and patches.
+//! Operations that only move elements: copies (for concatenation, and results that must lie elsewhere), packing for
+//! products, and patches.
 
+use super::product::PackedRows;
 use super::{Arithmetic, Kernel, row_tasks, share};
 use crate::device::cpu::memory::Matrix;
 
@@ -20,6 +22,27 @@ impl Kernel for Copy {
         for row in share(self.x.rows, self.tasks(), task) {
             // SAFETY: promised by the caller; tasks have different rows.
             unsafe { self.out.row_mut(row).copy_from_slice(self.x.row(row)) }
+        }
+    }
+}
+
+/// Packs rows for the products that read them.
+pub(crate) struct Pack {
+    pub x: Matrix,
+    pub to: PackedRows,
+    pub threads: usize,
+}
+
+impl Kernel for Pack {
+    fn tasks(&self) -> usize {
+        row_tasks(self.x.rows, self.x.cols, self.threads)
+    }
+
+    #[inline(always)]
+    unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
+        for row in share(self.x.rows, self.tasks(), task) {
+            // SAFETY: promised by the caller; tasks have different rows.
+            unsafe { self.to.pack(row, 0, self.x.row(row)) }
         }
     }
 }

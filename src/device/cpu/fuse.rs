@@ -1,0 +1,183 @@
+//! Which nodes the CPU computes inside others, and in which form each value is wanted. Made once per compilation, read by
+//! `lower`.
+//!
+//! A sum or an Euler step is done while the tile of the product that feeds it is at hand; queries and keys are rotated
+//! while they are packed for their attention; keys that are joined from parts are packed from these. All of it only
+//! where nobody else reads the value in between.
+
+use std::collections::HashMap;
+
+use crate::graph::{Graph, Node, Op, Source, ValueId};
+
+/// What the CPU makes of a graph's nodes besides one kernel each.
+pub(super) struct Fusion {
+    /// By node: computed within its reader.
+    pub absorbed: Vec<bool>,
+    /// Sums and Euler steps by node: `addend + scale * linear`.
+    pub sums: HashMap<usize, Sum>,
+    /// Attentions by node.
+    pub attentions: HashMap<usize, AttentionInputs>,
+    /// By value: somebody reads its rows.
+    pub rows: Vec<bool>,
+    /// By value: a product reads it.
+    pub packed: Vec<bool>,
+}
+
+/// A linear with something added to it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Sum {
+    pub linear: usize,
+    pub addend: ValueId,
+    pub scale: f32,
+}
+
+/// Rows, and the rotary table that turns them on their way if any.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rotated {
+    pub x: ValueId,
+    pub table: Option<ValueId>,
+}
+
+/// What an attention reads of its own sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct AttentionInputs {
+    pub query: Rotated,
+    pub keys: Vec<Rotated>,
+    pub values: Vec<Rotated>,
+}
+
+impl Fusion {
+    pub fn of(graph: &Graph, constant: &[bool]) -> Self {
+        let uses = graph.use_counts();
+        let mut fusion = Self {
+            absorbed: vec![false; graph.nodes.len()],
+            sums: HashMap::new(),
+            attentions: HashMap::new(),
+            rows: vec![false; graph.values.len()],
+            packed: vec![false; graph.values.len()],
+        };
+        // The node that makes a value which only one node reads.
+        let only_for_reader = |id: ValueId| match graph.value(id).source {
+            Source::Node(index) if uses[id.index()] == 1 && !constant[id.index()] => {
+                Some((index, &graph.nodes[index]))
+            }
+            _ => None,
+        };
+        for (index, node) in graph.nodes.iter().enumerate() {
+            match &node.op {
+                Op::Add => {
+                    let [a, b] = [node.operands[0], node.operands[1]];
+                    let scale = 1.0;
+                    fusion.sum(index, graph, only_for_reader(b), Sum { linear: 0, addend: a, scale }, node);
+                    fusion.sum(index, graph, only_for_reader(a), Sum { linear: 0, addend: b, scale }, node);
+                }
+                Op::EulerStep { dt } => {
+                    let sum = Sum { linear: 0, addend: node.operands[0], scale: *dt };
+                    fusion.sum(index, graph, only_for_reader(node.operands[1]), sum, node);
+                }
+                Op::Attention(_) => {
+                    let inputs = fusion.attention(node, &only_for_reader);
+                    fusion.attentions.insert(index, inputs);
+                }
+                _ => {}
+            }
+        }
+        fusion.forms(graph);
+        fusion
+    }
+
+    /// Notes that node `index` is a sum with `linear`, if that is a linear with as many rows.
+    fn sum(&mut self, index: usize, graph: &Graph, linear: Option<(usize, &Node)>, sum: Sum, node: &Node) {
+        if let Some((linear, of)) = linear
+            && matches!(of.op, Op::Linear { .. })
+            && graph.shape(of.result) == graph.shape(node.result)
+            && !self.sums.contains_key(&index)
+        {
+            self.absorbed[linear] = true;
+            self.sums.insert(index, Sum { linear, ..sum });
+        }
+    }
+
+    fn attention<'a>(
+        &mut self,
+        node: &Node,
+        only_for_reader: &impl Fn(ValueId) -> Option<(usize, &'a Node)>,
+    ) -> AttentionInputs {
+        let rotated = |fusion: &mut Self, x: ValueId| match only_for_reader(x) {
+            Some((index, Node { op: Op::Rotary { .. }, operands, .. })) => {
+                fusion.absorbed[index] = true;
+                Rotated { x: operands[0], table: Some(operands[1]) }
+            }
+            _ => Rotated { x, table: None },
+        };
+        let parts = |fusion: &mut Self, x: ValueId| match only_for_reader(x) {
+            Some((index, Node { op: Op::Concat { axis: 0 }, operands, .. })) => {
+                fusion.absorbed[index] = true;
+                operands.iter().map(|&part| rotated(fusion, part)).collect()
+            }
+            _ => vec![rotated(fusion, x)],
+        };
+        AttentionInputs {
+            query: rotated(self, node.operands[0]),
+            keys: parts(self, node.operands[1]),
+            values: parts(self, node.operands[2]),
+        }
+    }
+
+    /// Products read their left side packed, everybody else reads rows.
+    fn forms(&mut self, graph: &Graph) {
+        for node in &graph.nodes {
+            let product = matches!(node.op, Op::Linear { .. } | Op::GatedLinear { .. });
+            for (position, operand) in node.operands.iter().enumerate() {
+                let form = if product && position == 0 { &mut self.packed } else { &mut self.rows };
+                form[operand.index()] = true;
+            }
+        }
+        for binding in graph.results() {
+            self.rows[binding.value.index()] = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{GraphBuilder, TensorType};
+
+    fn of(graph: &Graph) -> Fusion {
+        Fusion::of(graph, &graph.constants())
+    }
+
+    #[test]
+    fn a_residual_is_added_by_its_linear_unless_that_is_read_elsewhere() {
+        for read in [false, true] {
+            let mut b = GraphBuilder::new("test");
+            let (x, w) = (b.input("x", TensorType::f32([2, 4])), b.weight("w", &[4, 4]));
+            let y = b.linear("linear", x, w, None).unwrap();
+            let sum = b.add("sum", x, y).unwrap();
+            b.output("sum", sum);
+            if read {
+                b.output("y", y);
+            }
+            let fusion = of(&b.finish());
+            assert_eq!(fusion.absorbed, [!read, false]);
+            let expected = (!read).then_some(Sum { linear: 0, addend: x, scale: 1.0 });
+            assert_eq!(fusion.sums.get(&1).copied(), expected);
+            assert!(fusion.packed[x.index()] && fusion.rows[x.index()]);
+        }
+    }
+
+    #[test]
+    fn repeated_rows_are_an_addend_but_never_the_product() {
+        let mut b = GraphBuilder::new("test");
+        let (x, w) = (b.input("x", TensorType::f32([6, 4])), b.weight("w", &[4, 4]));
+        let few = b.rows("few", x, 0, 3).unwrap();
+        let (many, less) = (b.linear("many", x, w, None).unwrap(), b.linear("less", few, w, None).unwrap());
+        let sum = b.add("sum", many, less).unwrap();
+        b.output("sum", sum);
+        let graph = b.finish();
+        let fusion = of(&graph);
+        assert_eq!(fusion.sums.len(), 1);
+        assert_eq!(graph.nodes[fusion.sums[&3].linear].name, "many");
+    }
+}
