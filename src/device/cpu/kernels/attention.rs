@@ -239,7 +239,9 @@ impl Kernel for Attend {
                     Some(table) => rotate(query, table.row(first_row + row), row_scratch),
                     None => row_scratch.copy_from_slice(query),
                 }
-                row_scratch.iter_mut().for_each(|x| *x *= self.scale);
+                for x in row_scratch.iter_mut() {
+                    *x *= self.scale;
+                }
                 queries.pack(row, 0, row_scratch);
             }
 
@@ -283,10 +285,15 @@ impl Kernel for Attend {
                 }
                 let cols = PANEL.min(self.head_dim - panel * PANEL);
                 for (row, sums) in tile.0[..rows].iter_mut().enumerate() {
-                    sums.iter_mut().for_each(|sum| *sum *= inverse_sums[row]);
+                    for sum in sums.iter_mut() {
+                        *sum *= inverse_sums[row];
+                    }
                     self.to.store_row(first_row + row, head * self.head_dim + panel * PANEL, &sums[..cols]);
                 }
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,20 +131,30 @@ impl Packing {
                         pack_row(shape.precision, row, start.add(lane), PANEL);
                     }
                     // What an earlier use of this memory left behind must not reach the scores as NaN.
-                    words.iter_mut().for_each(|word| word[lanes..].fill(0.0));
+                    for word in words.iter_mut() {
+                        word[lanes..].fill(0.0);
+                    }
                 }
                 Side::Values => {
                     for (index, word) in words.iter_mut().enumerate() {
-                        let row = |key: usize| &self.row(first_row + key, head, scratch)[first..][..lanes];
                         match shape.precision {
-                            Precision::F32 => word[..lanes].copy_from_slice(row(index)),
-                            Precision::Bf16 if 2 * index + 1 < shape.length => {
-                                let values = row(2 * index).iter().zip(row(2 * index + 1));
-                                word.iter_mut().zip(values).for_each(|(word, (&a, &b))| *word = pair(a, b));
+                            Precision::F32 => {
+                                let row = self.row(first_row + index, head, scratch);
+                                word[..lanes].copy_from_slice(&row[first..][..lanes]);
                             }
                             Precision::Bf16 => {
-                                let values = word.iter_mut().zip(row(2 * index));
-                                values.for_each(|(word, &a)| *word = pair(a, 0.0));
+                                let even = self.row(first_row + 2 * index, head, scratch);
+                                let even = &even[first..][..lanes];
+                                if 2 * index + 1 < shape.length {
+                                    let odd = self.row(first_row + 2 * index + 1, head, scratch);
+                                    for ((word, &a), &b) in word.iter_mut().zip(even).zip(&odd[first..]) {
+                                        *word = pair(a, b);
+                                    }
+                                } else {
+                                    for (word, &a) in word.iter_mut().zip(even) {
+                                        *word = pair(a, 0.0);
+                                    }
+                                }
                             }
                         }
                         word[lanes..].fill(0.0);

@@ -111,9 +111,15 @@ impl Epilogue {
 fn activate_all<A: Arithmetic>(activation: Activation, values: &mut [f32]) {
     match activation {
         Activation::GeluTanh => {
-            values.iter_mut().for_each(|x| *x = activate::<A>(Activation::GeluTanh, *x));
+            for x in values {
+                *x = activate::<A>(Activation::GeluTanh, *x);
+            }
         }
-        Activation::Silu => values.iter_mut().for_each(|x| *x = activate::<A>(Activation::Silu, *x)),
+        Activation::Silu => {
+            for x in values {
+                *x = activate::<A>(Activation::Silu, *x);
+            }
+        }
     }
 }
 
@@ -268,3 +274,6 @@ impl Kernel for GatedLinear {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

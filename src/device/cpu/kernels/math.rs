@@ -42,7 +42,9 @@ pub(super) fn activate<A: Arithmetic>(activation: Activation, x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Fused, Separate};
+    use super::super::Portable;
+    #[cfg(target_arch = "x86_64")]
+    use super::super::x86::Avx2;
     use super::*;
 
     fn check_exp<A: Arithmetic>() {
@@ -59,8 +61,10 @@ mod tests {
 
     #[test]
     fn exp_is_exact_to_two_units_in_the_last_place() {
-        check_exp::<Separate>();
-        check_exp::<Fused>();
+        check_exp::<Portable>();
+        // The fused operation, in software where the test is not compiled for it.
+        #[cfg(target_arch = "x86_64")]
+        check_exp::<Avx2>();
     }
 
     #[test]
@@ -71,7 +75,7 @@ mod tests {
             let gelu = 0.5 * x * (1.0 + u.tanh());
             let silu = x / (1.0 + (-x).exp());
             for (activation, expected) in [(Activation::GeluTanh, gelu), (Activation::Silu, silu)] {
-                let found = f64::from(activate::<Separate>(activation, x as f32));
+                let found = f64::from(activate::<Portable>(activation, x as f32));
                 assert!((found - expected).abs() < 1e-6 * (1.0 + expected.abs()), "{activation:?}({x})");
             }
         }

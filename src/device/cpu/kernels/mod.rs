@@ -260,7 +260,11 @@ pub(super) mod testing {
     //! Runs kernels on every instruction set of this machine, and compares with plain f64 formulas.
 
     use super::super::memory::{Matrix, Words};
+    use super::product::{Destination, PackedRows, Precision, RowBlocks, bf16_bits};
+    use super::shape::Pack;
     use super::*;
+
+    pub const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
     /// A matrix with memory of its own.
     pub struct Owned {
@@ -291,6 +295,22 @@ pub(super) mod testing {
             owned
         }
 
+        /// The same values, rounded to what `precision` stores.
+        pub fn rounded(&self, precision: Precision) -> Self {
+            Self::filled(self.rows, self.cols, |row, col| {
+                let value = self.words.as_slice()[row * self.cols + col];
+                match precision {
+                    Precision::F32 => value,
+                    Precision::Bf16 => f32::from_bits(bf16_bits(value) << 16),
+                }
+            })
+        }
+
+        /// A destination that is these rows.
+        pub fn destination(&self) -> Destination {
+            Destination { rows: Some(self.matrix()), packed: None }
+        }
+
         pub fn integers(values: &[i32]) -> Self {
             Self::filled(1, values.len(), |_, col| f32::from_bits(values[col] as u32))
         }
@@ -305,6 +325,48 @@ pub(super) mod testing {
 
         pub fn values(&self) -> &[f32] {
             self.words.as_slice()
+        }
+    }
+
+    /// Packed rows with memory of their own.
+    pub struct OwnedPacked {
+        _words: Owned,
+        pub rows: PackedRows,
+    }
+
+    impl OwnedPacked {
+        /// Room for `[rows, cols]`; NaN stands for what an earlier use of the memory left.
+        pub fn empty(rows: usize, cols: usize, precision: Precision, isa: Isa) -> Self {
+            let words = precision.words(cols);
+            let memory = Owned::filled(1, rows * words, |_, _| f32::NAN);
+            let blocks = RowBlocks { rows, most: isa.tile_rows() };
+            let rows = PackedRows { data: memory.matrix().data, blocks, words, precision };
+            Self { _words: memory, rows }
+        }
+
+        pub fn of(x: &Owned, precision: Precision, isa: Isa) -> Self {
+            let packed = Self::empty(x.rows, x.cols, precision, isa);
+            run(Pack { x: x.matrix(), to: packed.rows, threads: 2 }, isa);
+            packed
+        }
+
+        /// What is packed, as rows.
+        pub fn unpacked(&self, cols: usize) -> Owned {
+            let PackedRows { blocks, precision, .. } = self.rows;
+            Owned::filled(blocks.rows, cols, |row, col| {
+                let block = blocks.around(row);
+                let (word, second) = match precision {
+                    Precision::F32 => (col, false),
+                    Precision::Bf16 => (col / 2, col % 2 == 1),
+                };
+                // SAFETY: the word lies within the block, and the memory is alive.
+                let bits = unsafe { *self.rows.at(&block, word).add(row - block.start) }.to_bits();
+                match precision {
+                    Precision::F32 => f32::from_bits(bits),
+                    Precision::Bf16 if second => f32::from_bits(bits & 0xffff_0000),
+                    Precision::Bf16 => f32::from_bits(bits << 16),
+                }
+            })
         }
     }
 

@@ -92,7 +92,7 @@ mod tests {
                     epsilon: 1e-6,
                     x: x.matrix(),
                     weight: weight.matrix(),
-                    to: out.rows(),
+                    to: out.destination(),
                     threads: 3,
                 };
                 let mean = |r: usize, term: &dyn Fn(f64) -> f64| {

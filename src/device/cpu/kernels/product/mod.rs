@@ -295,4 +295,4 @@ impl Destination {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
