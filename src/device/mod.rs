@@ -45,6 +45,8 @@ pub trait Device: Send {
 pub struct StepTime {
     /// Name of the graph's node that the step computes, or the last of them.
     pub node: String,
+    /// What the device runs for it.
+    pub kernel: &'static str,
     pub time: Duration,
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::kernels::product::Precision;
-use super::memory::Words;
+use super::memory::{WeightMemory, Words};
 use super::pool::Pool;
 use super::weight::PackedWeight;
 use crate::device::{DeviceError, Progress};
@@ -21,6 +21,7 @@ pub(super) struct Loader<'a> {
     pub progress: &'a dyn Progress,
     pub pool: &'a mut Pool,
     pub packed: &'a mut PackedWeights,
+    pub memory: &'a mut WeightMemory,
 }
 
 impl Loader<'_> {
@@ -47,7 +48,7 @@ impl Loader<'_> {
         }
         let ty = &graph.value(value).ty;
         let (outputs, depth) = (ty.rows(), ty.columns());
-        let packed = Arc::new(PackedWeight::new(precision, depth, outputs));
+        let packed = Arc::new(PackedWeight::new(precision, depth, outputs, self.memory));
         let rows: Vec<Words> = (0..self.pool.threads()).map(|_| Words::new(depth)).collect();
         self.pool.run(packed.panels().count(), &|panel, thread| {
             // SAFETY: every thread has a row of its own, every panel one task.

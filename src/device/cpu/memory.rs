@@ -2,6 +2,9 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::Arc;
+
+use memmap2::{Advice, MmapMut};
 
 /// Alignment of every buffer: a cache line, and the widest vector register.
 const ALIGN_BYTES: usize = 64;
@@ -11,6 +14,15 @@ pub(super) const ALIGN_WORDS: usize = ALIGN_BYTES / 4;
 pub(super) struct Words {
     data: NonNull<f32>,
     len: usize,
+    owner: Owner,
+}
+
+enum Owner {
+    Heap,
+    /// Part of a mapping that lives as long as any of its parts.
+    Mapping {
+        _whole: Arc<MmapMut>,
+    },
 }
 
 // SAFETY: `Words` owns its memory like a `Vec<f32>` does.
@@ -21,12 +33,12 @@ unsafe impl Sync for Words {}
 impl Words {
     pub fn new(len: usize) -> Self {
         if len == 0 {
-            return Self { data: NonNull::dangling(), len };
+            return Self { data: NonNull::dangling(), len, owner: Owner::Heap };
         }
         // SAFETY: the layout has a size above zero.
         let data = unsafe { alloc_zeroed(Self::layout(len)) };
         match NonNull::new(data.cast()) {
-            Some(data) => Self { data, len },
+            Some(data) => Self { data, len, owner: Owner::Heap },
             None => handle_alloc_error(Self::layout(len)),
         }
     }
@@ -60,10 +72,50 @@ impl Words {
 
 impl Drop for Words {
     fn drop(&mut self) {
-        if self.len > 0 {
+        if let (Owner::Heap, 1..) = (&self.owner, self.len) {
             // SAFETY: allocated in `new` with the same layout.
             unsafe { dealloc(self.data.as_ptr().cast(), Self::layout(self.len)) }
         }
+    }
+}
+
+/// Bytes of a mapping. What is not handed out of it is never touched, and so takes no memory.
+const MAPPING_BYTES: usize = 256 << 20;
+/// Size of a huge page: gigabytes of weights in pages of 4 KB keep the CPU busy with looking up where they are.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Hands out memory for weights, one after another, from large mappings in huge pages where the system has them.
+#[derive(Default)]
+pub(super) struct WeightMemory {
+    mapping: Option<Arc<MmapMut>>,
+    used_bytes: usize,
+}
+
+impl WeightMemory {
+    pub fn words(&mut self, len: usize) -> Words {
+        let bytes = aligned(len) * 4;
+        if len == 0 || bytes > self.free_bytes() && !self.map(bytes.max(MAPPING_BYTES)) {
+            return Words::new(len);
+        }
+        let Some(mapping) = self.mapping.clone() else { return Words::new(len) };
+        // SAFETY: the words lie within the mapping, and nobody else gets them.
+        let data = unsafe { NonNull::new_unchecked(mapping.as_ptr().add(self.used_bytes).cast_mut().cast()) };
+        self.used_bytes += bytes;
+        Words { data, len, owner: Owner::Mapping { _whole: mapping } }
+    }
+
+    fn free_bytes(&self) -> usize {
+        self.mapping.as_ref().map_or(0, |mapping| mapping.len() - self.used_bytes)
+    }
+
+    /// Starts a new mapping with `bytes` from a huge page's start on; false when there is none to be had.
+    fn map(&mut self, bytes: usize) -> bool {
+        let Ok(mapping) = MmapMut::map_anon(bytes + HUGE_PAGE_BYTES) else { return false };
+        // Smaller pages do as well, if more slowly.
+        let _ = mapping.advise(Advice::HugePage);
+        self.used_bytes = mapping.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        self.mapping = Some(Arc::new(mapping));
+        true
     }
 }
 
@@ -186,6 +238,20 @@ mod tests {
         }
         let total: usize = lifetimes.iter().map(|lifetime| lifetime.words).sum();
         assert!(size * 5 < total, "{size} of {total} words: buffers do not share");
+    }
+
+    #[test]
+    fn weights_get_memory_of_their_own() {
+        let mut memory = WeightMemory::default();
+        // The last one is larger than what is left of the first mapping.
+        let mut all = [37, 1, 100_000, MAPPING_BYTES / 4].map(|len| memory.words(len));
+        for words in &mut all {
+            assert_eq!(words.as_ptr().addr() % ALIGN_BYTES, 0);
+            let last = words.len() - 1;
+            let values = words.as_mut_slice();
+            assert_eq!((values[0], values[last]), (0.0, 0.0), "words are zero, and nobody else's");
+            (values[0], values[last]) = (1.0, 1.0);
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub use kernels::product::Precision;
 
 use self::compile::{Residents, Target};
 use self::load::{Loader, PackedWeights};
+use self::memory::WeightMemory;
 use self::pool::Pool;
 use self::program::Program;
 use super::{Device, DeviceError, DeviceOptions, ProgramId, Progress, StepTime};
@@ -39,6 +40,7 @@ pub struct CpuDevice {
     programs: Vec<Program>,
     residents: Residents,
     packed: PackedWeights,
+    memory: WeightMemory,
     pool: Pool,
     isa: Isa,
     precision: Precision,
@@ -74,6 +76,7 @@ impl CpuDevice {
             programs: Vec::new(),
             residents: Residents::new(),
             packed: PackedWeights::new(),
+            memory: WeightMemory::default(),
             pool,
             isa,
             precision,
@@ -98,7 +101,13 @@ impl Device for CpuDevice {
     ) -> Result<ProgramId, DeviceError> {
         let target = Target { isa: self.isa, threads: self.pool.threads(), precision: self.precision };
         progress.begin(&format!("compiling {}", graph.name), weight_bytes(graph, weights)?);
-        let loader = Loader { weights, progress, pool: &mut self.pool, packed: &mut self.packed };
+        let loader = Loader {
+            weights,
+            progress,
+            pool: &mut self.pool,
+            packed: &mut self.packed,
+            memory: &mut self.memory,
+        };
         let program = compile::compile(graph, target, loader, &mut self.residents);
         progress.end();
         let program = program?;

@@ -77,7 +77,7 @@ impl Program {
         for NamedStep { node, step } in &self.steps {
             let start = Instant::now();
             run_step(&**step, &self.scratch, pool);
-            times.push(StepTime { node: node.clone(), time: start.elapsed() });
+            times.push(StepTime { node: node.clone(), kernel: step.name(), time: start.elapsed() });
         }
         times
     }

@@ -1,7 +1,7 @@
 //! Weights as the products read them: packed once, at compilation. Made by `load`, read by `kernels::linear`.
 
 use super::kernels::product::{PANEL, Panels, Precision};
-use super::memory::Words;
+use super::memory::{WeightMemory, Words};
 
 /// A weight `[out, in]` packed as panels of 32 outputs.
 pub(super) struct PackedWeight {
@@ -13,17 +13,12 @@ pub(super) struct PackedWeight {
 
 impl PackedWeight {
     /// Room for a weight of `cols` outputs and `depth` inputs.
-    pub fn new(precision: Precision, depth: usize, cols: usize) -> Self {
-        Self { words: Words::new(Panels::words(precision, depth, cols)), depth, cols, precision }
+    pub fn new(precision: Precision, depth: usize, cols: usize, memory: &mut WeightMemory) -> Self {
+        Self { words: memory.words(Panels::words(precision, depth, cols)), depth, cols, precision }
     }
 
     pub fn panels(&self) -> Panels {
         Panels { data: self.words.as_ptr(), words: self.precision.words(self.depth), cols: self.cols }
-    }
-
-    /// Bytes in memory.
-    pub fn bytes(&self) -> usize {
-        4 * self.words.len()
     }
 
     /// Fills one panel. `copy_row(output, row)` copies that output's row of the weight into `row`, `[depth]`.

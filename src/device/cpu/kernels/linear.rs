@@ -8,25 +8,22 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::math::activate;
-use super::product::{Destination, Factors, PackedRows, Tile, multiply};
+use super::product::{Destination, Factors, PANEL, PackedRows, Panels, Tile, multiply};
 use super::{Arithmetic, Kernel, share};
 use crate::device::cpu::memory::Matrix;
 use crate::device::cpu::weight::PackedWeight;
 use crate::graph::Activation;
 
-/// Words of depth that a product goes through at once: so much of a panel (128 KB) and of a few blocks of rows stays in
-/// the second-level cache.
-const DEPTH_WORDS: usize = 1024;
-/// Blocks of rows that a task takes at most, for the same reason.
-const TASK_BLOCKS: usize = 8;
-/// Tasks per thread that a product is split into where it is large enough, so that all threads end together.
-const TASKS_PER_THREAD: usize = 24;
-/// Words of depth times tiles below which another task costs more than it saves: some microseconds.
+/// Words of depth times tiles below which another task costs more than it saves: two microseconds.
 const TASK_WORDS: usize = 256;
-/// The first blocks of a task that fetch the next panel ahead, a quarter each.
-const FETCHING_BLOCKS: usize = 4;
+/// Most blocks of rows whose products are so short that the next panel has to be fetched ahead, a quarter by each of the
+/// first four.
+const FETCHING_BLOCKS: usize = 8;
 
-/// How the tiles of a product are dealt into tasks: groups of blocks of rows times groups of panels.
+/// How the tiles of a product are dealt into tasks. A task goes through its panels and for each of them through all
+/// blocks of rows: the panel stays in the second-level cache, the rows stream from the third. Only where there are too
+/// few panels are the blocks dealt out as well. (Dividing the depth, or the blocks into groups that fit the second-level
+/// cache, was slower for every size of pi0.)
 #[derive(Clone, Copy)]
 struct Grid {
     blocks: usize,
@@ -39,13 +36,10 @@ struct Grid {
 impl Grid {
     fn new(x: &PackedRows, panels: usize, threads: usize) -> Self {
         let blocks = x.blocks.count();
-        let largest = (blocks * panels * x.words / TASK_WORDS).max(1);
-        let wanted = if threads == 1 { 1 } else { (TASKS_PER_THREAD * threads).min(largest) };
-        let mut block_groups = blocks.div_ceil(TASK_BLOCKS);
-        let panel_groups = wanted.div_ceil(block_groups).min(panels);
-        if block_groups * panel_groups < wanted {
-            block_groups = wanted.div_ceil(panel_groups).min(blocks);
-        }
+        let most = (blocks * panels * x.words / TASK_WORDS).max(1);
+        // As many for each thread, or one panel each: then all threads end together.
+        let panel_groups = if most < panels { (most / threads * threads).max(1) } else { panels };
+        let block_groups = if panels < 2 * threads { (most / panels).clamp(1, blocks) } else { 1 };
         Self { blocks, panels, block_groups, panel_groups, threads }
     }
 
@@ -62,10 +56,15 @@ impl Grid {
         )
     }
 
-    /// The panel that a thread will probably go to after `panel`, which is one of `panels`.
+    /// The part, of the panel that a thread will probably go to after `panel` of `panels`, that block `block` fetches
+    /// ahead; null if none.
     #[inline(always)]
-    fn after(&self, panel: usize, panels: &Range<usize>) -> usize {
-        if panel + 1 < panels.end { panel + 1 } else { panels.end + (self.threads - 1) * panels.len() }
+    fn ahead(&self, weight: &Panels, panel: usize, panels: &Range<usize>, block: usize) -> *const f32 {
+        if self.blocks > FETCHING_BLOCKS || block >= 4 {
+            return std::ptr::null();
+        }
+        let step = if panel + 1 < panels.end { 1 } else { 1 + (self.threads - 1) * panels.len() };
+        weight.at(panel + step, 0).wrapping_add(block * weight.words * PANEL / 4)
     }
 }
 
@@ -153,59 +152,25 @@ impl Kernel for Linear {
     unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
         let (blocks, panels) = self.grid.task(task);
         let weight = self.weight.panels();
-        // Between parts of the depth the sums wait in the result's rows.
-        let parts = if self.to.rows.is_some() { self.x.words.div_ceil(DEPTH_WORDS) } else { 1 };
-        for part in 0..parts {
-            let depth = share(self.x.words, parts, part);
-            for panel in panels.clone() {
-                let (col, after) = (panel * super::product::PANEL, self.grid.after(panel, &panels));
-                for block in blocks.clone() {
-                    let rows = self.x.blocks.range(block);
-                    let mut tile = Tile::zero();
-                    // SAFETY: blocks and panels are within x and the weight; tasks write disjoint parts of the result.
-                    unsafe {
-                        if let (Some(to), 1..) = (self.to.rows, part) {
-                            load(to, &rows, col, &mut tile);
-                        }
-                        let factors = Factors {
-                            precision: self.x.precision,
-                            rows: rows.len(),
-                            left: self.x.at(&rows, depth.start),
-                            panel: weight.at(panel, depth.start),
-                            words: depth.len(),
-                            ahead: ahead(weight.at(after, depth.start), block - blocks.start, depth.len()),
-                        };
-                        multiply::<A>(factors, &mut tile);
-                        if part + 1 == parts {
-                            self.epilogue.apply::<A>(&mut tile, &rows, col);
-                            self.to.store(&tile, &rows, col);
-                        } else {
-                            Destination { packed: None, ..self.to }.store(&tile, &rows, col);
-                        }
-                    }
+        for panel in panels.clone() {
+            for block in blocks.clone() {
+                let rows = self.x.blocks.range(block);
+                let mut tile = Tile::zero();
+                // SAFETY: blocks and panels are within x and the weight; tasks write disjoint parts of the result.
+                unsafe {
+                    let factors = Factors {
+                        precision: self.x.precision,
+                        rows: rows.len(),
+                        left: self.x.at(&rows, 0),
+                        panel: weight.at(panel, 0),
+                        words: self.x.words,
+                        ahead: self.grid.ahead(&weight, panel, &panels, block),
+                    };
+                    multiply::<A>(factors, &mut tile);
+                    self.epilogue.apply::<A>(&mut tile, &rows, panel * PANEL);
+                    self.to.store(&tile, &rows, panel * PANEL);
                 }
             }
-        }
-    }
-}
-
-/// The part of the panel that comes next which block number `block` of a task fetches; null for those that fetch none.
-#[inline(always)]
-fn ahead(panel: *const f32, block: usize, words: usize) -> *const f32 {
-    if block < FETCHING_BLOCKS { panel.wrapping_add(block * words * 8) } else { std::ptr::null() }
-}
-
-/// The sums that an earlier part of the depth has left.
-///
-/// # Safety
-/// The rows must be this task's.
-#[inline(always)]
-unsafe fn load(from: Matrix, block: &Range<usize>, col: usize, tile: &mut Tile) {
-    for (sums, row) in tile.0.iter_mut().zip(block.clone()) {
-        // SAFETY: promised by the caller.
-        let values = unsafe { &from.row(row)[col..] };
-        for (sum, &value) in sums.iter_mut().zip(values) {
-            *sum = value;
         }
     }
 }
@@ -243,7 +208,6 @@ impl Kernel for GatedLinear {
     unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
         let (blocks, panels) = self.grid.task(task);
         for panel in panels.clone() {
-            let after = self.grid.after(panel, &panels);
             for block in blocks.clone() {
                 let rows = self.x.blocks.range(block);
                 let mut tiles = [Tile::zero(), Tile::zero()];
@@ -257,7 +221,7 @@ impl Kernel for GatedLinear {
                             left: self.x.at(&rows, 0),
                             panel: weight.at(panel, 0),
                             words: self.x.words,
-                            ahead: ahead(weight.at(after, 0), block - blocks.start, self.x.words),
+                            ahead: self.grid.ahead(&weight, panel, &panels, block),
                         };
                         multiply::<A>(factors, tile);
                     }
@@ -268,7 +232,7 @@ impl Kernel for GatedLinear {
                             *up *= gate;
                         }
                     }
-                    self.to.store(up, &rows, panel * super::product::PANEL);
+                    self.to.store(up, &rows, panel * PANEL);
                 }
             }
         }

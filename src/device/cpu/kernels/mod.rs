@@ -197,6 +197,8 @@ pub(super) trait Kernel: Send + Sync {
 
 /// A kernel compiled for the instruction set of this machine.
 pub(super) trait Step: Send + Sync {
+    /// The kernel's name.
+    fn name(&self) -> &'static str;
     fn tasks(&self) -> usize;
     fn scratch(&self) -> usize;
     /// # Safety
@@ -215,6 +217,11 @@ pub(super) fn compiled<K: Kernel + 'static>(kernel: K, isa: Isa) -> Box<dyn Step
 }
 
 impl<K: Kernel> Step for Compiled<K> {
+    fn name(&self) -> &'static str {
+        let path = std::any::type_name::<K>();
+        path.rsplit("::").next().unwrap_or(path)
+    }
+
     fn tasks(&self) -> usize {
         self.kernel.tasks()
     }
