@@ -7,16 +7,17 @@
 
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/model.rs"]
+mod model;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use golden::{Golden, Tensor};
-use pi0_node::device::cpu::{CpuDevice, Isa, Precision};
-use pi0_node::device::{Device, DeviceOptions, Silent};
-use pi0_node::graph::{Graph, HostTensor};
-use pi0_node::policy::intermediates::in_golden_layout;
-use pi0_node::policy::{Intermediates, PolicyGraphs};
+use model::{Difference, graphs, run};
+use pi0_node::device::cpu::{Isa, Precision};
+use pi0_node::graph::HostTensor;
+use pi0_node::policy::Intermediates;
 
 const RELATIVE_RMS: f64 = 1e-5;
 const LARGEST_ACTION_DIFFERENCE: f64 = 1e-4;
@@ -36,57 +37,11 @@ fn cases() -> &'static [Case] {
         combinations
             .map(|(file, isa)| {
                 let golden = Golden::load(file);
-                let found = run(&golden, isa, &Intermediates::All);
+                let found = run(&golden, &graphs(&golden, &Intermediates::All), isa, Precision::F32);
                 Case { name: format!("{file} ({isa})"), golden, found }
             })
             .collect()
     })
-}
-
-fn cameras(golden: &Golden) -> usize {
-    (0..).take_while(|camera| golden.inputs.contains_key(&format!("image_{camera}"))).count()
-}
-
-/// Both programs on the golden inputs; every output in the golden layout.
-fn run(golden: &Golden, isa: Isa, intermediates: &Intermediates) -> BTreeMap<String, Tensor> {
-    let graphs = PolicyGraphs::build(&golden.config, cameras(golden), intermediates).unwrap();
-    let mut device =
-        CpuDevice::with_isa(DeviceOptions { threads: 2, precision: Precision::F32 }, isa).unwrap();
-    let programs =
-        [&graphs.perceive, &graphs.act].map(|graph| (device.compile(graph, golden, &Silent).unwrap(), graph));
-    let mut found = BTreeMap::new();
-    // Twice, because the second run finds buffers as the first one left them.
-    for _ in 0..2 {
-        for (program, graph) in programs {
-            for (_, value) in graph.inputs() {
-                device.write(program, &value.name, golden.inputs[&value.name].data.view()).unwrap();
-            }
-            device.run(program).unwrap();
-            for binding in &graph.outputs {
-                found.insert(binding.name.clone(), read(&mut device, program, graph, binding, golden));
-            }
-        }
-    }
-    found
-}
-
-fn read(
-    device: &mut CpuDevice,
-    program: pi0_node::device::ProgramId,
-    graph: &Graph,
-    binding: &pi0_node::graph::Binding,
-    golden: &Golden,
-) -> Tensor {
-    let ty = &graph.value(binding.value).ty;
-    let mut data = HostTensor::zeros(ty);
-    device.read(program, &binding.name, &mut data).unwrap();
-    match data {
-        HostTensor::F32(values) => {
-            let (shape, values) = in_golden_layout(&golden.config, &binding.name, &ty.shape, values);
-            Tensor { shape, data: HostTensor::F32(values) }
-        }
-        data => Tensor { shape: [&[1], &ty.shape[..]].concat(), data },
-    }
 }
 
 /// Compares every golden value whose name starts with one of `prefixes`; at least one per file must be there.
@@ -106,34 +61,12 @@ fn compare(prefixes: &[&str]) {
 fn compare_one(case: &Case, name: &str, expected: &Tensor) {
     let found =
         case.found.get(name).unwrap_or_else(|| panic!("{}: '{name}' is not among our values", case.name));
-    assert_eq!(found.shape, expected.shape, "{}: shape of {name}", case.name);
-    // What masked tokens hold is nobody's business: no valid token sees them.
-    let rows = valid_rows(case, name, expected);
-    let (mut difference, mut size, mut largest) = (0.0, 0.0, 0.0f64);
-    let width = *expected.shape.last().unwrap();
-    for (index, (found, expected)) in found.numbers().into_iter().zip(expected.numbers()).enumerate() {
-        if rows.as_ref().is_none_or(|rows| rows[index / width % rows.len()]) {
-            difference += (found - expected).powi(2);
-            size += expected * expected;
-            largest = largest.max((found - expected).abs());
-        }
-    }
-    let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
-    println!("{} {name}: relative rms {relative:.1e}, largest difference {largest:.1e}", case.name);
-    assert!(relative <= RELATIVE_RMS, "{} {name}: relative rms {relative:e}", case.name);
+    let Difference { relative_rms, largest, .. } = Difference::of(&case.golden, name, found, expected);
+    println!("{} {name}: relative rms {relative_rms:.1e}, largest difference {largest:.1e}", case.name);
+    assert!(relative_rms <= RELATIVE_RMS, "{} {name}: relative rms {relative_rms:e}", case.name);
     if name == "actions" {
         assert!(largest <= LARGEST_ACTION_DIFFERENCE, "{} {name}: largest difference {largest:e}", case.name);
     }
-}
-
-/// Which tokens of a prefix value count; `None` for values that have no masked tokens.
-fn valid_rows(case: &Case, name: &str, expected: &Tensor) -> Option<Vec<bool>> {
-    let masked = name.starts_with("cache_") || name == "prefix_out";
-    let HostTensor::Bool(mask) = &case.golden.outputs["prefix_pad_mask"].data else {
-        panic!("the mask is bool")
-    };
-    assert!(!masked || expected.shape[expected.shape.len() - 2] == mask.len());
-    masked.then(|| mask.clone())
 }
 
 #[test]
@@ -244,7 +177,8 @@ fn every_golden_value_is_compared() {
 #[test]
 fn actions_are_the_same_without_intermediate_values() {
     for case in cases().iter().filter(|case| case.name.contains("portable")) {
-        let plain = run(&case.golden, Isa::Portable, &Intermediates::None);
+        let plain =
+            run(&case.golden, &graphs(&case.golden, &Intermediates::None), Isa::Portable, Precision::F32);
         assert_eq!(plain.len(), 1);
         assert_eq!(plain["actions"].data, case.found["actions"].data, "{}", case.name);
     }
@@ -259,7 +193,7 @@ fn leaving_an_absent_camera_out_gives_the_reference_s_actions() {
     golden.inputs.insert("image_1".into(), last);
     let mask = Tensor { shape: vec![1, 2], data: HostTensor::Bool(vec![true; 2]) };
     golden.inputs.insert("image_masks".into(), mask);
-    let found = run(&golden, Isa::Portable, &Intermediates::None);
+    let found = run(&golden, &graphs(&golden, &Intermediates::None), Isa::Portable, Precision::F32);
     let largest =
         found["actions"].numbers().iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(largest <= LARGEST_ACTION_DIFFERENCE, "{largest:e}");

@@ -123,7 +123,12 @@ impl GraphBuilder {
 
     pub fn linear(&mut self, name: &str, x: ValueId, weight: ValueId, bias: Option<ValueId>) -> Added {
         let operands: Vec<ValueId> = [x, weight].into_iter().chain(bias).collect();
-        self.add_node(name, Op::Linear { activation: None }, &operands)
+        self.add_node(name, Op::Linear { activation: None, exact: false }, &operands)
+    }
+
+    /// As [`Self::linear`] with a bias, keeping all bits that the device has.
+    pub fn exact_linear(&mut self, name: &str, x: ValueId, weight: ValueId, bias: ValueId) -> Added {
+        self.add_node(name, Op::Linear { activation: None, exact: true }, &[x, weight, bias])
     }
 
     pub fn layer_norm(

@@ -40,6 +40,9 @@ pub enum Op {
     /// `activation(x w^T + b)`: x `[rows, in]`, weight `[out, in]`, optional bias `[out]` or `[1, out]` -> `[rows, out]`.
     Linear {
         activation: Option<Activation>,
+        /// Few numbers pass through here, and they are the robot's own (state, actions, time): a device that computes in
+        /// fewer bits elsewhere keeps all that it can.
+        exact: bool,
     },
     /// `activation(x g^T) * (x u^T)`: x `[rows, in]`, weights g and u `[out, in]` -> `[rows, out]`.
     GatedLinear {

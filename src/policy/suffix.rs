@@ -1,10 +1,10 @@
 //! The suffix tokens (state, then noisy actions at a time) and the action expert over them. Called by `denoise`.
 
+use super::PrefixCache;
 use super::config::PolicyConfig;
 use super::gemma::{self, Context};
 use super::intermediates::Intermediates;
 use super::keys::EXPERT;
-use super::{PrefixCache, siglip};
 use crate::graph::builder::Added;
 use crate::graph::{Activation, GraphBuilder, GraphError, HostTensor, Op, ValueId};
 
@@ -14,20 +14,35 @@ const MAX_PERIOD: f64 = 4.0;
 
 /// The state as the suffix's first token: `[1, state_dim]` -> `[1, width]`.
 pub(super) fn embed_state(b: &mut GraphBuilder, config: &PolicyConfig, state: ValueId) -> Added {
-    siglip::dense(b, "state_proj", state, "state_proj", config.state_dim, config.expert.width)
+    exact_dense(b, "state_proj", state, "state_proj", config.state_dim, config.expert.width)
 }
 
 /// Noisy actions x_t `[horizon, action_dim]` at `time` -> `[horizon, width]`:
 /// `mlp_out(silu(mlp_in([action_in_proj(x_t), embedding(time)])))`.
 pub(super) fn embed_actions(b: &mut GraphBuilder, config: &PolicyConfig, x_t: ValueId, time: f32) -> Added {
     let width = config.expert.width;
-    let actions = siglip::dense(b, "action_in_proj", x_t, "action_in_proj", config.action_dim, width)?;
+    let actions = exact_dense(b, "action_in_proj", x_t, "action_in_proj", config.action_dim, width)?;
     let time = b.constant("time_embedding", &[1, width], HostTensor::F32(time_embedding(time, width)));
     let time = b.add_node("time_repeated", Op::Repeat { rows: config.action_horizon }, &[time])?;
     let both = b.concat("action_time", &[actions, time], 1)?;
-    let hidden = siglip::dense(b, "action_time_mlp_in", both, "action_time_mlp_in", 2 * width, width)?;
+    let hidden = exact_dense(b, "action_time_mlp_in", both, "action_time_mlp_in", 2 * width, width)?;
     let hidden = b.activate("silu", Activation::Silu, hidden)?;
-    siglip::dense(b, "action_time_mlp_out", hidden, "action_time_mlp_out", width, width)
+    exact_dense(b, "action_time_mlp_out", hidden, "action_time_mlp_out", width, width)
+}
+
+/// `x w^T + b` with the checkpoint's `key.weight` and `key.bias`, in all bits that the device has: the reference computes
+/// these projections in f32, whatever it computes the rest in.
+fn exact_dense(
+    b: &mut GraphBuilder,
+    name: &str,
+    x: ValueId,
+    key: &str,
+    input: usize,
+    output: usize,
+) -> Added {
+    let weight = b.weight(&format!("{key}.weight"), &[output, input]);
+    let bias = b.weight(&format!("{key}.bias"), &[output]);
+    b.exact_linear(name, x, weight, bias)
 }
 
 /// Sines then cosines of `2 pi t / period`, periods spaced geometrically from 4e-3 to 4.0, computed in f64
@@ -79,7 +94,7 @@ pub(super) fn velocity(
 ) -> Result<ValueId, GraphError> {
     intermediates.offer(b, &format!("expert_out_{step}"), out);
     let actions = b.rows("action_tokens", out, 1, config.suffix_tokens())?;
-    siglip::dense(b, "action_out_proj", actions, "action_out_proj", config.expert.width, config.action_dim)
+    exact_dense(b, "action_out_proj", actions, "action_out_proj", config.expert.width, config.action_dim)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// The files in f32; each has a different combination of cameras, masks and head layouts.
-pub const FILES: [&str; 3] = ["pi0_3cam_pad", "pi0_cam_absent_mid", "pi0_hd72_gqa"];
+pub const FILES: [&str; 4] = ["pi0_3cam_pad", "pi0_cam_absent_mid", "pi0_hd72_gqa", "pi0_bf16_f32ref"];
 
 #[derive(Clone)]
 pub struct Tensor {
@@ -69,6 +69,11 @@ fn tensor(dtype: Dtype, shape: &[usize], data: &[u8]) -> Tensor {
     let words = || data.as_chunks::<4>().0.iter();
     let data = match dtype {
         Dtype::F32 => HostTensor::F32(words().map(|&bytes| f32::from_le_bytes(bytes)).collect()),
+        Dtype::BF16 => {
+            let widened =
+                data.as_chunks::<2>().0.iter().map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32());
+            HostTensor::F32(widened.collect())
+        }
         Dtype::I32 => HostTensor::I32(words().map(|&bytes| i32::from_le_bytes(bytes)).collect()),
         Dtype::BOOL => HostTensor::Bool(data.iter().map(|&byte| byte != 0).collect()),
         other => panic!("golden files hold no {other}"),

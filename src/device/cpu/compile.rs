@@ -54,7 +54,7 @@ pub(super) struct Compiler<'a> {
     /// Contents of constants and small weights.
     contents: Vec<(View, HostTensor)>,
     /// Values that are there packed for products.
-    pub packed_rows: HashMap<ValueId, PackedView>,
+    pub packed_rows: HashMap<(ValueId, Precision), PackedView>,
     /// Past keys and values that are there packed for attentions.
     pub packed_pasts: HashMap<(ValueId, ValueId), PackedSegment>,
     /// Vocabulary size that each token list is looked up in.

@@ -21,6 +21,8 @@ pub(super) struct Fusion {
     pub rows: Vec<bool>,
     /// By value: a product reads it.
     pub packed: Vec<bool>,
+    /// By value: an exact product reads it.
+    pub packed_exact: Vec<bool>,
 }
 
 /// A linear with something added to it.
@@ -55,6 +57,7 @@ impl Fusion {
             attentions: HashMap::new(),
             rows: vec![false; graph.values.len()],
             packed: vec![false; graph.values.len()],
+            packed_exact: vec![false; graph.values.len()],
         };
         // The node that makes a value which only one node reads.
         let only_for_reader = |id: ValueId| match graph.value(id).source {
@@ -127,9 +130,12 @@ impl Fusion {
     /// Products read their left side packed, everybody else reads rows.
     fn forms(&mut self, graph: &Graph) {
         for node in &graph.nodes {
-            let product = matches!(node.op, Op::Linear { .. } | Op::GatedLinear { .. });
             for (position, operand) in node.operands.iter().enumerate() {
-                let form = if product && position == 0 { &mut self.packed } else { &mut self.rows };
+                let form = match (&node.op, position) {
+                    (Op::Linear { exact: true, .. }, 0) => &mut self.packed_exact,
+                    (Op::Linear { .. } | Op::GatedLinear { .. }, 0) => &mut self.packed,
+                    _ => &mut self.rows,
+                };
                 form[operand.index()] = true;
             }
         }

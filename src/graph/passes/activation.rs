@@ -23,11 +23,11 @@ pub fn fuse_activations(graph: Graph) -> Graph {
         let Some(linear) = nodes[producer].clone() else {
             continue;
         };
-        if linear.op != (Op::Linear { activation: None }) {
+        let Op::Linear { activation: None, exact } = linear.op else {
             continue;
-        }
+        };
         if let Some(node) = &mut nodes[index] {
-            node.op = Op::Linear { activation: Some(activation) };
+            node.op = Op::Linear { activation: Some(activation), exact };
             node.operands = linear.operands;
             node.name = linear.name;
         }
@@ -59,7 +59,7 @@ mod tests {
     fn an_activation_joins_its_linear() {
         let graph = gelu_of_linear(false);
         assert_eq!(graph.nodes.len(), 1);
-        assert_eq!(graph.nodes[0].op, Op::Linear { activation: Some(Activation::GeluTanh) });
+        assert_eq!(graph.nodes[0].op, Op::Linear { activation: Some(Activation::GeluTanh), exact: false });
         assert_eq!(graph.nodes[0].name, "fc1");
     }
 

@@ -27,7 +27,7 @@ fn gate(graph: &Graph, node: &Node, uses: &[usize]) -> Option<(Activation, [Valu
     }
     let linear = |id: ValueId| match graph.value(id).source {
         Source::Node(index) if uses[id.index()] == 1 => match &graph.nodes[index] {
-            Node { op: Op::Linear { activation }, operands, .. } if operands.len() == 2 => {
+            Node { op: Op::Linear { activation, exact: false }, operands, .. } if operands.len() == 2 => {
                 Some((*activation, operands[0], operands[1]))
             }
             _ => None,

@@ -6,12 +6,14 @@ use std::collections::HashMap;
 use super::{Graph, GraphError};
 use crate::graph::{GraphBuilder, Node, Op, Source, ValueId};
 
+const PLAIN: Op = Op::Linear { activation: None, exact: false };
+
 /// `linear(x, q)`, `linear(x, k)`, `linear(x, v)` become slices of `linear(x, [q; k; v])`: the weights one after another.
 pub fn fuse_projections(graph: Graph) -> Result<Graph, GraphError> {
     let constant = graph.constants();
     let mut groups: HashMap<(ValueId, bool), Vec<usize>> = HashMap::new();
     for (index, node) in graph.nodes.iter().enumerate() {
-        let plain = node.op == (Op::Linear { activation: None }) && !constant[node.operands[0].index()];
+        let plain = node.op == PLAIN && !constant[node.operands[0].index()];
         // Weights stay what the checkpoint holds; biases are lists.
         let weight = |id: &ValueId| matches!(graph.value(*id).source, Source::Weight { .. });
         if plain && node.operands[1..].iter().all(weight) {
@@ -57,7 +59,7 @@ fn fuse(
         let parts: Vec<ValueId> = members.iter().map(|node| node.operands[position]).collect();
         operands.push(b.add_node(&format!("{name}.{what}"), Op::Concat { axis: 0 }, &parts)?);
     }
-    let all = b.add_node(&name, Op::Linear { activation: None }, &operands)?;
+    let all = b.add_node(&name, PLAIN, &operands)?;
     let mut start = 0;
     for node in members {
         let end = start + b.graph().shape(node.operands[1])[0];

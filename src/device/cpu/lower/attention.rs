@@ -76,7 +76,7 @@ impl Compiler<'_> {
 
     /// Packed on the way out only where heads start at whole words.
     fn attention_place(&mut self, result: ValueId, attention: &Attention) -> Place {
-        if self.precision() == Precision::F32 || attention.head_dim.is_multiple_of(2) {
+        if attention.head_dim.is_multiple_of(2) || self.precision() == Precision::F32 {
             return self.place(result);
         }
         Place { rows: Some(self.rows_of(result)), packed: None }

@@ -25,10 +25,7 @@ impl Compiler<'_> {
         let threads = self.target.threads;
         if let Some(&sum) = self.fusion.sums.get(&index) {
             let linear = &graph.nodes[sum.linear];
-            let Op::Linear { activation } = linear.op else {
-                return Err(self.unsupported(&node.name, "a sum with what is no linear"));
-            };
-            return self.linear(&linear.operands, activation, Some((sum.addend, sum.scale)), node.result);
+            return self.linear(linear, Some((sum.addend, sum.scale)), node.result);
         }
         match node.op.clone() {
             // Views of the operand's buffer.
@@ -41,7 +38,7 @@ impl Compiler<'_> {
                 let x = self.view(node.operands[0])?;
                 self.layout.set(node.result, x.repeated(rows));
             }
-            Op::Linear { activation } => self.linear(&node.operands, activation, None, node.result)?,
+            Op::Linear { .. } => self.linear(node, None, node.result)?,
             Op::GatedLinear { activation } => self.gated_linear(node, activation)?,
             Op::Attention(attention) => self.attention(index, &attention)?,
             Op::LayerNorm { epsilon } => self.norm(node, epsilon)?,

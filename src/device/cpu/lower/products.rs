@@ -3,23 +3,26 @@
 use crate::device::DeviceError;
 use crate::device::cpu::compile::Compiler;
 use crate::device::cpu::kernels::linear::{Epilogue, GatedLinear, Linear};
-use crate::device::cpu::kernels::product::RowBlocks;
+use crate::device::cpu::kernels::product::{Precision, RowBlocks};
 use crate::device::cpu::kernels::shape::Pack;
 use crate::device::cpu::layout::{PackedView, Place};
-use crate::graph::{Activation, Node, ValueId};
+use crate::graph::{Activation, Node, Op, ValueId};
 
 impl Compiler<'_> {
-    /// `add.0 + add.1 * activation(x w^T + b)`, without the sum where there is none; operands x, w and perhaps b.
+    /// The linear `node` as `result`, which is `add.0 + add.1 * linear` where there is an `add`.
     pub(super) fn linear(
         &mut self,
-        operands: &[ValueId],
-        activation: Option<Activation>,
+        node: &Node,
         add: Option<(ValueId, f32)>,
         result: ValueId,
     ) -> Result<(), DeviceError> {
-        let threads = self.target.threads;
-        let x = self.packed(operands[0])?;
-        let weight = self.loader.packed(self.graph, operands[1], self.precision())?;
+        let Op::Linear { activation, exact } = node.op else {
+            return Err(self.unsupported(&node.name, "a sum with what is no linear"));
+        };
+        let (operands, threads) = (&node.operands, self.target.threads);
+        let precision = if exact { Precision::F32 } else { self.precision() };
+        let x = self.packed(operands[0], precision)?;
+        let weight = self.loader.packed(self.graph, operands[1], precision)?;
         let bias = operands.get(2).map(|&bias| self.view(bias)).transpose()?;
         let add = match add {
             Some((addend, scale)) => Some((self.view(addend)?, scale)),
@@ -40,8 +43,8 @@ impl Compiler<'_> {
 
     pub(super) fn gated_linear(&mut self, node: &Node, activation: Activation) -> Result<(), DeviceError> {
         let threads = self.target.threads;
-        let x = self.packed(node.operands[0])?;
         let precision = self.precision();
+        let x = self.packed(node.operands[0], precision)?;
         let gate = self.loader.packed(self.graph, node.operands[1], precision)?;
         let up = self.loader.packed(self.graph, node.operands[2], precision)?;
         let place = self.place(node.result);
@@ -52,38 +55,41 @@ impl Compiler<'_> {
     }
 
     /// A value packed for products, once however many of them read it.
-    fn packed(&mut self, x: ValueId) -> Result<PackedView, DeviceError> {
-        if let Some(&known) = self.packed_rows.get(&x) {
+    fn packed(&mut self, x: ValueId, precision: Precision) -> Result<PackedView, DeviceError> {
+        if let Some(&known) = self.packed_rows.get(&(x, precision)) {
             return Ok(known);
         }
         let from = self.view(x)?;
-        let to = self.packed_buffer(x);
+        let to = self.packed_buffer(x, precision);
         let threads = self.target.threads;
         self.draft([from, to.buffer], move |at| Pack { x: at.matrix(from), to: at.packed(to), threads });
-        self.packed_rows.insert(x, to);
         Ok(to)
     }
 
-    fn packed_buffer(&mut self, value: ValueId) -> PackedView {
+    fn packed_buffer(&mut self, value: ValueId, precision: Precision) -> PackedView {
         let ty = &self.graph.value(value).ty;
-        let precision = self.precision();
         let words = precision.words(ty.columns());
         let home = self.home();
-        PackedView {
+        let view = PackedView {
             buffer: self.layout.buffer(1, ty.rows() * words, home),
             blocks: RowBlocks { rows: ty.rows(), most: self.target.isa.tile_rows() },
             words,
             precision,
-        }
+        };
+        self.packed_rows.insert((value, precision), view);
+        view
     }
 
-    /// Places for a result in the forms that its readers want.
+    /// Places for a result in the forms that its readers want: rows, packed in one precision, or both. Packed in another
+    /// precision as well, it is made from the rows.
     pub(super) fn place(&mut self, result: ValueId) -> Place {
-        let (rows, packed) = (self.fusion.rows[result.index()], self.fusion.packed[result.index()]);
-        let packed = packed.then(|| self.packed_buffer(result));
-        if let Some(packed) = packed {
-            self.packed_rows.insert(result, packed);
-        }
+        let (usual, index) = (self.precision(), result.index());
+        let wanted = [(self.fusion.packed[index], usual), (self.fusion.packed_exact[index], Precision::F32)];
+        let mut precisions: Vec<Precision> =
+            wanted.into_iter().filter_map(|(wanted, precision)| wanted.then_some(precision)).collect();
+        precisions.dedup();
+        let rows = self.fusion.rows[index] || precisions.len() > 1;
+        let packed = precisions.first().map(|&precision| self.packed_buffer(result, precision));
         let home = self.home();
         let ty = &self.graph.value(result).ty;
         Place { rows: rows.then(|| self.layout.place(result, ty, home)), packed }

@@ -1,0 +1,114 @@
+//! Runs both programs of a golden model on the CPU, and measures how far values are apart. Used by the tests that compare
+//! with the reference.
+
+#![allow(dead_code, reason = "every test file uses a part of this")]
+
+use std::collections::BTreeMap;
+
+use pi0_node::device::cpu::{CpuDevice, Isa, Precision};
+use pi0_node::device::{Device, DeviceOptions, ProgramId, Silent};
+use pi0_node::graph::{Binding, Graph, HostTensor};
+use pi0_node::policy::intermediates::in_golden_layout;
+use pi0_node::policy::{Intermediates, PolicyGraphs};
+
+use super::golden::{Golden, Tensor};
+
+pub fn cameras(golden: &Golden) -> usize {
+    (0..).take_while(|camera| golden.inputs.contains_key(&format!("image_{camera}"))).count()
+}
+
+pub fn graphs(golden: &Golden, intermediates: &Intermediates) -> PolicyGraphs {
+    PolicyGraphs::build(&golden.config, cameras(golden), intermediates).unwrap()
+}
+
+/// Both programs on the golden inputs; every output in the golden layout.
+pub fn run(
+    golden: &Golden,
+    graphs: &PolicyGraphs,
+    isa: Isa,
+    precision: Precision,
+) -> BTreeMap<String, Tensor> {
+    let mut device = CpuDevice::with_isa(DeviceOptions { threads: 2, precision }, isa).unwrap();
+    let programs =
+        [&graphs.perceive, &graphs.act].map(|graph| (device.compile(graph, golden, &Silent).unwrap(), graph));
+    let mut found = BTreeMap::new();
+    // Twice, because the second run finds buffers as the first one left them.
+    for _ in 0..2 {
+        for (program, graph) in programs {
+            for (_, value) in graph.inputs() {
+                device.write(program, &value.name, golden.inputs[&value.name].data.view()).unwrap();
+            }
+            device.run(program).unwrap();
+            for binding in &graph.outputs {
+                found.insert(binding.name.clone(), read(&mut device, program, graph, binding, golden));
+            }
+        }
+    }
+    found
+}
+
+fn read(
+    device: &mut CpuDevice,
+    program: ProgramId,
+    graph: &Graph,
+    binding: &Binding,
+    golden: &Golden,
+) -> Tensor {
+    let ty = &graph.value(binding.value).ty;
+    let mut data = HostTensor::zeros(ty);
+    device.read(program, &binding.name, &mut data).unwrap();
+    match data {
+        HostTensor::F32(values) => {
+            let (shape, values) = in_golden_layout(&golden.config, &binding.name, &ty.shape, values);
+            Tensor { shape, data: HostTensor::F32(values) }
+        }
+        data => Tensor { shape: [&[1], &ty.shape[..]].concat(), data },
+    }
+}
+
+/// How far two tensors are apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference {
+    /// Root of the mean square of the difference, relative to that of the expected values.
+    pub relative_rms: f64,
+    pub largest: f64,
+    /// Pearson's correlation.
+    pub correlation: f64,
+}
+
+impl Difference {
+    /// Between a value `name` and what is expected of it, on the tokens that count: what masked ones hold is nobody's
+    /// business, since no valid token sees them.
+    pub fn of(golden: &Golden, name: &str, found: &Tensor, expected: &Tensor) -> Self {
+        assert_eq!(found.shape, expected.shape, "shape of {name}");
+        let rows = valid_rows(golden, name, expected);
+        let width = *expected.shape.last().unwrap();
+        let pairs: Vec<(f64, f64)> = found
+            .numbers()
+            .into_iter()
+            .zip(expected.numbers())
+            .enumerate()
+            .filter(|(index, _)| rows.as_ref().is_none_or(|rows| rows[index / width % rows.len()]))
+            .map(|(_, pair)| pair)
+            .collect();
+        let sum = |term: &dyn Fn(f64, f64) -> f64| pairs.iter().map(|&(x, y)| term(x, y)).sum::<f64>();
+        let count = pairs.len() as f64;
+        let (mean_x, mean_y) = (sum(&|x, _| x) / count, sum(&|_, y| y) / count);
+        let covariance = sum(&|x, y| (x - mean_x) * (y - mean_y));
+        let spread = (sum(&|x, _| (x - mean_x).powi(2)) * sum(&|_, y| (y - mean_y).powi(2))).sqrt();
+        let error = sum(&|x, y| (x - y).powi(2));
+        Self {
+            relative_rms: if error == 0.0 { 0.0 } else { (error / sum(&|_, y| y * y)).sqrt() },
+            largest: pairs.iter().map(|(x, y)| (x - y).abs()).fold(0.0, f64::max),
+            correlation: if error == 0.0 { 1.0 } else { covariance / spread },
+        }
+    }
+}
+
+/// Which tokens of a prefix value count; `None` for values that have no masked tokens.
+fn valid_rows(golden: &Golden, name: &str, expected: &Tensor) -> Option<Vec<bool>> {
+    let masked = name.starts_with("cache_") || name == "prefix_out";
+    let HostTensor::Bool(mask) = &golden.outputs["prefix_pad_mask"].data else { panic!("the mask is bool") };
+    assert!(!masked || expected.shape[expected.shape.len() - 2] == mask.len());
+    masked.then(|| mask.clone())
+}
