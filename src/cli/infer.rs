@@ -11,7 +11,8 @@ use anyhow::{Context, bail};
 use self::inputs::Inputs;
 use self::outputs::{Output, save};
 use super::progress::Bar;
-use crate::device::{self, Device, ProgramId};
+use crate::device::cpu::Precision;
+use crate::device::{self, Device, DeviceOptions, ProgramId};
 use crate::graph::{Graph, HostTensor};
 use crate::policy::{ACTIONS, Checkpoint, Intermediates, PolicyGraphs};
 
@@ -37,6 +38,9 @@ pub struct Options {
     /// Device that runs the model.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// How the CPU device stores weights and what they are multiplied with: f32, the reference, or bf16.
+    #[arg(long, default_value_t = Precision::F32)]
+    dtype: Precision,
     /// Threads of the CPU device; 0 means one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -50,10 +54,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let graphs = PolicyGraphs::build(config, inputs.cameras(), &wanted)?;
     check_names(&wanted, &graphs)?;
 
-    let mut device = device::open(
-        &options.device,
-        device::DeviceOptions { threads: options.threads, precision: device::cpu::Precision::F32 },
-    )?;
+    let mut device =
+        device::open(&options.device, DeviceOptions { threads: options.threads, precision: options.dtype })?;
     let progress = Bar::default();
     let perceive = device.compile(&graphs.perceive, &checkpoint, &progress)?;
     let act = device.compile(&graphs.act, &checkpoint, &progress)?;

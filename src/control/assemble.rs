@@ -10,7 +10,7 @@ use super::mailbox::mailbox;
 use super::model::{Model, ModelError};
 use super::sync::{Frame, FrameSync};
 use super::wake::Wake;
-use crate::device::{self, DeviceError, Progress};
+use crate::device::{self, DeviceError, DeviceOptions, Progress};
 use crate::observe::messages::Stamp;
 use crate::observe::{
     DeltaError, DeltaMask, ImagePreprocessor, JointOrder, NormalizationError, Normalizer, PromptTokenizer,
@@ -93,10 +93,10 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
 
     let device = device::open(
         &settings.device,
-        device::DeviceOptions { threads: settings.threads, precision: device::cpu::Precision::F32 },
+        DeviceOptions { threads: settings.threads, precision: settings.precision },
     )?;
     let mut model = Model::compile(&checkpoint, &config, cameras, device, progress)?;
-    warm_up(&mut model)?;
+    model.warm_up()?;
 
     let (cameras, frames) = camera_inputs(settings, &config, &wake, &metrics);
     let sample = JointSample { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints] };
@@ -129,12 +129,6 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
         chunks,
         monitor,
     })
-}
-
-/// Runs both programs once on nothing in particular: pages are touched, threads are awake.
-fn warm_up(model: &mut Model) -> Result<(), DeviceError> {
-    model.perceive()?;
-    model.act().map(drop)
 }
 
 /// An input for each camera with a topic, and what matches their frames.

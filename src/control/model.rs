@@ -8,10 +8,18 @@ use crate::policy::{
     TOKENS, image_input,
 };
 
+/// Programs are made for this many lengths of prompts: by the mask no token sees padding, so less of it is the same for
+/// less work.
+const PROMPT_LENGTHS: usize = 3;
+/// Lengths are multiples of this many tokens.
+const PROMPT_GRAIN: usize = 16;
+
 pub(super) struct Model {
     device: Box<dyn Device>,
-    perceive: ProgramId,
-    act: ProgramId,
+    /// By the prompt's length, the longest first.
+    programs: Vec<Programs>,
+    /// The one whose length fits the prompt.
+    current: usize,
     images: Vec<String>,
     /// `[1, state_dim]`, normalised.
     pub state: Vec<f32>,
@@ -20,8 +28,15 @@ pub(super) struct Model {
     actions: HostTensor,
 }
 
+/// Both programs for prompts of up to `prompt_tokens`. They share their weights with those of other lengths.
+struct Programs {
+    prompt_tokens: usize,
+    perceive: ProgramId,
+    act: ProgramId,
+}
+
 impl Model {
-    /// Compiles both programs for the cameras that are there. Absent ones are left out: by the mask no token sees theirs,
+    /// Compiles the programs for the cameras that are there. Absent ones are left out: by the mask no token sees theirs,
     /// and positions do not count them, so this is the same as a black image that is masked, for less work.
     pub fn compile(
         checkpoint: &Checkpoint,
@@ -30,15 +45,20 @@ impl Model {
         mut device: Box<dyn Device>,
         progress: &dyn Progress,
     ) -> Result<Self, ModelError> {
-        let graphs = PolicyGraphs::build(config, cameras, &Intermediates::None)?;
-        let perceive = device.compile(&graphs.perceive, checkpoint, progress)?;
-        let act = device.compile(&graphs.act, checkpoint, progress)?;
-        device.write(perceive, IMAGE_MASKS, HostView::Bool(&vec![true; cameras]))?;
+        let mut programs = Vec::new();
+        for prompt_tokens in prompt_lengths(config.prompt_tokens) {
+            let config = PolicyConfig { prompt_tokens, ..*config };
+            let graphs = PolicyGraphs::build(&config, cameras, &Intermediates::None)?;
+            let perceive = device.compile(&graphs.perceive, checkpoint, progress)?;
+            let act = device.compile(&graphs.act, checkpoint, progress)?;
+            device.write(perceive, IMAGE_MASKS, HostView::Bool(&vec![true; cameras]))?;
+            programs.push(Programs { prompt_tokens, perceive, act });
+        }
         let actions = TensorType::f32([config.action_horizon, config.action_dim]);
         Ok(Self {
             device,
-            perceive,
-            act,
+            programs,
+            current: 0,
             images: (0..cameras).map(image_input).collect(),
             state: vec![0.0; config.state_dim],
             noise: vec![0.0; actions.elements()],
@@ -51,33 +71,53 @@ impl Model {
         self.device.describe()
     }
 
+    /// Runs the largest programs once on nothing in particular: pages are touched, threads are awake.
+    pub fn warm_up(&mut self) -> Result<(), DeviceError> {
+        self.current = 0;
+        self.perceive()?;
+        self.act().map(drop)
+    }
+
+    /// Chooses the programs that fit `prompt`. Images must be set anew before these perceive.
     pub fn set_prompt(&mut self, prompt: &PromptTokens) -> Result<(), DeviceError> {
-        self.device.write(self.perceive, TOKENS, HostView::I32(&prompt.ids))?;
-        self.device.write(self.perceive, TOKEN_MASK, HostView::Bool(&prompt.mask))
+        let length = prompt.mask.iter().rposition(|&real| real).map_or(0, |last| last + 1);
+        self.current = self.programs.iter().rposition(|fits| length <= fits.prompt_tokens).unwrap_or(0);
+        let Programs { prompt_tokens, perceive, .. } = self.programs[self.current];
+        self.device.write(perceive, TOKENS, HostView::I32(&prompt.ids[..prompt_tokens]))?;
+        self.device.write(perceive, TOKEN_MASK, HostView::Bool(&prompt.mask[..prompt_tokens]))
     }
 
     /// `pixels` `[3, height, width]` of a camera, numbered among those that are there.
     pub fn set_image(&mut self, camera: usize, pixels: &[f32]) -> Result<(), DeviceError> {
-        self.device.write(self.perceive, &self.images[camera], HostView::F32(pixels))
+        let perceive = self.programs[self.current].perceive;
+        self.device.write(perceive, &self.images[camera], HostView::F32(pixels))
     }
 
     /// Images and prompt to the KV cache.
     pub fn perceive(&mut self) -> Result<(), DeviceError> {
-        self.device.run(self.perceive)
+        self.device.run(self.programs[self.current].perceive)
     }
 
     /// [`Self::state`] and [`Self::noise`] with the KV cache to actions `[action_horizon, action_dim]`.
     pub fn act(&mut self) -> Result<&[f32], DeviceError> {
-        self.device.write(self.act, STATE, HostView::F32(&self.state))?;
-        self.device.write(self.act, NOISE, HostView::F32(&self.noise))?;
-        self.device.run(self.act)?;
-        self.device.read(self.act, ACTIONS, &mut self.actions)?;
+        let act = self.programs[self.current].act;
+        self.device.write(act, STATE, HostView::F32(&self.state))?;
+        self.device.write(act, NOISE, HostView::F32(&self.noise))?;
+        self.device.run(act)?;
+        self.device.read(act, ACTIONS, &mut self.actions)?;
         match &self.actions {
             HostTensor::F32(actions) => Ok(actions),
             // Made as f32 above.
             HostTensor::I32(_) | HostTensor::Bool(_) => Ok(&[]),
         }
     }
+}
+
+/// The lengths that prompts of at most `longest` tokens are padded to, the longest first.
+fn prompt_lengths(longest: usize) -> impl Iterator<Item = usize> {
+    let step = longest.div_ceil(PROMPT_LENGTHS).next_multiple_of(PROMPT_GRAIN);
+    let shorter = (1..PROMPT_LENGTHS).rev().map(move |steps| steps * step);
+    std::iter::once(longest).chain(shorter.filter(move |&length| length < longest))
 }
 
 /// A policy that a device cannot run.
@@ -87,4 +127,58 @@ pub enum ModelError {
     Graph(#[from] GraphError),
     #[error("the device cannot run the model: {0}")]
     Device(#[from] device::DeviceError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Silent;
+    use crate::device::cpu::{CpuDevice, Precision};
+    use crate::graph::WeightFormat;
+    use crate::policy::checkpoint::init::write_random;
+
+    #[test]
+    fn prompts_have_at_most_three_lengths() {
+        let lengths = |longest| prompt_lengths(longest).collect::<Vec<_>>();
+        assert_eq!(lengths(48), [48, 32, 16]);
+        assert_eq!(lengths(200), [200, 160, 80]);
+        assert_eq!(lengths(20), [20, 16]);
+        assert_eq!(lengths(5), [5]);
+    }
+
+    /// The programs for short prompts give what masking the padding gives, up to the order of sums.
+    #[test]
+    fn less_padding_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        write_random(folder.path(), &PolicyConfig::TINY, 3, WeightFormat::F32, &|_| {}).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let options = device::DeviceOptions { threads: 1, precision: Precision::F32 };
+        let device = Box::new(CpuDevice::new(options).unwrap());
+        let mut model = Model::compile(&checkpoint, &PolicyConfig::TINY, 1, device, &Silent).unwrap();
+        let pixels: Vec<f32> = (0..3 * 56 * 56).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
+        model.noise.iter_mut().enumerate().for_each(|(i, noise)| *noise = (i % 13) as f32 / 6.0 - 1.0);
+        model.state.fill(0.3);
+
+        let prompt = |length: usize| PromptTokens {
+            ids: (0..48).map(|i| if i < length as i32 { 1 + i } else { 0 }).collect(),
+            mask: (0..48).map(|i| i < length).collect(),
+        };
+        for (length, fits) in [(5, 16), (16, 16), (17, 32), (40, 48)] {
+            model.set_prompt(&prompt(length)).unwrap();
+            assert_eq!(model.programs[model.current].prompt_tokens, fits);
+            model.set_image(0, &pixels).unwrap();
+            model.perceive().unwrap();
+            let short = model.act().unwrap().to_vec();
+
+            model.current = 0;
+            let perceive = model.programs[0].perceive;
+            model.device.write(perceive, TOKENS, HostView::I32(&prompt(length).ids)).unwrap();
+            model.device.write(perceive, TOKEN_MASK, HostView::Bool(&prompt(length).mask)).unwrap();
+            model.set_image(0, &pixels).unwrap();
+            model.perceive().unwrap();
+            let long = model.act().unwrap();
+            let largest = short.iter().zip(long).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(largest < 1e-5, "{length} tokens: {largest:e}");
+        }
+    }
 }

@@ -101,34 +101,34 @@ struct PrefixCache {
 }
 
 impl PrefixCache {
-    const MASK: &str = "prefix.mask";
-
-    fn key_name(layer: usize) -> String {
-        format!("prefix.k.{layer}")
-    }
-
-    fn value_name(layer: usize) -> String {
-        format!("prefix.v.{layer}")
+    /// Name of a value on the device: caches of different lengths can be there side by side.
+    fn name(tokens: usize, what: &str) -> String {
+        format!("prefix.{tokens}.{what}")
     }
 
     /// Perceive's side: keeps the values on the device.
     fn keep(&self, b: &mut GraphBuilder) {
+        let tokens = b.shape(self.mask)[0];
         for (layer, (&key, &value)) in self.keys.iter().zip(&self.values).enumerate() {
-            b.keep_resident(&Self::key_name(layer), key);
-            b.keep_resident(&Self::value_name(layer), value);
+            b.keep_resident(&Self::name(tokens, &format!("k.{layer}")), key);
+            b.keep_resident(&Self::name(tokens, &format!("v.{layer}")), value);
         }
-        b.keep_resident(Self::MASK, self.mask);
+        b.keep_resident(&Self::name(tokens, "mask"), self.mask);
     }
 
     /// Act's side: finds them there.
     fn find(b: &mut GraphBuilder, config: &PolicyConfig, cameras: usize) -> Self {
         let tokens = config.prefix_tokens(cameras);
         let ty = TensorType::f32([tokens, config.vlm.kv_heads * config.vlm.head_dim]);
-        let layers = 0..config.vlm.layers;
+        let mut each = |what: &str| -> Vec<ValueId> {
+            let names = (0..config.vlm.layers).map(|layer| Self::name(tokens, &format!("{what}.{layer}")));
+            names.map(|name| b.resident(&name, ty.clone())).collect()
+        };
+        let (keys, values) = (each("k"), each("v"));
         Self {
-            keys: layers.clone().map(|layer| b.resident(&Self::key_name(layer), ty.clone())).collect(),
-            values: layers.map(|layer| b.resident(&Self::value_name(layer), ty.clone())).collect(),
-            mask: b.resident(Self::MASK, TensorType::new(DType::Bool, [tokens])),
+            keys,
+            values,
+            mask: b.resident(&Self::name(tokens, "mask"), TensorType::new(DType::Bool, [tokens])),
         }
     }
 }

@@ -11,6 +11,8 @@ mod yaml;
 
 use std::path::PathBuf;
 
+use crate::device::cpu::Precision;
+
 pub use parameters::{Allowed, DefaultValue, PARAMETERS, Parameter, reference};
 pub use read::SettingsError;
 pub use value::{Problem, Value, complete};
@@ -23,6 +25,8 @@ pub struct Settings {
     pub checkpoint: PathBuf,
     /// Device name, as [`crate::device::open`] takes it.
     pub device: String,
+    /// How the CPU device stores the factors of its products.
+    pub precision: Precision,
     /// Threads of the CPU device; 0 means one per core.
     pub threads: usize,
     /// Seed of the noise that each chunk starts from.

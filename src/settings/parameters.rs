@@ -55,6 +55,13 @@ pub const PARAMETERS: &[Parameter] = &[
         description: "Device that runs the model",
     },
     Parameter {
+        name: "dtype",
+        default: Text("bf16"),
+        unit: "",
+        allowed: OneOf(&["bf16", "f32"]),
+        description: "How the CPU device stores weights and what they are multiplied with: bf16 is fast, f32 the reference",
+    },
+    Parameter {
         name: "threads",
         default: Integer(0),
         unit: "",

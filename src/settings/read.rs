@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::value::{Problem, Value, complete, problem};
 use super::{Camera, Normalization, Settings, Transport};
+use crate::device::cpu::Precision;
 
 /// Parameters that cannot be used: all of them, not just the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +89,10 @@ impl Values {
         Settings {
             checkpoint: self.text("checkpoint").into(),
             device: self.text("device"),
+            precision: match self.text("dtype").as_str() {
+                "f32" => Precision::F32,
+                _ => Precision::Bf16,
+            },
             threads: self.count("threads"),
             seed: self.integer("seed").unsigned_abs(),
             cameras: self.cameras(problems),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use pi0_node::control::Wiring;
+use pi0_node::device::cpu::Precision;
 use pi0_node::graph::WeightFormat;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
 use pi0_node::observe::write_small_tokenizer;
@@ -31,6 +32,7 @@ pub fn settings(folder: &Path) -> Settings {
     Settings {
         checkpoint: folder.into(),
         device: "cpu".into(),
+        precision: Precision::F32,
         threads: 2,
         seed: 1,
         cameras: vec![camera("base_0_rgb", Some("/top")), camera("left_wrist_0_rgb", None)],

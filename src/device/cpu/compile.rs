@@ -5,6 +5,7 @@
 //! the arena is planned and the drafts become steps. Nodes of weights and constants alone are run once, here and in f32.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::fuse::Fusion;
 use super::kernels::product::Precision;
@@ -61,12 +62,14 @@ pub(super) struct Compiler<'a> {
     pub limits: HashMap<ValueId, i32>,
 }
 
-/// Compiles `graph`. Resident values that it leaves are added to `residents`.
+/// Compiles `graph`. Resident values that it leaves are added to `residents`; `arena` is shared with earlier programs
+/// where it is large enough.
 pub(super) fn compile(
     graph: &Graph,
     target: Target,
     loader: Loader,
     residents: &mut Residents,
+    arena: &mut Option<Arc<Words>>,
 ) -> Result<Program, DeviceError> {
     let constant = graph.constants();
     let mut compiler = Compiler {
@@ -95,7 +98,7 @@ pub(super) fn compile(
         }
     }
     compiler.results(residents)?;
-    compiler.finish(residents)
+    compiler.finish(residents, arena)
 }
 
 impl Compiler<'_> {
@@ -216,13 +219,14 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn finish(self, residents: &Residents) -> Result<Program, DeviceError> {
+    fn finish(self, residents: &Residents, arena: &mut Option<Arc<Words>>) -> Result<Program, DeviceError> {
         let Self { graph, target, loader, layout, drafts, once, contents, limits, .. } = self;
         let touched: Vec<Vec<BufferId>> = drafts.iter().map(|draft| draft.touches.clone()).collect();
-        let (memory, addresses) = layout.allocate(&touched, |name| match residents.get(name) {
+        let resident = |name: &str| match residents.get(name) {
             Some((_, words)) => words.as_ptr(),
             None => std::ptr::null_mut(),
-        });
+        };
+        let (memory, addresses) = layout.allocate(&touched, resident, arena);
         for (view, content) in contents {
             // SAFETY: contents have pinned buffers of their own size, and nothing runs yet.
             unsafe { fill(addresses.matrix(view), content.view()) }

@@ -1,6 +1,8 @@
 //! Where every value of a graph lives: which buffer, and which part of it. Slices and repeated rows are views of their
 //! operand's buffer, so they cost nothing. Used by `compile`.
 
+use std::sync::Arc;
+
 use super::kernels::product::{Destination, PackedRows, Precision, RowBlocks};
 use super::memory::{Lifetime, Matrix, Words, plan};
 use crate::graph::{TensorType, ValueId};
@@ -129,11 +131,13 @@ impl Layout {
     }
 
     /// Gives every buffer its address. `touched[step]` are the buffers that a step reads or writes; `resident` finds
-    /// the memory of a resident value.
+    /// the memory of a resident value; `arena` is that of an earlier program, taken if it is large enough, since one
+    /// program runs at a time.
     pub fn allocate(
         &self,
         touched: &[Vec<BufferId>],
         mut resident: impl FnMut(&str) -> *mut f32,
+        arena: &mut Option<Arc<Words>>,
     ) -> (Memory, Addresses) {
         let mut alive: Vec<Option<(usize, usize)>> = vec![None; self.buffers.len()];
         for (step, buffers) in touched.iter().enumerate() {
@@ -154,7 +158,11 @@ impl Layout {
             .collect();
         let lifetimes: Vec<Lifetime> = in_arena.iter().map(|(_, lifetime)| *lifetime).collect();
         let (offsets, size) = plan(&lifetimes);
-        let mut memory = Memory { arena: Words::new(size), pinned: Vec::new() };
+        let arena = match arena {
+            Some(arena) if arena.len() >= size => arena.clone(),
+            _ => arena.insert(Arc::new(Words::new(size))).clone(),
+        };
+        let mut memory = Memory { arena, pinned: Vec::new() };
         let mut addresses = vec![std::ptr::null_mut(); self.buffers.len()];
         for (&(index, _), offset) in in_arena.iter().zip(offsets) {
             // SAFETY: `plan` places every buffer within the arena.
@@ -177,12 +185,12 @@ impl Layout {
 
 /// The memory of one program. Its buffers stay where they are for as long as it lives.
 pub(super) struct Memory {
-    arena: Words,
+    arena: Arc<Words>,
     pinned: Vec<Words>,
 }
 
 impl Memory {
-    /// Bytes of the arena and of everything pinned.
+    /// Bytes of the arena, shared or not, and of everything pinned.
     pub fn bytes(&self) -> usize {
         4 * (self.arena.len() + self.pinned.iter().map(Words::len).sum::<usize>())
     }
@@ -219,7 +227,7 @@ mod tests {
     fn views_find_their_part_of_the_buffer() {
         let mut layout = Layout::new(0);
         let whole = layout.buffer(4, 6, Home::Pinned);
-        let (memory, addresses) = layout.allocate(&[], |_| std::ptr::null_mut());
+        let (memory, addresses) = layout.allocate(&[], |_| std::ptr::null_mut(), &mut None);
         let base = addresses.matrix(whole).data.addr();
         let part = addresses.matrix(whole.rows(1, 3).cols(2, 5));
         assert_eq!((part.data.addr() - base) / 4, 8);

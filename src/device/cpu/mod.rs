@@ -19,6 +19,7 @@ mod weight;
 
 use std::env;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::thread;
 
 pub use kernels::Isa;
@@ -26,7 +27,7 @@ pub use kernels::product::Precision;
 
 use self::compile::{Residents, Target};
 use self::load::{Loader, PackedWeights};
-use self::memory::WeightMemory;
+use self::memory::{WeightMemory, Words};
 use self::pool::Pool;
 use self::program::Program;
 use super::{Device, DeviceError, DeviceOptions, ProgramId, Progress, StepTime};
@@ -39,6 +40,8 @@ pub struct CpuDevice {
     // Programs point into residents and packed weights, so they go first.
     programs: Vec<Program>,
     residents: Residents,
+    /// Of the program that needed most so far.
+    arena: Option<Arc<Words>>,
     packed: PackedWeights,
     memory: WeightMemory,
     pool: Pool,
@@ -75,6 +78,7 @@ impl CpuDevice {
         Ok(Self {
             programs: Vec::new(),
             residents: Residents::new(),
+            arena: None,
             packed: PackedWeights::new(),
             memory: WeightMemory::default(),
             pool,
@@ -108,12 +112,12 @@ impl Device for CpuDevice {
             packed: &mut self.packed,
             memory: &mut self.memory,
         };
-        let program = compile::compile(graph, target, loader, &mut self.residents);
+        let program = compile::compile(graph, target, loader, &mut self.residents, &mut self.arena);
         progress.end();
         let program = program?;
         tracing::info!("compiled {}: {}", graph.name, program.describe());
         // What only served to compute constants is not kept.
-        self.packed.retain(|_, weight| std::sync::Arc::strong_count(weight) > 1);
+        self.packed.retain(|_, weight| Arc::strong_count(weight) > 1);
         self.programs.push(program);
         Ok(ProgramId(self.programs.len() - 1))
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 
+use core_affinity::CoreId;
+
 /// Looks for new work before a worker parks: well above the pause between two kernels of a running program.
 const SPINS: u32 = 20_000;
 /// How often spinning gives the core away, in case the thread waited for has none.
@@ -57,11 +59,17 @@ impl Pool {
             stop: AtomicBool::new(false),
         });
         let mut pool = Self { shared, workers: Vec::new(), handles: Vec::new() };
+        let cores = cores_to_pin(threads);
         for index in 0..workers {
             let shared = pool.shared.clone();
-            let worker = thread::Builder::new()
-                .name(format!("pi0-cpu-{}", index + 1))
-                .spawn(move || shared.work(index))?;
+            let core = cores.get(index + 1).copied();
+            let worker = thread::Builder::new().name(format!("pi0-cpu-{}", index + 1)).spawn(move || {
+                if let Some(core) = core {
+                    // Where it is refused, the thread works all the same.
+                    core_affinity::set_for_current(core);
+                }
+                shared.work(index);
+            })?;
             pool.handles.push(worker.thread().clone());
             pool.workers.push(worker);
         }
@@ -98,6 +106,12 @@ impl Pool {
             pause(&mut spins);
         }
     }
+}
+
+/// The cores for the threads of a pool that has one for each core this process may use: every worker stays on its own,
+/// the first is left to the caller. A smaller pool has none, so that the system can keep it out of others' way.
+fn cores_to_pin(threads: usize) -> Vec<CoreId> {
+    core_affinity::get_core_ids().filter(|cores| cores.len() == threads).unwrap_or_default()
 }
 
 impl Shared {
