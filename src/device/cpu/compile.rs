@@ -226,7 +226,7 @@ impl Compiler<'_> {
             Some((_, words)) => words.as_ptr(),
             None => std::ptr::null_mut(),
         };
-        let (memory, addresses) = layout.allocate(&touched, resident, arena);
+        let (memory, addresses) = layout.allocate(&touched, resident, arena, loader.memory);
         for (view, content) in contents {
             // SAFETY: contents have pinned buffers of their own size, and nothing runs yet.
             unsafe { fill(addresses.matrix(view), content.view()) }

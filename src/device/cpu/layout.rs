@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::kernels::product::{Destination, PackedRows, Precision, RowBlocks};
-use super::memory::{Lifetime, Matrix, Words, plan};
+use super::memory::{LargeMemory, Lifetime, Matrix, Words, plan};
 use crate::graph::{TensorType, ValueId};
 
 /// Names one buffer of a program.
@@ -138,6 +138,7 @@ impl Layout {
         touched: &[Vec<BufferId>],
         mut resident: impl FnMut(&str) -> *mut f32,
         arena: &mut Option<Arc<Words>>,
+        large: &mut LargeMemory,
     ) -> (Memory, Addresses) {
         let mut alive: Vec<Option<(usize, usize)>> = vec![None; self.buffers.len()];
         for (step, buffers) in touched.iter().enumerate() {
@@ -160,7 +161,7 @@ impl Layout {
         let (offsets, size) = plan(&lifetimes);
         let arena = match arena {
             Some(arena) if arena.len() >= size => arena.clone(),
-            _ => arena.insert(Arc::new(Words::new(size))).clone(),
+            _ => arena.insert(Arc::new(large.words(size))).clone(),
         };
         let mut memory = Memory { arena, pinned: Vec::new() };
         let mut addresses = vec![std::ptr::null_mut(); self.buffers.len()];
@@ -227,7 +228,8 @@ mod tests {
     fn views_find_their_part_of_the_buffer() {
         let mut layout = Layout::new(0);
         let whole = layout.buffer(4, 6, Home::Pinned);
-        let (memory, addresses) = layout.allocate(&[], |_| std::ptr::null_mut(), &mut None);
+        let (memory, addresses) =
+            layout.allocate(&[], |_| std::ptr::null_mut(), &mut None, &mut LargeMemory::default());
         let base = addresses.matrix(whole).data.addr();
         let part = addresses.matrix(whole.rows(1, 3).cols(2, 5));
         assert_eq!((part.data.addr() - base) / 4, 8);

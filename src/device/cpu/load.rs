@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::kernels::product::Precision;
-use super::memory::{WeightMemory, Words};
+use super::memory::{LargeMemory, Words};
 use super::pool::Pool;
 use super::weight::PackedWeight;
 use crate::device::{DeviceError, Progress};
@@ -21,7 +21,7 @@ pub(super) struct Loader<'a> {
     pub progress: &'a dyn Progress,
     pub pool: &'a mut Pool,
     pub packed: &'a mut PackedWeights,
-    pub memory: &'a mut WeightMemory,
+    pub memory: &'a mut LargeMemory,
 }
 
 impl Loader<'_> {

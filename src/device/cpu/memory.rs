@@ -84,14 +84,15 @@ const MAPPING_BYTES: usize = 256 << 20;
 /// Size of a huge page: gigabytes of weights in pages of 4 KB keep the CPU busy with looking up where they are.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Hands out memory for weights, one after another, from large mappings in huge pages where the system has them.
+/// Hands out memory for weights and arenas, one after another, from large mappings in huge pages where the system has
+/// them.
 #[derive(Default)]
-pub(super) struct WeightMemory {
+pub(super) struct LargeMemory {
     mapping: Option<Arc<MmapMut>>,
     used_bytes: usize,
 }
 
-impl WeightMemory {
+impl LargeMemory {
     pub fn words(&mut self, len: usize) -> Words {
         let bytes = aligned(len) * 4;
         if len == 0 || bytes > self.free_bytes() && !self.map(bytes.max(MAPPING_BYTES)) {
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn weights_get_memory_of_their_own() {
-        let mut memory = WeightMemory::default();
+        let mut memory = LargeMemory::default();
         // The last one is larger than what is left of the first mapping.
         let mut all = [37, 1, 100_000, MAPPING_BYTES / 4].map(|len| memory.words(len));
         for words in &mut all {

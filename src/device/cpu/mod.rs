@@ -27,7 +27,7 @@ pub use kernels::product::Precision;
 
 use self::compile::{Residents, Target};
 use self::load::{Loader, PackedWeights};
-use self::memory::{WeightMemory, Words};
+use self::memory::{LargeMemory, Words};
 use self::pool::Pool;
 use self::program::Program;
 use super::{Device, DeviceError, DeviceOptions, ProgramId, Progress, StepTime};
@@ -43,7 +43,7 @@ pub struct CpuDevice {
     /// Of the program that needed most so far.
     arena: Option<Arc<Words>>,
     packed: PackedWeights,
-    memory: WeightMemory,
+    memory: LargeMemory,
     pool: Pool,
     isa: Isa,
     precision: Precision,
@@ -80,7 +80,7 @@ impl CpuDevice {
             residents: Residents::new(),
             arena: None,
             packed: PackedWeights::new(),
-            memory: WeightMemory::default(),
+            memory: LargeMemory::default(),
             pool,
             isa,
             precision,

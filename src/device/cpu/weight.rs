@@ -1,7 +1,7 @@
 //! Weights as the products read them: packed once, at compilation. Made by `load`, read by `kernels::linear`.
 
 use super::kernels::product::{PANEL, Panels, Precision};
-use super::memory::{WeightMemory, Words};
+use super::memory::{LargeMemory, Words};
 
 /// A weight `[out, in]` packed as panels of 32 outputs.
 pub(super) struct PackedWeight {
@@ -13,7 +13,7 @@ pub(super) struct PackedWeight {
 
 impl PackedWeight {
     /// Room for a weight of `cols` outputs and `depth` inputs.
-    pub fn new(precision: Precision, depth: usize, cols: usize, memory: &mut WeightMemory) -> Self {
+    pub fn new(precision: Precision, depth: usize, cols: usize, memory: &mut LargeMemory) -> Self {
         Self { words: memory.words(Panels::words(precision, depth, cols)), depth, cols, precision }
     }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::math::activate;
-use super::product::{Destination, Factors, PANEL, PackedRows, Panels, Tile, multiply};
+use super::product::{Destination, Factors, PANEL, PackedRows, Panels, Tile, fetch, multiply};
 use super::{Arithmetic, Kernel, share};
 use crate::device::cpu::memory::Matrix;
 use crate::device::cpu::weight::PackedWeight;
@@ -79,6 +79,16 @@ pub(crate) struct Epilogue {
 }
 
 impl Epilogue {
+    /// Says that a tile will be finished soon.
+    #[inline(always)]
+    fn fetch(&self, block: &Range<usize>, col: usize) {
+        if let Some((a, _)) = self.add {
+            for row in block.clone() {
+                fetch(a.data.wrapping_add(row % a.rows * a.stride + col));
+            }
+        }
+    }
+
     /// # Safety
     /// Bias and addend must be alive and nobody may write them meanwhile.
     #[inline(always)]
@@ -166,6 +176,8 @@ impl Kernel for Linear {
                         words: self.x.words,
                         ahead: self.grid.ahead(&weight, panel, &panels, block),
                     };
+                    self.epilogue.fetch(&rows, panel * PANEL);
+                    self.to.fetch(&rows, panel * PANEL);
                     multiply::<A>(factors, &mut tile);
                     self.epilogue.apply::<A>(&mut tile, &rows, panel * PANEL);
                     self.to.store(&tile, &rows, panel * PANEL);

@@ -177,17 +177,39 @@ pub(crate) unsafe fn pack_row(precision: Precision, values: &[f32], to: *mut f32
             }
         }
         Precision::Bf16 => {
-            let (pairs, rest) = values.as_chunks::<2>();
-            for (word, &[first, second]) in pairs.iter().enumerate() {
-                // SAFETY: promised by the caller.
-                unsafe { *to.add(word * stride) = pair(first, second) }
+            const PAIRS: usize = 32;
+            let (chunks, rest) = values.as_chunks::<{ 2 * PAIRS }>();
+            for (index, chunk) in chunks.iter().enumerate() {
+                // Rounded in a loop of its own, which the compiler can vectorise.
+                let mut words = [0.0; PAIRS];
+                for (word, two) in words.iter_mut().zip(chunk.as_chunks::<2>().0) {
+                    *word = pair(two[0], two[1]);
+                }
+                for (word, &value) in words.iter().enumerate() {
+                    // SAFETY: promised by the caller.
+                    unsafe { *to.add((index * PAIRS + word) * stride) = value }
+                }
             }
-            if let [last] = rest {
+            for (word, two) in rest.chunks(2).enumerate() {
+                let second = two.get(1).copied().unwrap_or(0.0);
                 // SAFETY: promised by the caller.
-                unsafe { *to.add(pairs.len() * stride) = pair(*last, 0.0) }
+                unsafe { *to.add((chunks.len() * PAIRS + word) * stride) = pair(two[0], second) }
             }
         }
     }
+}
+
+/// Brings `[first, first + 32)` of a row near, for a tile that is about to be added to it or stored there.
+#[inline(always)]
+pub(crate) fn fetch(row: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    for line in [0, 16] {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line).cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 /// The sums of one tile.
@@ -247,6 +269,16 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
+    /// Says that a tile will be stored soon, with [`Self::store`].
+    #[inline(always)]
+    pub fn fetch(&self, block: &Range<usize>, col: usize) {
+        if let Some(to) = self.rows {
+            for row in block.clone() {
+                fetch(to.data.wrapping_add(row * to.stride + col));
+            }
+        }
+    }
+
     /// Leaves columns of row `row` from `col` on, which starts a word.
     ///
     /// # Safety

@@ -3,7 +3,7 @@
 use super::super::testing::{Owned, OwnedPacked, PRECISIONS, assert_close, run};
 use super::super::{Isa, Kernel};
 use super::*;
-use crate::device::cpu::memory::WeightMemory;
+use crate::device::cpu::memory::LargeMemory;
 use crate::device::cpu::weight::PackedWeight;
 
 /// One tile of `x w^T`.
@@ -39,7 +39,7 @@ impl Kernel for OneTile<'_> {
 }
 
 pub(in super::super) fn pack_weight(w: &Owned, precision: Precision) -> PackedWeight {
-    let packed = PackedWeight::new(precision, w.cols, w.rows, &mut WeightMemory::default());
+    let packed = PackedWeight::new(precision, w.cols, w.rows, &mut LargeMemory::default());
     let mut row = vec![0.0; w.cols];
     for panel in 0..packed.panels().count() {
         // SAFETY: one panel at a time.
