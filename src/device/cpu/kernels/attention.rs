@@ -218,7 +218,7 @@ impl Kernel for Attend {
             left,
             panel: panels.at(panel, 0),
             words,
-            ahead: std::ptr::null(),
+            ahead: left,
         };
 
         // SAFETY: rows, panels and scratch are within their buffers; tasks write disjoint parts of the result.

@@ -56,12 +56,18 @@ impl Grid {
         )
     }
 
-    /// The part, of the panel that a thread will probably go to after `panel` of `panels`, that block `block` fetches
-    /// ahead; null if none.
+    /// What block `block` fetches ahead: a part of the panel that its thread will probably go to after `panel` of
+    /// `panels`, or nothing new.
     #[inline(always)]
-    fn ahead(&self, weight: &Panels, panel: usize, panels: &Range<usize>, block: usize) -> *const f32 {
+    fn ahead(
+        &self,
+        weight: &Panels,
+        panel: usize,
+        panels: &Range<usize>,
+        (block, left): (usize, *const f32),
+    ) -> *const f32 {
         if self.blocks > FETCHING_BLOCKS || block >= 4 {
-            return std::ptr::null();
+            return left;
         }
         let step = if panel + 1 < panels.end { 1 } else { 1 + (self.threads - 1) * panels.len() };
         weight.at(panel + step, 0).wrapping_add(block * weight.words * PANEL / 4)
@@ -168,13 +174,14 @@ impl Kernel for Linear {
                 let mut tile = Tile::zero();
                 // SAFETY: blocks and panels are within x and the weight; tasks write disjoint parts of the result.
                 unsafe {
+                    let left = self.x.at(&rows, 0).cast_const();
                     let factors = Factors {
                         precision: self.x.precision,
                         rows: rows.len(),
-                        left: self.x.at(&rows, 0),
+                        left,
                         panel: weight.at(panel, 0),
                         words: self.x.words,
-                        ahead: self.grid.ahead(&weight, panel, &panels, block),
+                        ahead: self.grid.ahead(&weight, panel, &panels, (block, left)),
                     };
                     self.epilogue.fetch(&rows, panel * PANEL);
                     self.to.fetch(&rows, panel * PANEL);
@@ -226,14 +233,14 @@ impl Kernel for GatedLinear {
                 // SAFETY: blocks and panels are within x and the weights; tasks write disjoint parts of the result.
                 unsafe {
                     for (tile, weight) in tiles.iter_mut().zip([&self.gate, &self.up]) {
-                        let weight = weight.panels();
+                        let (weight, left) = (weight.panels(), self.x.at(&rows, 0).cast_const());
                         let factors = Factors {
                             precision: self.x.precision,
                             rows: rows.len(),
-                            left: self.x.at(&rows, 0),
+                            left,
                             panel: weight.at(panel, 0),
                             words: self.x.words,
-                            ahead: self.grid.ahead(&weight, panel, &panels, block),
+                            ahead: self.grid.ahead(&weight, panel, &panels, (block, left)),
                         };
                         multiply::<A>(factors, tile);
                     }

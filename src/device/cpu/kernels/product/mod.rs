@@ -232,7 +232,7 @@ pub(crate) struct Factors {
     pub panel: *const f32,
     pub words: usize,
     /// What this thread will probably multiply with next, to be brought near meanwhile: as many half words of depth as
-    /// this product has. Any address will do.
+    /// this product has. Any address will do; that of `left` fetches nothing new.
     pub ahead: *const f32,
 }
 
