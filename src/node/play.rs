@@ -44,7 +44,7 @@ pub fn play(options: &Options) -> anyhow::Result<()> {
     for problem in bag.problems() {
         eprintln!("warning: {problem}");
     }
-    let timing = Timing::of(&bag)?;
+    let timing = Timing::of(&bag);
     let mut node = connect("pi0_player")?;
     let stop = Stop::on_signals()?;
     let outputs = outputs(&mut node, bag.topics())?;
@@ -125,19 +125,14 @@ struct Timing {
 }
 
 impl Timing {
-    fn of(bag: &Bag) -> anyhow::Result<Self> {
-        let Some((first, last)) = bag.span() else {
-            bail!("bag has no messages: there is nothing to play");
-        };
+    fn of(bag: &Bag) -> Self {
+        let (first, last) = bag.span();
         let span = Duration::from_nanos(last.0.abs_diff(first.0));
         // The period of the slowest regular topic, so that it goes on as if there were no seam.
         let intervals = bag.topics().iter().map(|topic| topic.count.saturating_sub(1));
         let fewest = intervals.filter(|intervals| *intervals > 0).min();
-        Ok(Self {
-            first,
-            span,
-            gap: fewest.map_or(Duration::from_secs(1), |fewest| span.div_f64(fewest as f64)),
-        })
+        let gap = fewest.map_or(Duration::from_secs(1), |fewest| span.div_f64(fewest as f64));
+        Self { first, span, gap }
     }
 
     fn since_start(&self, log_time: Stamp, rate: f64) -> Duration {
