@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::progress::Bar;
 use crate::bag::messages::{CompressedImage, Image, JointState, JointTrajectory, Text};
 use crate::bag::{Bag, ChunkWriter, Message, cdr};
+use super::rate::rate;
 use crate::control::{self, Outcome, Wiring};
 use crate::observe::messages::Stamp;
 use crate::settings::{NODE_NAME, Settings, Transport, Value, read_parameters};
@@ -34,7 +35,7 @@ pub struct Options {
     /// Write the chunks to this MCAP file (trajectory_msgs/JointTrajectory).
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// How fast the bag's clock runs: 1.0 is real time; `max` waits for nothing.
+    /// How fast the bag's clock runs, from 0.001 to 1000: 1.0 is real time; `max` waits for nothing.
     #[arg(long, value_name = "RATE", default_value = "max")]
     rate: Rate,
     /// Device that runs the model; wins over the parameter file's.
@@ -58,10 +59,9 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.parse::<f64>()) {
-            ("max", _) => Ok(Rate::Max),
-            (_, Ok(rate)) if rate.is_finite() && rate > 0.0 => Ok(Rate::Times(rate)),
-            _ => Err("must be a number above 0, or max".into()),
+        match text {
+            "max" => Ok(Rate::Max),
+            text => rate(text).map(Rate::Times).map_err(|message| format!("{message}, or max")),
         }
     }
 }

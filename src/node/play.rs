@@ -159,14 +159,15 @@ impl Present {
     fn after(self, duration: Duration) -> Self {
         Self {
             instant: self.instant + duration,
-            stamp: Stamp(self.stamp.0 + i64::try_from(duration.as_nanos()).unwrap_or_default()),
+            stamp: Stamp(self.stamp.0.saturating_add(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))),
         }
     }
 
     /// The present counterpart of a stamp in the bag that starts at `first`. Equal stamps stay equal: frames that were
     /// taken together still are.
     fn stamp_of(self, recorded: Stamp, first: Stamp, rate: f64) -> Stamp {
-        Stamp(self.stamp.0 + ((recorded.0 - first.0) as f64 / rate).round() as i64)
+        let after = recorded.0.saturating_sub(first.0) as f64 / rate;
+        Stamp(self.stamp.0.saturating_add(after.round() as i64))
     }
 }
 
@@ -295,5 +296,12 @@ mod tests {
         assert_eq!(at(1_000_000_000), start.stamp);
         assert_eq!(at(1_400_000_000).0 - start.stamp.0, 200_000_000);
         assert_eq!(at(1_400_000_000), at(1_400_000_000));
+    }
+
+    #[test]
+    fn a_stamp_beyond_all_times_becomes_the_last_or_the_first_one() {
+        let start = Present::now();
+        assert_eq!(start.stamp_of(Stamp(i64::MAX), Stamp(-1), 0.001), Stamp(i64::MAX));
+        assert_eq!(start.stamp_of(Stamp(i64::MIN), Stamp(i64::MAX), 0.001), Stamp(i64::MIN + start.stamp.0));
     }
 }
