@@ -2,46 +2,29 @@
 
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/stored.rs"]
+mod stored;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use golden::{Golden, Tensor};
+use golden::Golden;
 use half::{bf16, f16};
 use pi0_node::graph::{HostTensor, WeightFormat, Weights};
 use pi0_node::policy::{Checkpoint, weight_specs};
+use program::{fails, succeeds};
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use serde_json::json;
+use stored::{Tensors, stored_as, write};
 
 const EMBEDDING: &str = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight";
 const HEAD: &str = "paligemma_with_expert.paligemma.lm_head.weight";
 
-/// A tensor to store: type, shape, bytes.
-type Stored = (Dtype, Vec<usize>, Vec<u8>);
-type Tensors = BTreeMap<String, Stored>;
-
-fn stored(tensor: &Tensor, format: Dtype) -> Stored {
-    let HostTensor::F32(values) = &tensor.data else { panic!("weights are f32") };
-    let bytes = match format {
-        Dtype::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
-        Dtype::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-        other => panic!("{other}"),
-    };
-    (format, tensor.shape.clone(), bytes)
-}
-
 fn tensors(golden: &Golden, format: Dtype) -> Tensors {
-    golden.weights.iter().map(|(key, tensor)| (key.clone(), stored(tensor, format))).collect()
-}
-
-fn write(path: &Path, tensors: &Tensors) {
-    let views = tensors
-        .iter()
-        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-    safetensors::serialize_to_file(views, None, path).unwrap();
+    golden.weights.iter().map(|(key, tensor)| (key.clone(), stored_as(tensor, format))).collect()
 }
 
 /// A folder with the golden model's configuration.
@@ -195,4 +178,88 @@ fn a_folder_that_is_no_checkpoint_says_what_is_missing() {
     }
     fs::remove_file(&config).unwrap();
     assert!(refused(folder.path()).contains("config.json"));
+}
+
+/// A random checkpoint in a new folder of `parent`, by the program.
+fn init(parent: &Path, name: &str, seed: &str, more: &[&str]) -> PathBuf {
+    let folder = parent.join(name);
+    let arguments = ["checkpoint", "init", "--preset", "tiny", "--seed", seed, folder.to_str().unwrap()];
+    let said = succeeds(&[&arguments[..], more].concat());
+    assert!(said.contains("random checkpoint written to"), "{said}");
+    folder
+}
+
+/// Names and bytes of all files below a folder.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.insert(path.strip_prefix(folder).unwrap().to_owned(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn init_writes_the_same_bytes_for_the_same_seed_and_never_over_a_checkpoint() {
+    let parent = tempfile::tempdir().unwrap();
+    let first = init(parent.path(), "first", "7", &[]);
+    let files_of_first = files(&first);
+    assert_eq!(files(&init(parent.path(), "second", "7", &[])), files_of_first);
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        assert!(files_of_first.contains_key(Path::new(name)), "{name}");
+    }
+    assert!(files_of_first.keys().any(|path| path.ends_with("norm_stats.json")));
+
+    let others = files(&init(parent.path(), "other", "8", &[]));
+    let different = |path: &&PathBuf| others[*path] != files_of_first[*path];
+    let different: Vec<_> = files_of_first.keys().filter(different).collect();
+    assert_eq!(different, [Path::new("model.safetensors")]);
+
+    let arguments = ["checkpoint", "init", "--preset", "tiny", "--seed", "8", first.to_str().unwrap()];
+    let message = fails(&arguments);
+    assert!(message.contains("first holds a checkpoint already"), "{message}");
+    assert_eq!(files(&first), files_of_first);
+}
+
+#[test]
+fn inspect_shows_configuration_tensors_parameters_and_formats() {
+    let parent = tempfile::tempdir().unwrap();
+    for (format, stored_as) in [("bf16", "BF16"), ("f32", "F32")] {
+        let folder = init(parent.path(), format, "1", &["--dtype", format]);
+        let shown = succeeds(&["checkpoint", "inspect", folder.to_str().unwrap()]);
+        let specs = weight_specs(Checkpoint::open(&folder).unwrap().config()).unwrap();
+        let parameters: usize = specs.iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
+        for line in [
+            "pi0: horizon 50, actions 32, state 32".to_owned(),
+            "vision: 2 layers, width 64, 2 heads, mlp 136, image 56x56, patch 14".to_owned(),
+            "language model: 2 layers, width 64, 4 heads (1 kv) of 16, mlp 128".to_owned(),
+            // 320 tokens of width 64.
+            format!("language embedding                         1          20 480  {stored_as}"),
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{line}:\n{shown}");
+        }
+        // The components' rows add up to the whole.
+        let (_, table) = shown.split_once("stored as\n").unwrap();
+        let rows: Vec<(usize, usize)> = table.lines().map(counts).collect();
+        let (total, components) = rows.split_last().unwrap();
+        assert_eq!(*total, (specs.len(), parameters), "{shown}");
+        assert_eq!(components.len(), 6, "{shown}");
+        let sum = components.iter().fold((0, 0), |sum, row| (sum.0 + row.0, sum.1 + row.1));
+        assert_eq!(sum, *total, "{shown}");
+    }
+    let message = fails(&["checkpoint", "inspect", parent.path().to_str().unwrap()]);
+    assert!(message.contains("config.json"), "{message}");
+}
+
+/// Tensors and parameters in a row of `inspect`'s table, whose columns have fixed places.
+fn counts(row: &str) -> (usize, usize) {
+    let number = |columns: &str| columns.replace(' ', "").parse().unwrap();
+    (number(&row[36..44]), number(&row[44..60]))
 }

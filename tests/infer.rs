@@ -4,46 +4,24 @@
 mod golden;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/stored.rs"]
+mod stored;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use golden::{Golden, Tensor};
+use golden::Golden;
 use pi0_node::graph::HostTensor;
-use program::{fails, succeeds};
-use safetensors::tensor::TensorView;
+use program::{fails, pi0_node, succeeds, text};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
-
-/// A stored tensor: type, shape, bytes.
-type Stored = (Dtype, Vec<usize>, Vec<u8>);
-
-fn stored(tensor: &Tensor) -> Stored {
-    let (dtype, bytes) = match &tensor.data {
-        HostTensor::F32(values) => {
-            (Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        }
-        HostTensor::I32(values) => {
-            (Dtype::I32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        }
-        HostTensor::Bool(values) => (Dtype::BOOL, values.iter().map(|&value| u8::from(value)).collect()),
-    };
-    (dtype, tensor.shape.clone(), bytes)
-}
-
-fn write(path: &Path, tensors: &BTreeMap<String, Stored>) {
-    let views = tensors
-        .iter()
-        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-    safetensors::serialize_to_file(views, None, path).unwrap();
-}
+use stored::{Tensors, stored, write};
 
 /// A golden file as a checkpoint folder and an input file.
 struct Case {
     folder: tempfile::TempDir,
     golden: Golden,
-    inputs: BTreeMap<String, Stored>,
+    inputs: Tensors,
 }
 
 impl Case {
@@ -79,9 +57,11 @@ impl Case {
             .collect()
     }
 
-    /// The error message; no output may be left.
+    /// The error message; no output may be left, not even an earlier run's.
     fn refused(&self, values: &str) -> String {
-        let message = fails(&self.arguments(values));
+        let arguments = self.arguments(values);
+        fs::write(self.path("out.safetensors"), "of an earlier run").unwrap();
+        let message = fails(&arguments);
         assert!(!self.path("out.safetensors").exists(), "an output file is left: {message}");
         assert!(!self.path("out.safetensors.part").exists(), "a partial output file is left: {message}");
         message
@@ -185,12 +165,38 @@ fn unknown_values_and_devices_are_refused() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_an_error() {
+fn an_output_that_cannot_be_written_or_that_the_run_reads_is_an_error() {
     let case = Case::new("pi0_hd72_gqa");
-    let mut arguments = case.arguments("");
-    let output = arguments.iter().position(|argument| argument == "--output").unwrap() + 1;
-    arguments[output] = case.path("no_such_folder/out.safetensors").display().to_string();
-    assert!(fails(&arguments).contains("no_such_folder"));
+    let refused = |output: &str| {
+        let mut arguments = case.arguments("");
+        let place = arguments.iter().position(|argument| argument == "--output").unwrap() + 1;
+        arguments[place] = case.path(output).display().to_string();
+        fails(&arguments)
+    };
+    assert!(refused("no_such_folder/out.safetensors").contains("no_such_folder"));
+    assert!(refused("checkpoint").contains("checkpoint: Is a directory"));
+    for (output, reason) in [
+        ("in.safetensors", "is the file with the inputs"),
+        ("checkpoint/model.safetensors", "lies in the checkpoint folder"),
+        ("checkpoint/new.safetensors", "lies in the checkpoint folder"),
+    ] {
+        let message = refused(output);
+        assert!(message.contains(reason), "{message}");
+    }
+    assert!(case.path("in.safetensors").exists() && case.path("checkpoint/model.safetensors").exists());
+}
+
+#[test]
+fn more_threads_than_the_parameter_allows_are_refused() {
+    let mut arguments = Case::new("pi0_hd72_gqa").arguments("");
+    let threads = arguments.iter().position(|argument| argument == "--threads").unwrap() + 1;
+    for number in ["1025", "18446744073709551615"] {
+        arguments[threads] = number.into();
+        let refused = pi0_node(&arguments);
+        let message = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{message}");
+        assert!(message.contains("--threads") && message.contains("0..=1024"), "{message}");
+    }
 }
 
 #[test]
@@ -212,7 +218,7 @@ fn a_checkpoint_that_contradicts_its_config_lists_every_problem() {
 #[test]
 fn weights_that_overflow_give_no_actions() {
     let case = Case::new("pi0_hd72_gqa");
-    let mut weights: BTreeMap<String, Stored> =
+    let mut weights: Tensors =
         case.golden.weights.iter().map(|(key, tensor)| (key.clone(), stored(tensor))).collect();
     let bias = weights.get_mut("action_out_proj.bias").unwrap();
     bias.2[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());

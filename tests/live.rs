@@ -1,6 +1,8 @@
 //! The live node over real DDS: the node, the player and this test are three processes on a ROS domain of their own.
 #![cfg(feature = "ros")]
 
+#[path = "support/bags.rs"]
+mod bags;
 #[path = "support/ros.rs"]
 mod ros;
 
@@ -36,40 +38,16 @@ fn checkpoint(folder: &TempDir) -> PathBuf {
 /// is a matter of milliseconds, so live and replay can only be compared where it does not matter.
 fn bag_with_held_joints(folder: &TempDir) -> PathBuf {
     let path = folder.path().join("held.mcap");
-    let mut bag = Bag::open(Path::new(BAG)).unwrap();
-    let topics = bag.topics().to_vec();
-    let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
-    let file = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
-    let mut writer = mcap::Writer::new(file).unwrap();
-    let channels: Vec<u16> = topics
-        .iter()
-        .map(|topic| {
-            let schema = writer.add_schema(&topic.type_name, "ros2msg", b"").unwrap();
-            writer.add_channel(schema, &topic.name, "cdr", &BTreeMap::new()).unwrap()
-        })
-        .collect();
-    let (start, _) = bag.span().unwrap();
+    let (start, _) = Bag::open(Path::new(BAG)).unwrap().span();
     let mut held: Option<Vec<f64>> = None;
-    for (sequence, message) in (0..).zip(bag.messages(&names).unwrap()) {
-        let mut message = message.unwrap();
-        if message.log_time.ms_since(start) > 2000.0 {
-            break;
-        }
-        if topics[message.topic].type_name == JointState::TYPE {
+    bags::copy(Path::new(BAG), &path, |topic, mut message| {
+        if topic.type_name == JointState::TYPE {
             let mut joints: JointState = cdr::decode(&message.data).unwrap();
             joints.position = held.get_or_insert(joints.position).clone();
             message.data = cdr::encode(&joints).unwrap();
         }
-        let time = message.log_time.0.unsigned_abs();
-        let header = mcap::records::MessageHeader {
-            channel_id: channels[message.topic],
-            sequence,
-            log_time: time,
-            publish_time: time,
-        };
-        writer.write_to_known_channel(&header, &message.data).unwrap();
-    }
-    writer.finish().unwrap();
+        (message.log_time.ms_since(start) <= 2000.0).then_some(message)
+    });
     path
 }
 

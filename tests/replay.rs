@@ -1,5 +1,7 @@
 //! `pi0_node replay` on the recorded ALOHA bag: what comes out, that it is the same every time, and what is refused.
 
+#[path = "support/bags.rs"]
+mod bags;
 #[path = "support/program.rs"]
 mod program;
 
@@ -7,9 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pi0_node::bag::messages::JointTrajectory;
-use pi0_node::bag::{Bag, cdr};
+use pi0_node::bag::{Bag, ChunkWriter, cdr};
 use pi0_node::observe::messages::Stamp;
-use program::{fails, succeeds};
+use program::{fails, pi0_node, succeeds, text};
 
 const BAG: &str = "tests/data/aloha_transfer_cube";
 const CONFIG: &str = "config/aloha.yaml";
@@ -106,13 +108,122 @@ fn a_bag_cut_short_gives_the_chunks_of_what_is_there() {
     let bag = folder.path().join("cut.mcap");
     fs::write(&bag, &whole[..whole.len() * 2 / 3]).unwrap();
     let output = folder.path().join("chunks.mcap");
-    let arguments = arguments(bag.to_str().unwrap(), &checkpoint, CONFIG, &output, &[]);
-    let ran = program::pi0_node(&arguments);
-    let warnings = program::text(&ran.stderr);
-    assert!(ran.status.success(), "{warnings}");
+    let (_, warnings) = replay(&bag, &checkpoint, &output);
     assert!(warnings.contains("cut.mcap: is cut short"), "{warnings}");
     let found = chunks(&output);
     assert!(found.len() > 10 && found.len() < 40, "{}", found.len());
+}
+
+/// The tables and the warnings of a replay, which must succeed.
+fn replay(bag: &Path, checkpoint: &Path, output: &Path) -> (String, String) {
+    let ran = pi0_node(&arguments(bag.to_str().unwrap(), checkpoint, CONFIG, output, &[]));
+    let warnings = text(&ran.stderr);
+    assert!(ran.status.success(), "{warnings}");
+    (text(&ran.stdout), warnings)
+}
+
+/// The numbers of a row of a table.
+fn row(table: &str, name: &str) -> Vec<u64> {
+    let row =
+        table.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {table}"));
+    row.split_whitespace().map(|number| number.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_bag_with_a_damaged_chunk_gives_the_chunks_of_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny_checkpoint(folder.path());
+    let mut bytes = fs::read(Path::new(BAG).join("aloha_transfer_cube.mcap")).unwrap();
+    let chunk = mcap::Summary::read(&bytes).unwrap().unwrap().chunk_indexes[2].chunk_start_offset as usize;
+    // Where the compressed data begins.
+    bytes[chunk + 53..chunk + 60].fill(0x5a);
+    let bag = folder.path().join("damaged.mcap");
+    fs::write(&bag, bytes).unwrap();
+    let output = folder.path().join("chunks.mcap");
+    let (table, warnings) = replay(&bag, &checkpoint, &output);
+    assert_eq!(warnings.matches("warning: ").count(), 1, "{warnings}");
+    assert!(warnings.contains(&format!("damaged.mcap: record at byte {chunk}: ")), "{warnings}");
+    // Half a second of four is lost. It began and ended in the middle of a frame set, whose other frames are there.
+    for camera in ["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"] {
+        assert_eq!(row(&table, &format!("in: {camera}")), [35, 0], "{table}");
+        assert_eq!(row(&table, &format!("unmatched: {camera}")), [1], "{table}");
+    }
+    assert_eq!(chunks(&output).len(), 34, "{table}");
+}
+
+#[test]
+fn a_damaged_database_gives_the_chunks_of_the_rest() {
+    const PAGE: usize = 4096;
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny_checkpoint(folder.path());
+    let bag = folder.path().join("damaged.db3");
+    fs::copy("tests/data/bags/sqlite3/sqlite3.db3", &bag).unwrap();
+    // The last joint state becomes so long that it gets pages of its own, of which one is lost.
+    let database = rusqlite::Connection::open(&bag).unwrap();
+    let last = "SELECT max(messages.id) FROM messages JOIN topics ON topics.id = topic_id WHERE name = '/joint_states'";
+    let changed = database
+        .execute(&format!("UPDATE messages SET data = ? WHERE id = ({last})"), [vec![0xab_u8; 4 * PAGE]])
+        .unwrap();
+    assert_eq!(changed, 1);
+    drop(database);
+    let mut bytes = fs::read(&bag).unwrap();
+    let lost = bytes.chunks_exact_mut(PAGE).find(|page| page[4..].iter().all(|&byte| byte == 0xab)).unwrap();
+    lost.fill(0);
+    // And a page with two messages.
+    bytes[11 * PAGE..12 * PAGE].fill(0);
+    fs::write(&bag, bytes).unwrap();
+
+    let (table, warnings) = replay(&bag, &checkpoint, &folder.path().join("chunks.mcap"));
+    assert_eq!(warnings.matches("warning: ").count(), 2, "{warnings}");
+    assert!(warnings.contains("17 messages were found before that, 21 behind it"), "{warnings}");
+    assert!(warnings.contains("message logged at 1700000000."), "{warnings}");
+    let names = ["in: base_0_rgb", "in: left_wrist_0_rgb", "in: right_wrist_0_rgb", "in: joints"];
+    let [received, refused] = [0, 1].map(|column| names.map(|name| row(&table, name)[column]));
+    assert_eq!((received.iter().sum::<u64>(), refused), (37, [0, 0, 0, 1]), "{table}");
+    assert!(row(&table, "chunks out")[0] >= 3, "{table}");
+}
+
+#[test]
+fn what_cannot_be_decoded_and_what_finds_no_partner_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny_checkpoint(folder.path());
+    let bag = folder.path().join("changed.mcap");
+    let mut number = std::collections::BTreeMap::new();
+    bags::copy(Path::new(BAG), &bag, |topic, mut message| {
+        let number = number.entry(topic.name.clone()).and_modify(|number| *number += 1).or_insert(0);
+        match (topic.name.as_str(), *number) {
+            ("/joint_states", 50..53) | ("/top/image_raw", 20) => message.data.truncate(30),
+            // Not the same frame set.
+            ("/left_wrist/image_raw/compressed", 30) => return None,
+            _ => {}
+        }
+        Some(message)
+    });
+    let (table, warnings) = replay(&bag, &checkpoint, &folder.path().join("chunks.mcap"));
+    assert_eq!(warnings.matches("warning: ").count(), 4, "{warnings}");
+    for (name, expected) in [
+        ("in: base_0_rgb", &[39, 1][..]),
+        ("in: left_wrist_0_rgb", &[39, 0]),
+        ("in: right_wrist_0_rgb", &[40, 0]),
+        ("in: joints", &[197, 3]),
+        ("frame sets", &[38]),
+        ("unmatched: base_0_rgb", &[1]),
+        ("unmatched: left_wrist_0_rgb", &[1]),
+        ("unmatched: right_wrist_0_rgb", &[2]),
+        ("chunks out", &[38]),
+    ] {
+        assert_eq!(row(&table, name), expected, "{name}: {table}");
+    }
+}
+
+#[test]
+fn a_rate_that_no_clock_can_follow_is_refused() {
+    for rate in ["1e-30", "0", "1e9", "fast"] {
+        let refused = pi0_node(&["replay", BAG, "--config", CONFIG, "--rate", rate]);
+        let message = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{message}");
+        assert!(message.contains("must be a number from 0.001 to 1000, or max"), "{message}");
+    }
 }
 
 #[test]
@@ -125,6 +236,11 @@ fn what_does_not_fit_is_refused_before_anything_is_compiled() {
 
     let message = refused("tests/data/no_such_bag", CONFIG);
     assert!(message.contains("no_such_bag: there is no such bag"), "{message}");
+
+    let empty = folder.path().join("empty.mcap");
+    ChunkWriter::create(&empty, "/top/image_raw").unwrap().finish().unwrap();
+    let message = refused(empty.to_str().unwrap(), CONFIG);
+    assert!(message.contains("empty.mcap has no messages"), "{message}");
 
     let message = refused(BAG, &with("/top/image_raw", "/head/image_raw"));
     assert!(

@@ -1,12 +1,18 @@
 //! A sqlite3 file of a bag. Called by [`super::Bag::open`].
+//!
+//! Messages lie in order of writing in the pages of a tree. Those in front of a damaged page are found from the one end,
+//! those behind it from the other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Params};
 
 use super::{BagFile, Place};
 use crate::observe::messages::Stamp;
+
+/// A message without its data: identity, topic, time.
+type Row = (i64, i64, i64);
 
 pub(super) struct Database {
     connection: Connection,
@@ -17,12 +23,11 @@ pub(super) struct Database {
 
 pub(super) fn open(path: &Path) -> Result<Database, String> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(text)?;
+    // Lets a file be read that lacks pages at its end; nothing can be written.
+    connection.pragma_update(None, "writable_schema", true).map_err(text)?;
     let mut database = Database { connection, topics: Vec::new(), index: Vec::new(), problems: Vec::new() };
     let numbers = database.read_topics()?;
-    if let Err(error) = database.read_index(&numbers) {
-        let message = format!("{error}; {} messages could be found before that", database.index.len());
-        database.problems.push(message);
-    }
+    database.read_index(&numbers)?;
     Ok(database)
 }
 
@@ -41,22 +46,46 @@ impl Database {
         Ok(numbers)
     }
 
-    /// In order of writing, so that a damaged page costs only what comes after it.
+    /// In order of writing.
     fn read_index(&mut self, numbers: &HashMap<i64, usize>) -> Result<(), String> {
-        let sql = "SELECT id, topic_id, timestamp FROM messages ORDER BY id";
-        let mut query = self.connection.prepare(sql).map_err(text)?;
-        let mut rows = query.query([]).map_err(text)?;
-        while let Some(row) = rows.next().map_err(text)? {
-            let (id, topic, time): (i64, i64, i64) =
-                (row.get(0).map_err(text)?, row.get(1).map_err(text)?, row.get(2).map_err(text)?);
+        let (mut rows, damage) = self.rows("SELECT id, topic_id, timestamp FROM messages ORDER BY id", [])?;
+        if let Some(error) = damage {
+            let before = rows.len();
+            let last = rows.last().map_or(i64::MIN, |(id, ..)| *id);
+            let backwards = "SELECT id, topic_id, timestamp FROM messages WHERE id > ? ORDER BY id DESC";
+            // This walk ends at damage too: at the same, or at more of it.
+            let (behind, _) = self.rows(backwards, [last])?;
+            rows.extend(behind.into_iter().rev());
+            let behind = rows.len() - before;
+            self.problems
+                .push(format!("{error}; {before} messages were found before that, {behind} behind it"));
+        }
+        let mut undescribed = BTreeMap::new();
+        for (id, topic, time) in rows {
             match numbers.get(&topic) {
                 Some(&topic) => self.index.push((Stamp(time), topic, Place { group: 0, index: id as u64 })),
-                None => {
-                    self.problems.push(format!("message {id} is of topic {topic}, which nothing describes"))
-                }
+                None => *undescribed.entry(topic).or_insert(0) += 1,
             }
         }
+        let describe =
+            |(topic, count)| format!("{count} messages of topic {topic}, which nothing describes; skipped");
+        self.problems.extend(undescribed.into_iter().map(describe));
         Ok(())
+    }
+
+    /// Messages up to the end, or to what cannot be read and why.
+    fn rows(&self, sql: &str, parameters: impl Params) -> Result<(Vec<Row>, Option<String>), String> {
+        let mut query = self.connection.prepare(sql).map_err(text)?;
+        let found =
+            query.query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).map_err(text)?;
+        let mut rows = Vec::new();
+        for row in found {
+            match row {
+                Ok(row) => rows.push(row),
+                Err(error) => return Ok((rows, Some(text(error)))),
+            }
+        }
+        Ok((rows, None))
     }
 }
 

@@ -49,6 +49,11 @@ pub(super) fn files(path: &Path) -> Result<Found, BagError> {
                        `ros2 bag convert` (MCAP's own compression is)";
         return Err(fail(path, message.into()));
     }
+    if information.relative_file_paths.is_empty() {
+        let message =
+            "it names no files (relative_file_paths); without it every bag file of the folder is read";
+        return Err(fail(&metadata, message.into()));
+    }
     let (files, missing): (Vec<PathBuf>, Vec<PathBuf>) =
         information.relative_file_paths.iter().map(|file| path.join(file)).partition(|file| file.is_file());
     let problem =

@@ -27,6 +27,8 @@ pub struct Bag {
     topics: Vec<Topic>,
     /// Every message, in order of log time; equal times in order of reading.
     index: Vec<Entry>,
+    /// Times of the first and the last message.
+    span: (Stamp, Stamp),
     problems: Vec<BagProblem>,
 }
 
@@ -64,6 +66,15 @@ impl fmt::Display for BagProblem {
     }
 }
 
+/// A message that was found when the bag was opened, but cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct UnreadableMessage {
+    /// Position in [`Bag::topics`].
+    pub topic: usize,
+    pub problem: BagProblem,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     log_time: Stamp,
@@ -92,7 +103,7 @@ trait BagFile {
 }
 
 impl Bag {
-    /// Opens a folder with `metadata.yaml`, or a bare `.mcap` or `.db3` file.
+    /// Opens a folder with `metadata.yaml`, or a bare `.mcap` or `.db3` file. A bag without any message is an error.
     pub fn open(path: &Path) -> Result<Self, BagError> {
         let found = metadata::files(path)?;
         let mut bag = Self {
@@ -100,6 +111,7 @@ impl Bag {
             files: Vec::new(),
             topics: Vec::new(),
             index: Vec::new(),
+            span: Default::default(),
             problems: found.problems,
         };
         for path in found.files {
@@ -116,11 +128,13 @@ impl Bag {
                 Err(message) => bag.problems.push(BagProblem { file: path, message }),
             }
         }
-        if bag.files.is_empty() {
-            return Err(BagError::Unreadable { path: path.into(), problems: bag.problems });
-        }
         // A stable sort keeps messages of equal times in their order.
         bag.index.sort_by_key(|entry| entry.log_time);
+        match (bag.index.first(), bag.index.last()) {
+            (Some(first), Some(last)) => bag.span = (first.log_time, last.log_time),
+            _ if bag.problems.is_empty() => return Err(BagError::Empty(path.into())),
+            _ => return Err(BagError::Unreadable { path: path.into(), problems: bag.problems }),
+        }
         Ok(bag)
     }
 
@@ -157,18 +171,15 @@ impl Bag {
     }
 
     /// Times of the first and the last message.
-    pub fn span(&self) -> Option<(Stamp, Stamp)> {
-        Some((self.index.first()?.log_time, self.index.last()?.log_time))
+    pub fn span(&self) -> (Stamp, Stamp) {
+        self.span
     }
 
     /// The messages of some topics in order of log time. A message that cannot be read after all is an item too.
     pub fn messages(
         &mut self,
         topics: &[&str],
-    ) -> Result<impl ExactSizeIterator<Item = Result<Message, BagProblem>> + use<'_>, BagError> {
-        if self.index.is_empty() {
-            return Err(BagError::Empty(self.path.clone()));
-        }
+    ) -> Result<impl ExactSizeIterator<Item = Result<Message, UnreadableMessage>> + use<'_>, BagError> {
         let found = |name: &&str| self.topics.iter().any(|topic| topic.name == **name && topic.count > 0);
         if !topics.is_empty() && !topics.iter().any(found) {
             return Err(BagError::NoTopics {
@@ -183,7 +194,13 @@ impl Bag {
         let (files, path) = (&mut self.files, &self.path);
         Ok(entries.into_iter().map(move |entry| match files[entry.file].read(entry.place) {
             Ok(data) => Ok(Message { topic: entry.topic, log_time: entry.log_time, data }),
-            Err(message) => Err(BagProblem { file: path.clone(), message }),
+            Err(message) => {
+                let message = format!("message logged at {}: {message}", entry.log_time);
+                Err(UnreadableMessage {
+                    topic: entry.topic,
+                    problem: BagProblem { file: path.clone(), message },
+                })
+            }
         }))
     }
 

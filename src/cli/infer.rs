@@ -7,9 +7,10 @@ mod outputs;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use clap::builder::RangedU64ValueParser;
 
 use self::inputs::Inputs;
-use self::outputs::{Output, save};
+use self::outputs::{Output, make_room, save};
 use super::progress::Bar;
 use crate::device::cpu::Precision;
 use crate::device::{self, Device, DeviceOptions, ProgramId};
@@ -29,7 +30,7 @@ pub struct Options {
     /// Safetensors file with the inputs.
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
-    /// Safetensors file to write; left as it was if anything fails.
+    /// Safetensors file to write. One that is there is removed first: after an error there is none.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Intermediate values to write as well: `all`, or names such as prefix_embs,cache_k_0,v_t_3.
@@ -41,12 +42,13 @@ pub struct Options {
     /// How the CPU device stores weights and what they are multiplied with: f32, the reference, or bf16.
     #[arg(long, default_value_t = Precision::F32)]
     dtype: Precision,
-    /// Threads of the CPU device; 0 means one per core.
-    #[arg(long, default_value_t = 0)]
+    /// Threads of the CPU device, at most 1024; 0 means one per core.
+    #[arg(long, default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1024))]
     threads: usize,
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
+    make_room(&options.output, &options.inputs, &options.checkpoint)?;
     let checkpoint = Checkpoint::open(&options.checkpoint)?;
     let config = checkpoint.config();
     let inputs = Inputs::load(&options.inputs, config)?;

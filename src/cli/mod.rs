@@ -5,6 +5,7 @@ mod infer;
 #[cfg(feature = "ros")]
 mod play;
 pub mod progress;
+mod rate;
 mod replay;
 mod ros_arguments;
 #[cfg(feature = "ros")]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::rate::rate;
 use crate::node::{self, PlayOptions, StampFrom};
 
 /// Publish a bag's topics over ROS 2 with its timing, in place of a robot's cameras and joints.
@@ -14,8 +15,8 @@ pub struct Options {
     /// Folder with metadata.yaml, or a bare .mcap or .db3 file.
     #[arg(value_name = "BAG")]
     bag: PathBuf,
-    /// How fast: 2.0 is twice as fast as recorded.
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = positive)]
+    /// How fast, from 0.001 to 1000: 2.0 is twice as fast as recorded.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = rate)]
     rate: f64,
     /// Start again at the end, until SIGINT (Ctrl-C) or SIGTERM.
     #[arg(long = "loop")]
@@ -31,17 +32,9 @@ pub struct Options {
     wait_for_subscribers: usize,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
-    number(text, |number| number > 0.0).ok_or_else(|| "must be a number above 0".into())
-}
-
 fn not_negative(text: &str) -> Result<f64, String> {
-    number(text, |number| (0.0..1e9).contains(&number))
-        .ok_or_else(|| "must be a number of seconds, 0 or more".into())
-}
-
-fn number(text: &str, valid: impl Fn(f64) -> bool) -> Option<f64> {
-    text.parse().ok().filter(|number: &f64| number.is_finite() && valid(*number))
+    let number = text.parse().ok().filter(|number| (0.0..1e9).contains(number));
+    number.ok_or_else(|| "must be a number of seconds, 0 or more".into())
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {

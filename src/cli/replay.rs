@@ -3,16 +3,19 @@
 //! Every message of the bag is put in as the node would, at its log time, and the cycle takes a step after it. So the
 //! chunks depend on the bag, the checkpoint and the settings alone, never on how fast this machine is.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::de::DeserializeOwned;
 
 use super::progress::Bar;
+use super::rate::rate;
 use crate::bag::messages::{CompressedImage, Image, JointState, JointTrajectory, Text};
-use crate::bag::{Bag, ChunkWriter, Message, cdr};
+use crate::bag::{Bag, CdrError, ChunkWriter, Message, cdr};
 use crate::control::{self, Outcome, Wiring};
 use crate::observe::messages::Stamp;
 use crate::settings::{NODE_NAME, Settings, Transport, Value, read_parameters};
@@ -34,7 +37,7 @@ pub struct Options {
     /// Write the chunks to this MCAP file (trajectory_msgs/JointTrajectory).
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// How fast the bag's clock runs: 1.0 is real time; `max` waits for nothing.
+    /// How fast the bag's clock runs, from 0.001 to 1000: 1.0 is real time; `max` waits for nothing.
     #[arg(long, value_name = "RATE", default_value = "max")]
     rate: Rate,
     /// Device that runs the model; wins over the parameter file's.
@@ -58,10 +61,9 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.parse::<f64>()) {
-            ("max", _) => Ok(Rate::Max),
-            (_, Ok(rate)) if rate.is_finite() && rate > 0.0 => Ok(Rate::Times(rate)),
-            _ => Err("must be a number above 0, or max".into()),
+        match text {
+            "max" => Ok(Rate::Max),
+            text => rate(text).map(Rate::Times).map_err(|message| format!("{message}, or max")),
         }
     }
 }
@@ -86,8 +88,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         progress.inc(1);
         let message = match message {
             Ok(message) => message,
-            Err(problem) => {
-                progress.suspend(|| eprintln!("warning: {problem}"));
+            Err(unreadable) => {
+                topics.refuse(unreadable.topic, &unreadable, &wiring);
+                progress.suspend(|| eprintln!("warning: {unreadable}"));
                 continue;
             }
         };
@@ -207,23 +210,42 @@ impl Topics {
         let Some(target) = self.targets[message.topic] else {
             return Ok(());
         };
-        let data = &message.data;
         let mut put = || -> anyhow::Result<()> {
             match target {
                 Target::Camera(index, Transport::Raw) => {
-                    wiring.cameras[index].put_image(&cdr::decode::<Image>(data)?.view())?;
+                    let image: Image = self.decode(message, wiring)?;
+                    wiring.cameras[index].put_image(&image.view())?;
                 }
                 Target::Camera(index, Transport::Compressed) => {
-                    wiring.cameras[index].put_compressed(&cdr::decode::<CompressedImage>(data)?.view())?;
+                    let image: CompressedImage = self.decode(message, wiring)?;
+                    wiring.cameras[index].put_compressed(&image.view())?;
                 }
                 Target::Joints => {
-                    wiring.joints.put(&cdr::decode::<JointState>(data)?.view(), message.log_time)?
+                    let joints: JointState = self.decode(message, wiring)?;
+                    wiring.joints.put(&joints.view(), message.log_time)?;
                 }
-                Target::Prompt => wiring.prompt.put(&cdr::decode::<Text>(data)?.data)?,
+                Target::Prompt => {
+                    let prompt: Text = self.decode(message, wiring)?;
+                    wiring.prompt.put(&prompt.data)?;
+                }
             }
             Ok(())
         };
         put().with_context(|| format!("message of {target:?} logged at {}", message.log_time))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, message: &Message, wiring: &Wiring) -> Result<T, CdrError> {
+        cdr::decode(&message.data).inspect_err(|error| self.refuse(message.topic, error, wiring))
+    }
+
+    /// Counts a message that does not even get as far as its input.
+    fn refuse(&self, topic: usize, error: &dyn Display, wiring: &Wiring) {
+        match self.targets[topic] {
+            Some(Target::Camera(index, _)) => wiring.cameras[index].refuse(error),
+            Some(Target::Joints) => wiring.joints.refuse(error),
+            Some(Target::Prompt) => wiring.prompt.refuse(error),
+            None => {}
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The ways in: each turns a message into what the model reads, on the thread that received it, and leaves it in a
 //! mailbox for the cycle. A message that cannot be used changes nothing there.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -43,8 +44,8 @@ impl CameraInput {
         self.put(image.stamp, |preprocessor, pixels| preprocessor.compressed(image, pixels))
     }
 
-    /// Counts a message that could not even be decoded into an image message.
-    pub fn refuse(&self, error: &dyn std::fmt::Display) {
+    /// Counts a message from which the edge could not even get an image message.
+    pub fn refuse(&self, error: &dyn Display) {
         let _ = self.metrics.received(&self.metrics.cameras[self.index], Instant::now(), Err::<(), _>(error));
     }
 
@@ -102,8 +103,8 @@ impl JointInput {
         Ok(())
     }
 
-    /// Counts a message that could not even be decoded into a joint state.
-    pub fn refuse(&self, error: &dyn std::fmt::Display) {
+    /// Counts a message from which the edge could not even get a joint state.
+    pub fn refuse(&self, error: &dyn Display) {
         let _ = self.metrics.received(&self.metrics.joints, Instant::now(), Err::<(), _>(error));
     }
 }
@@ -125,6 +126,11 @@ impl PromptInput {
         *self.mailbox.buffer() = self.metrics.received(&self.metrics.prompts, since, result)?;
         self.mailbox.send();
         Ok(())
+    }
+
+    /// Counts a message from which the edge could not even get a prompt.
+    pub fn refuse(&self, error: &dyn Display) {
+        let _ = self.metrics.received(&self.metrics.prompts, Instant::now(), Err::<(), _>(error));
     }
 
     /// Tokens that the model has: another model's tokenizer would give others.

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use anyhow::Context;
 use r2r::indexmap::IndexMap;
 use r2r::{ParameterValue, RosParams};
 
-use crate::settings::{PARAMETERS, Settings, Value, complete};
+use crate::settings::{PARAMETERS, Parameter, Settings, Value, complete};
 
 /// What the node was started with.
 pub struct Parameters {
@@ -74,6 +74,18 @@ fn to_ros(value: &Value) -> ParameterValue {
     }
 }
 
+/// What is declared about a parameter: its description with type, range and unit, for which r2r has no fields. r2r wants a
+/// text that is there for ever, so it is made once.
+fn description(parameter: &Parameter) -> &'static str {
+    static DESCRIPTIONS: LazyLock<BTreeMap<&str, String>> = LazyLock::new(|| {
+        let describe = |parameter: &'static Parameter| {
+            (parameter.name, format!("{}; {parameter}", parameter.description))
+        };
+        PARAMETERS.iter().map(describe).collect()
+    });
+    DESCRIPTIONS.get(parameter.name).map_or(parameter.description, String::as_str)
+}
+
 /// The values in use, for r2r's parameter services. They are fixed while the node runs.
 struct Declared(BTreeMap<&'static str, Value>);
 
@@ -86,7 +98,7 @@ impl RosParams for Declared {
     ) -> r2r::Result<()> {
         for parameter in PARAMETERS {
             let value = self.get_parameter(parameter.name)?;
-            let description = parameter.description;
+            let description = description(parameter);
             declared.insert(parameter.name.to_owned(), r2r::Parameter { value, description });
         }
         Ok(())
@@ -118,13 +130,16 @@ mod tests {
     }
 
     #[test]
-    fn every_parameter_is_declared_with_value_and_description() {
+    fn every_parameter_is_declared_with_value_description_range_and_unit() {
         let mut params = IndexMap::new();
         declared().register_parameters("", None, &mut params).unwrap();
         assert_eq!(params.len(), PARAMETERS.len());
         assert_eq!(params["seed"].value, ParameterValue::Integer(7));
         assert_eq!(params["control_hz"].value, ParameterValue::Double(50.0));
         assert!(params["checkpoint"].description.starts_with("Checkpoint folder"));
+        let described =
+            "Largest difference between the stamps of one frame set; a number from 0 to 1000 (ms)";
+        assert_eq!(params["sync_tolerance_ms"].description, described);
     }
 
     #[test]

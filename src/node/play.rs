@@ -44,7 +44,7 @@ pub fn play(options: &Options) -> anyhow::Result<()> {
     for problem in bag.problems() {
         eprintln!("warning: {problem}");
     }
-    let timing = Timing::of(&bag)?;
+    let timing = Timing::of(&bag);
     let mut node = connect("pi0_player")?;
     let stop = Stop::on_signals()?;
     let outputs = outputs(&mut node, bag.topics())?;
@@ -125,19 +125,14 @@ struct Timing {
 }
 
 impl Timing {
-    fn of(bag: &Bag) -> anyhow::Result<Self> {
-        let Some((first, last)) = bag.span() else {
-            bail!("bag has no messages: there is nothing to play");
-        };
+    fn of(bag: &Bag) -> Self {
+        let (first, last) = bag.span();
         let span = Duration::from_nanos(last.0.abs_diff(first.0));
         // The period of the slowest regular topic, so that it goes on as if there were no seam.
         let intervals = bag.topics().iter().map(|topic| topic.count.saturating_sub(1));
         let fewest = intervals.filter(|intervals| *intervals > 0).min();
-        Ok(Self {
-            first,
-            span,
-            gap: fewest.map_or(Duration::from_secs(1), |fewest| span.div_f64(fewest as f64)),
-        })
+        let gap = fewest.map_or(Duration::from_secs(1), |fewest| span.div_f64(fewest as f64));
+        Self { first, span, gap }
     }
 
     fn since_start(&self, log_time: Stamp, rate: f64) -> Duration {
@@ -164,14 +159,15 @@ impl Present {
     fn after(self, duration: Duration) -> Self {
         Self {
             instant: self.instant + duration,
-            stamp: Stamp(self.stamp.0 + i64::try_from(duration.as_nanos()).unwrap_or_default()),
+            stamp: Stamp(self.stamp.0.saturating_add(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))),
         }
     }
 
     /// The present counterpart of a stamp in the bag that starts at `first`. Equal stamps stay equal: frames that were
     /// taken together still are.
     fn stamp_of(self, recorded: Stamp, first: Stamp, rate: f64) -> Stamp {
-        Stamp(self.stamp.0 + ((recorded.0 - first.0) as f64 / rate).round() as i64)
+        let after = recorded.0.saturating_sub(first.0) as f64 / rate;
+        Stamp(self.stamp.0.saturating_add(after.round() as i64))
     }
 }
 
@@ -300,5 +296,12 @@ mod tests {
         assert_eq!(at(1_000_000_000), start.stamp);
         assert_eq!(at(1_400_000_000).0 - start.stamp.0, 200_000_000);
         assert_eq!(at(1_400_000_000), at(1_400_000_000));
+    }
+
+    #[test]
+    fn a_stamp_beyond_all_times_becomes_the_last_or_the_first_one() {
+        let start = Present::now();
+        assert_eq!(start.stamp_of(Stamp(i64::MAX), Stamp(-1), 0.001), Stamp(i64::MAX));
+        assert_eq!(start.stamp_of(Stamp(i64::MIN), Stamp(i64::MAX), 0.001), Stamp(i64::MIN + start.stamp.0));
     }
 }

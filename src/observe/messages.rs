@@ -19,9 +19,10 @@ impl Stamp {
         (sec as i32, self.0.rem_euclid(1_000_000_000) as u32)
     }
 
-    /// Milliseconds from `earlier` to `self`; negative when `earlier` is later.
+    /// Milliseconds from `earlier` to `self`; negative when `earlier` is later. Stamps come from outside: those that are
+    /// further apart than 292 years count as that far apart.
     pub fn ms_since(self, earlier: Stamp) -> f64 {
-        (self.0 - earlier.0) as f64 / 1e6
+        self.0.saturating_sub(earlier.0) as f64 / 1e6
     }
 }
 
@@ -69,5 +70,11 @@ mod tests {
             let (sec, nanosec) = stamp.to_parts();
             assert_eq!(Stamp::from_parts(sec, nanosec), stamp);
         }
+    }
+
+    #[test]
+    fn the_most_distant_stamps_can_be_compared() {
+        assert_eq!(Stamp(i64::MAX).ms_since(Stamp(i64::MIN)), i64::MAX as f64 / 1e6);
+        assert_eq!(Stamp(i64::MIN).ms_since(Stamp(1)), i64::MIN as f64 / 1e6);
     }
 }

@@ -9,6 +9,21 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+/// What a weight in the file stands behind need only be possible: a wrong number is found when the weights are compared.
+const LARGEST_WIDTH: usize = 1 << 20;
+// What no weight stands behind must be bounded here, for the model is built and memory taken as these say. Each limit is
+// many times what any pi0 has.
+/// Published: 27. The list of weights to compare grows with it.
+const MOST_LAYERS: usize = 256;
+/// Published: 224.
+const LARGEST_IMAGE: usize = 4096;
+/// Of one image (published: 256) or of the prompt (48). Attention takes memory by its square.
+const MOST_TOKENS: usize = 4096;
+/// Published: 50. Attention takes memory by its square.
+const LONGEST_CHUNK: usize = 1024;
+/// Published: 10. The graph has every step in it. The parameter `num_inference_steps` has the same limit.
+const MOST_STEPS: usize = 1000;
+
 /// Sizes of a transformer stack of the Gemma family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GemmaConfig {
@@ -177,28 +192,27 @@ impl PolicyConfig {
     /// Refuses sizes that no model has, before anything is computed from them.
     fn checked(self) -> Result<Self, String> {
         let Self { vision, vlm, expert, .. } = self;
-        let limit = 1 << 20;
-        for (name, size) in [
-            ("vision.hidden_size", vision.width),
-            ("vision.num_hidden_layers", vision.layers),
-            ("vision.num_attention_heads", vision.heads),
-            ("vision.intermediate_size", vision.mlp),
-            ("vision.patch_size", vision.patch),
-            ("image_resolution", vision.image),
-            ("vlm.hidden_size", vlm.width),
-            ("vlm.num_hidden_layers", vlm.layers),
-            ("vlm.intermediate_size", vlm.mlp),
-            ("vlm.num_attention_heads", vlm.heads),
-            ("vlm.num_key_value_heads", vlm.kv_heads),
-            ("vlm.head_dim", vlm.head_dim),
-            ("vlm.vocab_size", self.vocabulary),
-            ("expert.hidden_size", expert.width),
-            ("expert.intermediate_size", expert.mlp),
-            ("chunk_size", self.action_horizon),
-            ("max_action_dim", self.action_dim),
-            ("max_state_dim", self.state_dim),
-            ("num_inference_steps", self.denoising_steps),
-            ("tokenizer_max_length", self.prompt_tokens),
+        for (name, size, limit) in [
+            ("vision.hidden_size", vision.width, LARGEST_WIDTH),
+            ("vision.num_hidden_layers", vision.layers, MOST_LAYERS),
+            ("vision.num_attention_heads", vision.heads, LARGEST_WIDTH),
+            ("vision.intermediate_size", vision.mlp, LARGEST_WIDTH),
+            ("vision.patch_size", vision.patch, LARGEST_IMAGE),
+            ("image_resolution", vision.image, LARGEST_IMAGE),
+            ("vlm.hidden_size", vlm.width, LARGEST_WIDTH),
+            ("vlm.num_hidden_layers", vlm.layers, MOST_LAYERS),
+            ("vlm.intermediate_size", vlm.mlp, LARGEST_WIDTH),
+            ("vlm.num_attention_heads", vlm.heads, LARGEST_WIDTH),
+            ("vlm.num_key_value_heads", vlm.kv_heads, LARGEST_WIDTH),
+            ("vlm.head_dim", vlm.head_dim, LARGEST_WIDTH),
+            ("vlm.vocab_size", self.vocabulary, LARGEST_WIDTH),
+            ("expert.hidden_size", expert.width, LARGEST_WIDTH),
+            ("expert.intermediate_size", expert.mlp, LARGEST_WIDTH),
+            ("chunk_size", self.action_horizon, LONGEST_CHUNK),
+            ("max_action_dim", self.action_dim, LARGEST_WIDTH),
+            ("max_state_dim", self.state_dim, LARGEST_WIDTH),
+            ("num_inference_steps", self.denoising_steps, MOST_STEPS),
+            ("tokenizer_max_length", self.prompt_tokens, MOST_TOKENS),
         ] {
             if !(1..=limit).contains(&size) {
                 return Err(format!("'{name}' is {size}; it must be 1 to {limit}"));
@@ -214,6 +228,14 @@ impl PolicyConfig {
             if size % divisor != 0 {
                 return Err(format!("'{name}' ({size}) must be a multiple of {part} ({divisor})"));
             }
+        }
+        if vision.tokens() > MOST_TOKENS {
+            return Err(format!(
+                "'image_resolution' ({}) and vision.patch_size ({}) make {} tokens of an image; it must be at most {MOST_TOKENS}",
+                vision.image,
+                vision.patch,
+                vision.tokens()
+            ));
         }
         Ok(self)
     }
@@ -348,7 +370,15 @@ mod tests {
     #[test]
     fn impossible_sizes_are_refused_by_name() {
         for (key, value, expected) in [
-            ("chunk_size", json!(0), "'chunk_size' is 0; it must be 1 to 1048576"),
+            ("chunk_size", json!(0), "'chunk_size' is 0; it must be 1 to 1024"),
+            ("chunk_size", json!(1025), "'chunk_size' is 1025; it must be 1 to 1024"),
+            ("num_inference_steps", json!(1001), "'num_inference_steps' is 1001; it must be 1 to 1000"),
+            ("tokenizer_max_length", json!(4097), "'tokenizer_max_length' is 4097; it must be 1 to 4096"),
+            (
+                "image_resolution",
+                json!([1022, 1022]),
+                "make 5329 tokens of an image; it must be at most 4096",
+            ),
             ("image_resolution", json!([224, 200]), "'image_resolution' is 224x200"),
             ("image_resolution", json!([225, 225]), "must be a multiple of vision.patch_size (14)"),
             ("type", json!("act"), "'type' is \"act\""),
@@ -359,5 +389,8 @@ mod tests {
             let error = parse(file).unwrap_err();
             assert!(error.contains(expected), "{key}: {error}");
         }
+        let mut deep = PolicyConfig::TINY.to_json();
+        deep["architecture"]["vlm"]["num_hidden_layers"] = json!(1 << 20);
+        assert!(parse(deep).unwrap_err().contains("'vlm.num_hidden_layers' is 1048576; it must be 1 to 256"));
     }
 }

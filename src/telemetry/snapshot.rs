@@ -47,6 +47,13 @@ impl Snapshot {
         &self.stages[stage as usize].1
     }
 
+    /// A camera's good frames that are in no frame set: a newer one came before they had partners, or their partners' stamps
+    /// are too far from theirs. The newest may still find partners.
+    pub fn unmatched(&self, camera: &SensorSnapshot) -> u64 {
+        // Every set has one frame of each camera. The two are not counted at the same moment.
+        camera.received.saturating_sub(self.frame_sets)
+    }
+
     /// Every stream of messages.
     pub fn sensors(&self) -> impl Iterator<Item = &SensorSnapshot> {
         self.cameras.iter().chain([&self.joints, &self.prompts])
@@ -62,6 +69,10 @@ impl fmt::Display for Snapshot {
             writeln!(f, "{:<30} {received:>8} {refused:>10}", format!("in: {name}"))?;
         }
         writeln!(f, "{:<30} {:>8}", "frame sets", self.frame_sets)?;
+        for camera in &self.cameras {
+            let name = format!("unmatched: {}", camera.name);
+            writeln!(f, "{name:<30} {:>8}", self.unmatched(camera))?;
+        }
         writeln!(f, "{:<30} {:>8}", "chunks out", self.chunks)?;
         for (reason, count) in self.dropped.iter().filter(|(_, count)| *count > 0) {
             writeln!(f, "{:<30} {count:>8}", format!("dropped: {}", reason.name()))?;
@@ -100,5 +111,18 @@ mod tests {
         }
         assert!(table.contains("in: base_0_rgb") && table.contains("decode base_0_rgb"));
         assert!(table.contains("joints_stale") && !table.contains("device_error"));
+    }
+
+    #[test]
+    fn frames_in_no_set_are_those_received_but_not_in_one() {
+        let metrics = Metrics::new(["base_0_rgb", "left_wrist_0_rgb"]);
+        for camera in [0, 0, 0, 1] {
+            let _ = metrics.received(&metrics.cameras[camera], Instant::now(), Ok::<_, String>(()));
+        }
+        metrics.frame_sets.add_one();
+        let snapshot = metrics.snapshot();
+        assert_eq!([0, 1].map(|camera| snapshot.unmatched(&snapshot.cameras[camera])), [2, 0]);
+        let table = snapshot.to_string();
+        assert!(table.contains("unmatched: base_0_rgb                 2"), "{table}");
     }
 }

@@ -54,3 +54,21 @@ fn install(prefix: &Path) -> anyhow::Result<()> {
     eprintln!("set-up: done");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a fresh clone the linker is the first that needs a C compiler: it links this program.
+    #[test]
+    fn without_a_c_compiler_the_linker_says_what_to_install() {
+        let linker = root().join(".cargo/ros-linker");
+        let output = Command::new(linker).arg("--version").env("PATH", "").output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains("there is no C compiler `cc`; install one") && said.contains("apt install"),
+            "{said}"
+        );
+    }
+}

@@ -1,9 +1,10 @@
 //! Writes the output file of `infer`.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
+use std::path::{self, Path, PathBuf};
+use std::{fs, io};
 
+use anyhow::{Context, bail};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -39,6 +40,27 @@ impl Output {
             }
             HostTensor::Bool(data) => (Dtype::BOOL, data.iter().map(|&value| u8::from(value)).collect()),
         }
+    }
+}
+
+/// Removes what an earlier run has left at `output`, lest it pass for this run's result. A slip of the keyboard must not
+/// cost what this run reads.
+pub fn make_room(output: &Path, inputs: &Path, checkpoint: &Path) -> anyhow::Result<()> {
+    // What is not there is in nobody's way.
+    let real = |path: &Path| path.canonicalize().ok();
+    let same = |a: Option<PathBuf>, b: Option<PathBuf>| a.is_some() && a == b;
+    if same(real(output), real(inputs)) {
+        bail!("--output {} is the file with the inputs; choose another one", output.display());
+    }
+    let absolute = path::absolute(output).with_context(|| format!("cannot write {}", output.display()))?;
+    if same(absolute.parent().and_then(real), real(checkpoint)) {
+        bail!("--output {} lies in the checkpoint folder; choose another place", output.display());
+    }
+    match fs::remove_file(output) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot write {}", output.display()))
+        }
+        _ => Ok(()),
     }
 }
 
