@@ -51,7 +51,7 @@ pub(super) struct Compiler<'a> {
     /// By value: made of weights and constants alone.
     constant: Vec<bool>,
     /// The node that is being lowered, and whether it is constant.
-    current: (usize, bool),
+    pub current: (usize, bool),
     /// Contents of constants and small weights.
     contents: Vec<(View, HostTensor)>,
     /// Values that are there packed for products.

@@ -17,6 +17,9 @@ pub(super) struct Fusion {
     pub sums: HashMap<usize, Sum>,
     /// Attentions by node.
     pub attentions: HashMap<usize, AttentionInputs>,
+    /// By value: the last node that reads it, itself or as part of another value; more than there are nodes for what
+    /// must survive the run.
+    pub last_reader: Vec<usize>,
     /// By value: somebody reads its rows.
     pub rows: Vec<bool>,
     /// By value: a product reads it.
@@ -55,6 +58,7 @@ impl Fusion {
             absorbed: vec![false; graph.nodes.len()],
             sums: HashMap::new(),
             attentions: HashMap::new(),
+            last_reader: vec![0; graph.values.len()],
             rows: vec![false; graph.values.len()],
             packed: vec![false; graph.values.len()],
             packed_exact: vec![false; graph.values.len()],
@@ -86,6 +90,7 @@ impl Fusion {
             }
         }
         fusion.forms(graph);
+        fusion.last_readers(graph);
         fusion
     }
 
@@ -124,6 +129,21 @@ impl Fusion {
             query: rotated(self, node.operands[0]),
             keys: parts(self, node.operands[1]),
             values: parts(self, node.operands[2]),
+        }
+    }
+
+    fn last_readers(&mut self, graph: &Graph) {
+        for binding in graph.results() {
+            self.last_reader[binding.value.index()] = graph.nodes.len();
+        }
+        for (index, node) in graph.nodes.iter().enumerate().rev() {
+            // A slice is a part of what it is of, and what is absorbed reads when its own reader does.
+            let through = self.absorbed[index] || matches!(node.op, Op::Slice { .. } | Op::Repeat { .. });
+            let reader = if through { self.last_reader[node.result.index()].max(index) } else { index };
+            for operand in &node.operands {
+                let last = &mut self.last_reader[operand.index()];
+                *last = reader.max(*last);
+            }
         }
     }
 
@@ -171,6 +191,24 @@ mod tests {
             assert_eq!(fusion.sums.get(&1).copied(), expected);
             assert!(fusion.packed[x.index()] && fusion.rows[x.index()]);
         }
+    }
+
+    #[test]
+    fn the_last_reader_of_a_part_is_one_of_the_whole() {
+        let mut b = GraphBuilder::new("test");
+        let (x, w) = (b.input("x", TensorType::f32([4, 4])), b.weight("w", &[4, 4]));
+        let y = b.linear("y", x, w, None).unwrap();
+        let part = b.rows("part", y, 1, 3).unwrap();
+        let z = b.linear("z", x, w, None).unwrap();
+        let sum = b.add("sum", z, y).unwrap();
+        let late = b.linear("late", part, w, None).unwrap();
+        b.output("sum", sum);
+        b.output("late", late);
+        let fusion = of(&b.finish());
+        assert_eq!(fusion.last_reader[y.index()], 4);
+        assert_eq!(fusion.last_reader[sum.index()], 5);
+        // Read by the linear `z`, which is computed within the sum.
+        assert_eq!(fusion.last_reader[x.index()], 3);
     }
 
     #[test]

@@ -119,15 +119,20 @@ impl Layout {
 
     /// Makes the buffer the resident `name`, if `view` is all of it and it is nothing else yet.
     pub fn make_resident(&mut self, view: View, name: &str) -> bool {
-        let buffer = &mut self.buffers[view.buffer.0];
-        let possible = buffer.home == Home::Arena
-            && view.offset == 0
-            && view.stride == view.cols
-            && view.rows * view.cols == buffer.words;
+        let possible = self.is_whole_in_arena(view);
         if possible {
-            buffer.home = Home::Resident(name.into());
+            self.buffers[view.buffer.0].home = Home::Resident(name.into());
         }
         possible
+    }
+
+    /// Whether `view` is all of a buffer that nothing outside the program knows.
+    pub fn is_whole_in_arena(&self, view: View) -> bool {
+        let buffer = &self.buffers[view.buffer.0];
+        buffer.home == Home::Arena
+            && view.offset == 0
+            && view.stride == view.cols
+            && view.rows * view.cols == buffer.words
     }
 
     /// Gives every buffer its address. `touched[step]` are the buffers that a step reads or writes; `resident` finds

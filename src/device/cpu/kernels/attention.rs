@@ -111,7 +111,7 @@ impl Attend {
             past,
             own,
             to,
-            blocks: RowBlocks { rows: queries, most: tile_rows },
+            blocks: RowBlocks::new(queries, tile_rows),
             sequences,
             visible,
         }
@@ -122,7 +122,7 @@ impl Attend {
     }
 
     fn places(&self) -> Places {
-        let rows = self.blocks.most.min(self.blocks.rows);
+        let rows = self.blocks.most();
         let scores = rows * self.precision.words(self.head_dim).next_multiple_of(LANES);
         let weights = scores + rows * self.segments().map(|segment| segment.score_words()).sum::<usize>();
         let weight_words =
@@ -208,16 +208,17 @@ impl Kernel for Attend {
         let (sequence, rest) = (task / (self.heads * blocks), task % (self.heads * blocks));
         let (head, block) = (rest / blocks, self.blocks.range(rest % blocks));
         let kv_head = head * self.kv_heads / self.heads;
-        let first_row = sequence * self.blocks.rows + block.start;
+        let first_row = sequence * self.blocks.rows() + block.start;
         let rows = block.len();
         let places = self.places();
         let stride: usize = self.segments().map(|segment| segment.score_words()).sum();
-        let product = |left: *const f32, panels: Panels, panel: usize, words: usize| Factors {
+        let product = |left: *const f32, panels: Panels, panel: usize, words: usize, fresh: bool| Factors {
             precision: self.precision,
             rows,
             left,
             panel: panels.at(panel, 0),
             words,
+            fresh,
             ahead: left,
         };
 
@@ -228,7 +229,7 @@ impl Kernel for Attend {
 
             let queries = PackedRows {
                 data: scratch.add(places.queries),
-                blocks: RowBlocks { rows, most: MOST_ROWS },
+                blocks: RowBlocks::new(rows, MOST_ROWS),
                 words: self.precision.words(self.head_dim),
                 precision: self.precision,
             };
@@ -245,13 +246,13 @@ impl Kernel for Attend {
                 queries.pack(row, 0, row_scratch);
             }
 
+            let mut tile = Tile::zero();
             let scores = scratch.add(places.scores);
             let mut start = 0;
             for (index, segment) in self.segments().enumerate() {
                 let panels = segment.keys.panels(sequence, kv_head);
                 for panel in 0..used_of(index).div_ceil(PANEL) {
-                    let mut tile = Tile::zero();
-                    multiply::<A>(product(queries.data, panels, panel, panels.words), &mut tile);
+                    multiply::<A>(product(queries.data, panels, panel, panels.words, true), &mut tile);
                     for (row, sums) in tile.0[..rows].iter().enumerate() {
                         *scores.add(row * stride + start + panel * PANEL).cast() = *sums;
                     }
@@ -275,12 +276,14 @@ impl Kernel for Attend {
             }
 
             for panel in 0..self.own.values.panels(0, 0).count() {
-                let mut tile = Tile::zero();
                 let mut word = 0;
                 for (index, segment) in self.segments().enumerate() {
                     let panels = segment.values.panels(sequence, kv_head);
                     let words = self.precision.words(used_of(index));
-                    multiply::<A>(product(weights.add(word * rows), panels, panel, words), &mut tile);
+                    multiply::<A>(
+                        product(weights.add(word * rows), panels, panel, words, index == 0),
+                        &mut tile,
+                    );
                     word += panels.words;
                 }
                 let cols = PANEL.min(self.head_dim - panel * PANEL);

@@ -89,8 +89,8 @@ impl Epilogue {
     #[inline(always)]
     fn fetch(&self, block: &Range<usize>, col: usize) {
         if let Some((a, _)) = self.add {
-            for row in block.clone() {
-                fetch(a.data.wrapping_add(row % a.rows * a.stride + col));
+            for row in repeated(block, a.rows) {
+                fetch(a.data.wrapping_add(row * a.stride + col));
             }
         }
     }
@@ -99,7 +99,8 @@ impl Epilogue {
     /// Bias and addend must be alive and nobody may write them meanwhile.
     #[inline(always)]
     unsafe fn apply<A: Arithmetic>(&self, tile: &mut Tile, block: &Range<usize>, col: usize) {
-        for (sums, row) in tile.0.iter_mut().zip(block.clone()) {
+        let addend_rows = repeated(block, self.add.map_or(1, |(a, _)| a.rows));
+        for (sums, row) in tile.0.iter_mut().zip(addend_rows) {
             if let Some(bias) = self.bias {
                 // SAFETY: promised by the caller.
                 let bias = unsafe { &bias.row(0)[col..] };
@@ -112,13 +113,24 @@ impl Epilogue {
             }
             if let Some((a, scale)) = self.add {
                 // SAFETY: promised by the caller.
-                let a = unsafe { &a.row(row % a.rows)[col..] };
+                let a = unsafe { &a.row(row)[col..] };
                 for (sum, &a) in sums.iter_mut().zip(a) {
                     *sum = A::mul_add(scale, *sum, a);
                 }
             }
         }
     }
+}
+
+/// The rows, of an addend of `rows` rows that is repeated, that stand for the rows of `block`.
+#[inline(always)]
+fn repeated(block: &Range<usize>, rows: usize) -> impl Iterator<Item = usize> {
+    let mut next = block.start % rows;
+    block.clone().map(move |_| {
+        let row = next;
+        next = if row + 1 == rows { 0 } else { row + 1 };
+        row
+    })
 }
 
 /// Each activation in a loop of its own, so that the choice is not made for every element.
@@ -168,10 +180,10 @@ impl Kernel for Linear {
     unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
         let (blocks, panels) = self.grid.task(task);
         let weight = self.weight.panels();
+        let mut tile = Tile::zero();
         for panel in panels.clone() {
             for block in blocks.clone() {
                 let rows = self.x.blocks.range(block);
-                let mut tile = Tile::zero();
                 // SAFETY: blocks and panels are within x and the weight; tasks write disjoint parts of the result.
                 unsafe {
                     let left = self.x.at(&rows, 0).cast_const();
@@ -181,6 +193,7 @@ impl Kernel for Linear {
                         left,
                         panel: weight.at(panel, 0),
                         words: self.x.words,
+                        fresh: true,
                         ahead: self.grid.ahead(&weight, panel, &panels, (block, left)),
                     };
                     self.epilogue.fetch(&rows, panel * PANEL);
@@ -226,10 +239,10 @@ impl Kernel for GatedLinear {
     #[inline(always)]
     unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
         let (blocks, panels) = self.grid.task(task);
+        let mut tiles = [Tile::zero(), Tile::zero()];
         for panel in panels.clone() {
             for block in blocks.clone() {
                 let rows = self.x.blocks.range(block);
-                let mut tiles = [Tile::zero(), Tile::zero()];
                 // SAFETY: blocks and panels are within x and the weights; tasks write disjoint parts of the result.
                 unsafe {
                     for (tile, weight) in tiles.iter_mut().zip([&self.gate, &self.up]) {
@@ -240,6 +253,7 @@ impl Kernel for GatedLinear {
                             left,
                             panel: weight.at(panel, 0),
                             words: self.x.words,
+                            fresh: true,
                             ahead: self.grid.ahead(&weight, panel, &panels, (block, left)),
                         };
                         multiply::<A>(factors, tile);

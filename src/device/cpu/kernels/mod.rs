@@ -346,7 +346,7 @@ pub(super) mod testing {
         pub fn empty(rows: usize, cols: usize, precision: Precision, isa: Isa) -> Self {
             let words = precision.words(cols);
             let memory = Owned::filled(1, rows * words, |_, _| f32::NAN);
-            let blocks = RowBlocks { rows, most: isa.tile_rows() };
+            let blocks = RowBlocks::new(rows, isa.tile_rows());
             let rows = PackedRows { data: memory.matrix().data, blocks, words, precision };
             Self { _words: memory, rows }
         }
@@ -360,7 +360,7 @@ pub(super) mod testing {
         /// What is packed, as rows.
         pub fn unpacked(&self, cols: usize) -> Owned {
             let PackedRows { blocks, precision, .. } = self.rows;
-            Owned::filled(blocks.rows, cols, |row, col| {
+            Owned::filled(blocks.rows(), cols, |row, col| {
                 let block = blocks.around(row);
                 let (word, second) = match precision {
                     Precision::F32 => (col, false),

@@ -5,7 +5,7 @@ use crate::device::cpu::compile::Compiler;
 use crate::device::cpu::kernels::linear::{Epilogue, GatedLinear, Linear};
 use crate::device::cpu::kernels::product::{Precision, RowBlocks};
 use crate::device::cpu::kernels::shape::Pack;
-use crate::device::cpu::layout::{PackedView, Place};
+use crate::device::cpu::layout::{PackedView, Place, View};
 use crate::graph::{Activation, Node, Op, ValueId};
 
 impl Compiler<'_> {
@@ -24,11 +24,18 @@ impl Compiler<'_> {
         let x = self.packed(operands[0], precision)?;
         let weight = self.loader.packed(self.graph, operands[1], precision)?;
         let bias = operands.get(2).map(|&bias| self.view(bias)).transpose()?;
+        let mut place = self.place(result);
         let add = match add {
-            Some((addend, scale)) => Some((self.view(addend)?, scale)),
+            Some((addend, scale)) => {
+                let view = self.view(addend)?;
+                if place.rows.is_some() && self.is_free_after_this(addend, view, result) {
+                    self.layout.set(result, view);
+                    place.rows = Some(view);
+                }
+                Some((view, scale))
+            }
             None => None,
         };
-        let place = self.place(result);
         let others = bias.into_iter().chain(add.map(|(addend, _)| addend)).chain(place.views());
         self.draft(others.chain([x.buffer]), move |at| {
             let epilogue = Epilogue {
@@ -39,6 +46,16 @@ impl Compiler<'_> {
             Linear::new(at.packed(x), weight, epilogue, at.destination(place), threads)
         });
         Ok(())
+    }
+
+    /// Whether `addend` at `view` can give its memory to the result of the node that is being lowered: a residual stream
+    /// then stays where it is, and half as much memory goes through the caches.
+    fn is_free_after_this(&self, addend: ValueId, view: View, result: ValueId) -> bool {
+        let (node, constant) = self.current;
+        !constant
+            && self.fusion.last_reader[addend.index()] == node
+            && self.graph.shape(addend) == self.graph.shape(result)
+            && self.layout.is_whole_in_arena(view)
     }
 
     pub(super) fn gated_linear(&mut self, node: &Node, activation: Activation) -> Result<(), DeviceError> {
@@ -72,7 +89,7 @@ impl Compiler<'_> {
         let home = self.home();
         let view = PackedView {
             buffer: self.layout.buffer(1, ty.rows() * words, home),
-            blocks: RowBlocks { rows: ty.rows(), most: self.target.isa.tile_rows() },
+            blocks: RowBlocks::new(ty.rows(), self.target.isa.tile_rows()),
             words,
             precision,
         };

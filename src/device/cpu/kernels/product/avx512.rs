@@ -49,7 +49,7 @@ pub(crate) unsafe fn multiply_bf16(factors: Factors, tile: &mut Tile) {
 /// As [`multiply`].
 #[target_feature(enable = "avx512f")]
 unsafe fn f32_rows<const R: usize>(factors: Factors, tile: &mut Tile) {
-    let mut sums = load::<R>(tile);
+    let mut sums = load::<R>(factors.fresh, tile);
     for word in 0..factors.words {
         // SAFETY: promised by the caller; a prefetch reads nothing.
         unsafe {
@@ -72,7 +72,7 @@ unsafe fn f32_rows<const R: usize>(factors: Factors, tile: &mut Tile) {
 unsafe fn bf16_rows<const R: usize>(factors: Factors, tile: &mut Tile) {
     // SAFETY: both are 64 bytes of any bits.
     let pairs = |words: __m512| unsafe { std::mem::transmute::<__m512, __m512bh>(words) };
-    let mut sums = load::<R>(tile);
+    let mut sums = load::<R>(factors.fresh, tile);
     for word in 0..factors.words {
         // SAFETY: promised by the caller; a prefetch reads nothing.
         unsafe {
@@ -94,7 +94,7 @@ unsafe fn bf16_rows<const R: usize>(factors: Factors, tile: &mut Tile) {
 #[target_feature(enable = "avx512f")]
 unsafe fn widened_rows<const R: usize>(factors: Factors, tile: &mut Tile) {
     let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-    let mut sums = load::<R>(tile);
+    let mut sums = load::<R>(factors.fresh, tile);
     for word in 0..factors.words {
         for (half, column) in [0, 16].into_iter().enumerate() {
             // SAFETY: promised by the caller.
@@ -116,9 +116,12 @@ unsafe fn widened_rows<const R: usize>(factors: Factors, tile: &mut Tile) {
 }
 
 #[target_feature(enable = "avx512f")]
-fn load<const R: usize>(tile: &Tile) -> [[__m512; 2]; R] {
+fn load<const R: usize>(fresh: bool, tile: &Tile) -> [[__m512; 2]; R] {
     const { assert!(R <= MOST_ROWS) };
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
+    if fresh {
+        return sums;
+    }
     for (sums, row) in sums.iter_mut().zip(&tile.0) {
         // SAFETY: a tile's rows are aligned and 32 words long.
         unsafe { *sums = [_mm512_load_ps(row.as_ptr()), _mm512_load_ps(row.as_ptr().add(16))] }

@@ -28,7 +28,7 @@ pub(crate) unsafe fn multiply<A: Arithmetic>(factors: Factors, tile: &mut Tile) 
 #[inline(always)]
 unsafe fn f32_rows<A: Arithmetic, const R: usize>(factors: Factors, tile: &mut Tile) {
     for half in 0..PANEL / LANES {
-        let mut sums = load::<R>(tile, half);
+        let mut sums = load::<R>(factors.fresh, tile, half);
         for word in 0..factors.words {
             // SAFETY: promised by the caller.
             let b = unsafe { &*factors.panel.add(word * PANEL + half * LANES).cast::<[f32; LANES]>() };
@@ -51,7 +51,7 @@ unsafe fn bf16_rows<A: Arithmetic, const R: usize>(factors: Factors, tile: &mut 
     let first = |word: u32| f32::from_bits(word << 16);
     let second = |word: u32| f32::from_bits(word & 0xffff_0000);
     for half in 0..PANEL / LANES {
-        let mut sums = load::<R>(tile, half);
+        let mut sums = load::<R>(factors.fresh, tile, half);
         for word in 0..factors.words {
             // SAFETY: promised by the caller; a word is any bits.
             let b = unsafe { &*factors.panel.add(word * PANEL + half * LANES).cast::<[u32; LANES]>() };
@@ -71,8 +71,11 @@ unsafe fn bf16_rows<A: Arithmetic, const R: usize>(factors: Factors, tile: &mut 
 }
 
 #[inline(always)]
-fn load<const R: usize>(tile: &Tile, half: usize) -> [[f32; LANES]; R] {
+fn load<const R: usize>(fresh: bool, tile: &Tile, half: usize) -> [[f32; LANES]; R] {
     let mut sums = [[0.0; LANES]; R];
+    if fresh {
+        return sums;
+    }
     for (sums, row) in sums.iter_mut().zip(&tile.0) {
         sums.copy_from_slice(&row[half * LANES..(half + 1) * LANES]);
     }

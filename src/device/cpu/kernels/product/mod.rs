@@ -11,7 +11,7 @@ pub(super) mod lanes;
 use std::fmt;
 use std::ops::Range;
 
-use super::{Arithmetic, share};
+use super::Arithmetic;
 use crate::device::cpu::memory::Matrix;
 
 /// Columns of a panel: two AVX-512 registers.
@@ -34,15 +34,6 @@ impl Precision {
         match self {
             Precision::F32 => depth,
             Precision::Bf16 => depth.div_ceil(2),
-        }
-    }
-
-    /// The word `index` of a row, `bits` being its element; zero beyond the end.
-    #[inline(always)]
-    pub(crate) fn word(self, row: &[f32], index: usize) -> f32 {
-        match self {
-            Precision::F32 => row[index],
-            Precision::Bf16 => pair(row[2 * index], row.get(2 * index + 1).copied().unwrap_or(0.0)),
         }
     }
 }
@@ -103,28 +94,53 @@ impl Panels {
     }
 }
 
-/// How rows are dealt into blocks: as few as possible of at most `most` rows, differing by at most one.
+/// How rows are dealt into blocks: as few as possible of at most as many rows as a tile has, differing by at most one,
+/// the larger ones first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RowBlocks {
-    pub rows: usize,
-    pub most: usize,
+    rows: usize,
+    /// Rows of the smaller blocks.
+    least: usize,
+    /// How many blocks have one row more.
+    larger: usize,
+    count: usize,
 }
 
 impl RowBlocks {
+    pub fn new(rows: usize, most: usize) -> Self {
+        let count = rows.div_ceil(most);
+        Self { rows, least: rows / count.max(1), larger: rows % count.max(1), count }
+    }
+
+    #[inline(always)]
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
     #[inline(always)]
     pub fn count(self) -> usize {
-        self.rows.div_ceil(self.most)
+        self.count
+    }
+
+    /// Rows of the largest block.
+    pub fn most(self) -> usize {
+        self.least + usize::from(self.larger > 0)
     }
 
     #[inline(always)]
     pub fn range(self, block: usize) -> Range<usize> {
-        share(self.rows, self.count(), block)
+        let start = block * self.least + block.min(self.larger);
+        start..start + self.least + usize::from(block < self.larger)
     }
 
     /// The block that a row is in.
     #[inline(always)]
     pub fn around(self, row: usize) -> Range<usize> {
-        self.range(((row + 1) * self.count() - 1) / self.rows)
+        let in_larger = self.larger * (self.least + 1);
+        self.range(match row.checked_sub(in_larger) {
+            None => row / (self.least + 1),
+            Some(row) => self.larger + row / self.least,
+        })
     }
 }
 
@@ -217,7 +233,6 @@ pub(crate) fn fetch(row: *const f32) {
 pub(crate) struct Tile(pub [[f32; PANEL]; MOST_ROWS]);
 
 impl Tile {
-    #[inline(always)]
     pub fn zero() -> Self {
         Self([[0.0; PANEL]; MOST_ROWS])
     }
@@ -231,12 +246,14 @@ pub(crate) struct Factors {
     pub left: *const f32,
     pub panel: *const f32,
     pub words: usize,
+    /// The tile's sums start from zero, and not from what it holds.
+    pub fresh: bool,
     /// What this thread will probably multiply with next, to be brought near meanwhile: as many half words of depth as
     /// this product has. Any address will do; that of `left` fetches nothing new.
     pub ahead: *const f32,
 }
 
-/// Adds `left x panel` to the tile's first rows.
+/// Gives the tile's first rows `left x panel`, added to what they hold unless `fresh`.
 ///
 /// # Safety
 /// The factors must be readable and nobody may write them meanwhile; `rows` is at most [`Arithmetic::ROWS`].
@@ -314,12 +331,24 @@ impl Destination {
         }
         if let Some(to) = self.packed {
             let first = to.precision.words(col);
-            let words = (to.words - first).min(to.precision.words(PANEL));
+            let count = (to.words - first).min(to.precision.words(PANEL));
             let start = to.at(block, first);
-            for (row, sums) in tile.0[..block.len()].iter().enumerate() {
-                for word in 0..words {
+            let mut words = [[0.0; PANEL]; MOST_ROWS];
+            match to.precision {
+                Precision::F32 => words = tile.0,
+                Precision::Bf16 => {
+                    // Rounded in a loop of its own, which the compiler can vectorise.
+                    for (words, sums) in words.iter_mut().zip(&tile.0[..block.len()]) {
+                        for (word, two) in words.iter_mut().zip(sums.as_chunks::<2>().0) {
+                            *word = pair(two[0], two[1]);
+                        }
+                    }
+                }
+            }
+            for word in 0..count {
+                for (row, words) in words[..block.len()].iter().enumerate() {
                     // SAFETY: promised by the caller; the word lies within the block.
-                    unsafe { *start.add(word * block.len() + row) = to.precision.word(sums, word) }
+                    unsafe { *start.add(word * block.len() + row) = words[word] }
                 }
             }
         }

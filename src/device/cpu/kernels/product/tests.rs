@@ -28,6 +28,7 @@ impl Kernel for OneTile<'_> {
             left: self.x.at(&block, 0),
             panel: panels.at(0, 0),
             words: panels.words,
+            fresh: true,
             ahead: std::ptr::null(),
         };
         // SAFETY: the test keeps everything alive.
@@ -139,7 +140,7 @@ fn bf16_rounds_to_nearest_even_as_the_half_crate_does() {
 fn every_row_is_in_the_block_around_it() {
     for rows in 1..100 {
         for most in [1, 6, 14] {
-            let blocks = RowBlocks { rows, most };
+            let blocks = RowBlocks::new(rows, most);
             for block in 0..blocks.count() {
                 assert!((1..=most).contains(&blocks.range(block).len()));
                 for row in blocks.range(block) {
