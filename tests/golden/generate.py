@@ -2,7 +2,7 @@
 """Makes the golden files: what lerobot's pi0 computes, value by value, on small models with random weights.
 
 lerobot runs as it is; only the sizes of its networks, which its constructors fix at pi0's own, are replaced while a
-model is built. In one file RoPE's frequencies are also made anew, see `keep_rope_exact`. Nothing is downloaded.
+model is built. In two files RoPE's frequencies are also made anew, see `keep_rope_exact`. Nothing is downloaded.
 
     pip install torch==2.9.1 transformers==5.5.4 lerobot==0.6.1 safetensors      (Python 3.12)
     python tests/golden/generate.py                # writes the files beside this script
@@ -37,9 +37,10 @@ CASES = {
     "pi0_hd72_gqa": (dict(v_width=144, v_mlp=200, kv_heads=2, horizon=13, steps=4), 1, [], 5),
     "pi0_bf16": (BF16, 2, [], 9),
     "pi0_bf16_ropef32": (BF16 | dict(rope_f32=True), 2, [], 9),
+    "pi0_bf16_all": (BF16 | dict(rope_f32=True, vision_bf16=True), 2, [], 9),
     "pi0_bf16_f32ref": ({}, 2, [], 9),
 }
-# One model in three arithmetics: the same inputs, and weights with the same values, rounded to bf16 where lerobot does.
+# One model in four arithmetics: the same inputs, and weights with the same values, rounded to bf16 where lerobot does.
 BF16_FAMILY = "pi0_bf16"
 # The checkpoint's name for the table that lerobot has twice, and tensors of lerobot that pi0 never uses.
 TIED = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
@@ -75,6 +76,10 @@ def build(sizes):
         model = pi0.PI0Pytorch(config).eval().requires_grad_(False)
     if sizes.get("rope_f32"):
         keep_rope_exact(model)
+    if sizes.get("vision_bf16"):
+        # As openpi has it; lerobot keeps SigLIP and the projector in f32.
+        model.paligemma_with_expert.paligemma.model.vision_tower.to(torch.bfloat16)
+        model.paligemma_with_expert.paligemma.model.multi_modal_projector.to(torch.bfloat16)
     return model
 
 
