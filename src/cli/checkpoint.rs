@@ -49,6 +49,25 @@ pub enum Preset {
     Pi0,
 }
 
+impl Preset {
+    pub fn config(self) -> PolicyConfig {
+        match self {
+            Preset::Tiny => PolicyConfig::TINY,
+            Preset::Mini => PolicyConfig::MINI,
+            Preset::Pi0 => PolicyConfig::PI0,
+        }
+    }
+
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::Tiny => "tiny",
+            Preset::Mini => "mini",
+            Preset::Pi0 => "pi0",
+        }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub enum StoredAs {
     Bf16,
@@ -63,11 +82,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Init { preset, seed, dtype, folder } => {
-            let config = match preset {
-                Preset::Tiny => PolicyConfig::TINY,
-                Preset::Mini => PolicyConfig::MINI,
-                Preset::Pi0 => PolicyConfig::PI0,
-            };
+            let config = preset.config();
             let format = match dtype {
                 StoredAs::Bf16 => WeightFormat::BF16,
                 StoredAs::F16 => WeightFormat::F16,

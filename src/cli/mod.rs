@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Called by `main`.
 
+mod bench;
 mod checkpoint;
 mod infer;
 #[cfg(feature = "ros")]
@@ -33,6 +34,7 @@ enum Command {
     Play(play::Options),
     Infer(infer::Options),
     Replay(replay::Options),
+    Bench(bench::Options),
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
 }
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
         Some(Command::Play(options)) => play::run(options),
         Some(Command::Infer(options)) => infer::run(options),
         Some(Command::Replay(options)) => replay::run(options),
+        Some(Command::Bench(options)) => bench::run(options),
         Some(Command::Checkpoint(command)) => checkpoint::run(command),
         #[cfg(not(feature = "ros"))]
         None => unreachable!("the parser requires a command"),

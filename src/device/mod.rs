@@ -36,8 +36,22 @@ pub trait Device: Send {
     /// Runs a program and says how long each of its steps took. May be slower than [`Self::run`], and may allocate.
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError>;
 
+    /// What the machine can do at most, measured now; `None` where that is not known.
+    fn peak(&mut self) -> Option<Peak> {
+        None
+    }
+
     /// Copies an output of the last run into `out`, which must have its element type and size.
     fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError>;
+}
+
+/// The most that a device can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Peak {
+    /// Arithmetic of products, per second.
+    pub flops: f64,
+    /// Reading of memory, per second.
+    pub bytes: f64,
 }
 
 /// How long a step of a program took.

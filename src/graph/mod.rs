@@ -3,6 +3,7 @@
 //! `policy` builds a [`Graph`], [`passes`] simplify it, a `device` compiles it into a program.
 
 pub mod builder;
+pub mod cost;
 mod infer;
 pub mod op;
 pub mod passes;
@@ -12,6 +13,7 @@ pub mod weights;
 use std::fmt;
 
 pub use builder::GraphBuilder;
+pub use cost::Cost;
 pub use op::{Activation, Attention, Op};
 pub use tensor::{DType, HostTensor, HostView, TensorType};
 pub use weights::{Storage, WeightData, WeightError, WeightFormat, Weights};

@@ -12,8 +12,8 @@ use super::weight::PackedWeight;
 use crate::device::{DeviceError, Progress};
 use crate::graph::{Graph, Op, Source, ValueId, WeightData, Weights};
 
-/// Packed weights by name and precision: those that two programs share are packed once.
-pub(super) type PackedWeights = HashMap<(String, Precision), Arc<PackedWeight>>;
+/// Packed weights by name, shape and precision: those that two programs share are packed once.
+pub(super) type PackedWeights = HashMap<(String, [usize; 2], Precision), Arc<PackedWeight>>;
 
 /// Where a compilation gets its weights.
 pub(super) struct Loader<'a> {
@@ -42,12 +42,12 @@ impl Loader<'_> {
         precision: Precision,
     ) -> Result<Arc<PackedWeight>, DeviceError> {
         let weight = WeightRows::of(graph, value, self.weights)?;
-        let key = (weight.name(), precision);
+        let ty = &graph.value(value).ty;
+        let (outputs, depth) = (ty.rows(), ty.columns());
+        let key = (weight.name(), [outputs, depth], precision);
         if let Some(packed) = self.packed.get(&key) {
             return Ok(packed.clone());
         }
-        let ty = &graph.value(value).ty;
-        let (outputs, depth) = (ty.rows(), ty.columns());
         let packed = Arc::new(PackedWeight::new(precision, depth, outputs, self.memory));
         let rows: Vec<Words> = (0..self.pool.threads()).map(|_| Words::new(depth)).collect();
         self.pool.run(packed.panels().count(), &|panel, thread| {

@@ -13,6 +13,7 @@ mod layout;
 mod load;
 mod lower;
 mod memory;
+mod peak;
 mod pool;
 mod program;
 mod weight;
@@ -30,7 +31,7 @@ use self::load::{Loader, PackedWeights};
 use self::memory::{LargeMemory, Words};
 use self::pool::Pool;
 use self::program::Program;
-use super::{Device, DeviceError, DeviceOptions, ProgramId, Progress, StepTime};
+use super::{Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, StepTime};
 use crate::graph::{Graph, HostTensor, HostView, Source, Weights};
 
 /// Forces the kernels of one instruction set, for tests and comparisons: `portable`, `avx2`, `avx512`, `avx512bf16`.
@@ -135,6 +136,10 @@ impl Device for CpuDevice {
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
         let program = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
         Ok(program.profile(&mut self.pool))
+    }
+
+    fn peak(&mut self) -> Option<Peak> {
+        Some(peak::measure(&mut self.pool, self.isa, self.precision))
     }
 
     fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError> {

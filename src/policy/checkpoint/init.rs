@@ -61,18 +61,15 @@ struct RandomTensor<'a> {
     on_bytes: &'a (dyn Fn(u64) + Sync),
 }
 
-impl RandomTensor<'_> {
-    /// Mean and spread that keep activations near one through any depth.
-    fn distribution(&self) -> (f32, f32) {
-        let WeightSpec { key, shape } = &self.spec;
-        let fan_in = shape.iter().skip(1).product::<usize>() as f32;
-        let norm = key.contains("norm") && key.ends_with(".weight");
-        match shape.len() {
-            // SigLIP's norms multiply by the weight, Gemma's by one plus the weight.
-            1 if norm && key.starts_with(VISION) => (1.0, 0.1),
-            1 => (0.0, 0.1),
-            _ => (0.0, fan_in.powf(-0.5)),
-        }
+/// Mean and spread of a tensor's elements that keep activations near one through any depth.
+pub(super) fn distribution(key: &str, shape: &[usize]) -> (f32, f32) {
+    let fan_in = shape.iter().skip(1).product::<usize>() as f32;
+    let norm = key.contains("norm") && key.ends_with(".weight");
+    match shape.len() {
+        // SigLIP's norms multiply by the weight, Gemma's by one plus the weight.
+        1 if norm && key.starts_with(VISION) => (1.0, 0.1),
+        1 => (0.0, 0.1),
+        _ => (0.0, fan_in.powf(-0.5)),
     }
 }
 
@@ -90,7 +87,7 @@ impl View for RandomTensor<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let (mean, spread) = self.distribution();
+        let (mean, spread) = distribution(&self.spec.key, &self.spec.shape);
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         let mut bytes = Vec::with_capacity(self.data_len());
         for _ in 0..elements(&self.spec) {

@@ -5,6 +5,7 @@
 
 pub mod init;
 mod inspect;
+pub mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

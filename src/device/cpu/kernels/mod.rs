@@ -258,7 +258,7 @@ fn row_tasks(rows: usize, cols: usize, threads: usize) -> usize {
 
 /// The part of `0..total` that falls to `task` of `tasks`; parts differ by at most one.
 #[inline(always)]
-fn share(total: usize, tasks: usize, task: usize) -> Range<usize> {
+pub(super) fn share(total: usize, tasks: usize, task: usize) -> Range<usize> {
     total * task / tasks..total * (task + 1) / tasks
 }
 

@@ -1,0 +1,131 @@
+//! `pi0_node bench`: how long the model takes on this machine, stage by stage, beside what the machine can do. The peers
+//! in `benches/peers` write the same report.
+
+mod measure;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::builder::RangedU64ValueParser;
+
+use self::measure::{Bench, matmul};
+use self::report::Report;
+use super::checkpoint::Preset;
+use super::progress::Bar;
+use crate::device::cpu::Precision;
+use crate::device::{self, DeviceOptions};
+use crate::graph::Weights;
+use crate::policy::checkpoint::random::RandomWeights;
+use crate::policy::{Checkpoint, PolicyConfig};
+
+/// Products that are measured by themselves, rows x depth x columns: full-size pi0's largest, with three cameras.
+const MATMULS: [[usize; 3]; 2] = [[816, 2048, 16384], [816, 16384, 2048]];
+
+/// Measure how long the model takes, stage by stage.
+///
+/// Stages: `siglip` is the vision tower and its projector for all cameras, `prefix` the language model up to the KV cache,
+/// `step` one denoising step, `act` all of them, `total` everything from images to actions. Times of stages come from runs
+/// in which every kernel is timed; `total` comes from runs without that.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Sizes of the model, with random weights.
+    #[arg(long, value_enum, default_value = "mini", conflicts_with = "checkpoint")]
+    preset: Preset,
+    /// Checkpoint folder, instead of random weights.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Cameras, 1 to 8.
+    #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=8))]
+    cameras: usize,
+    /// How the CPU device stores weights and what they are multiplied with: bf16 or f32.
+    #[arg(long, default_value_t = Precision::Bf16)]
+    dtype: Precision,
+    /// Denoising steps, 1 to 1000; without it, the model's own.
+    #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    steps: Option<usize>,
+    /// Real tokens of the prompt; without it, as many as it can have.
+    #[arg(long, value_name = "TOKENS")]
+    prompt_tokens: Option<usize>,
+    /// Runs to measure, 1 to 100000, after one to warm up.
+    #[arg(long, default_value_t = 10, value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    runs: usize,
+    /// Also list this many of the operations that take most time, equal ones of all layers and steps together.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    nodes: usize,
+    /// Also write the report to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Device that runs the model.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Threads of the CPU device, at most 1024; 0 means one per core.
+    #[arg(long, default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1024))]
+    threads: usize,
+}
+
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let checkpoint = options.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
+    let mut config = checkpoint.as_ref().map_or(options.preset.config(), |checkpoint| *checkpoint.config());
+    let weights: &dyn Weights = checkpoint.as_ref().map_or(&RandomWeights, |checkpoint| checkpoint);
+    config.denoising_steps = options.steps.unwrap_or(config.denoising_steps);
+    let tokens = prompt_tokens(options.prompt_tokens, &config)?;
+
+    let device_options = DeviceOptions { threads: options.threads, precision: options.dtype };
+    let mut device = device::open(&options.device, device_options)?;
+    let start = Instant::now();
+    let mut bench = Bench::compile(&mut *device, &config, options.cameras, weights, &Bar::default())?;
+    let compile_s = start.elapsed().as_secs_f64();
+    bench.write_inputs(tokens)?;
+    let times = bench.measure(options.runs)?;
+    // Before products are measured by themselves, which takes memory of its own.
+    let peak_rss_bytes = peak_rss_bytes();
+    let matmuls = MATMULS
+        .iter()
+        .map(|&size| Ok((size, matmul(&mut *device, size)?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+
+    let report = Report {
+        model: match &options.checkpoint {
+            Some(folder) => folder.display().to_string(),
+            None => options.preset.name().into(),
+        },
+        cameras: options.cameras,
+        precision: options.dtype,
+        device: device.describe(),
+        threads: match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        },
+        peak: device.peak(),
+        steps: config.denoising_steps,
+        prompt_tokens: tokens,
+        compile_s,
+        times,
+        matmuls,
+        peak_rss_bytes,
+    };
+    report.print(options.nodes);
+    if let Some(path) = &options.json {
+        let text = format!("{:#}\n", report.to_json());
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn prompt_tokens(asked: Option<usize>, config: &PolicyConfig) -> anyhow::Result<usize> {
+    match asked {
+        None => Ok(config.prompt_tokens),
+        Some(tokens) if (1..=config.prompt_tokens).contains(&tokens) => Ok(tokens),
+        Some(tokens) => bail!("--prompt-tokens is {tokens}; this model takes 1 to {}", config.prompt_tokens),
+    }
+}
+
+/// The most memory that this process has had so far; `None` where the system does not say.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}

@@ -1,0 +1,44 @@
+//! `pi0_node bench` through the program: every stage is there, in the table and in the JSON that the peers' script reads.
+
+#[path = "support/program.rs"]
+mod program;
+
+use serde_json::Value;
+
+#[test]
+fn a_bench_reports_every_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    for dtype in ["f32", "bf16"] {
+        let file = path.to_str().unwrap();
+        let arguments = ["bench", "--preset", "tiny", "--cameras", "2", "--runs", "2", "--dtype", dtype];
+        let text = program::succeeds(&[&arguments[..], &["--json", file, "--nodes", "3"]].concat());
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(report["dtype"], dtype);
+        let stages = report["stages"].as_array().unwrap();
+        let names: Vec<&str> = stages.iter().map(|stage| stage["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["siglip", "prefix", "step", "act", "total"]);
+        for stage in stages {
+            assert!(text.contains(stage["name"].as_str().unwrap()), "{text}");
+            let (best, median) = (stage["best_ms"].as_f64().unwrap(), stage["median_ms"].as_f64().unwrap());
+            assert!(0.0 < best && best <= median, "{stage}");
+            assert!(stage["gflop"].as_f64().unwrap() > 0.0, "{stage}");
+        }
+        assert!(report["matmul"][0]["gflops"].as_f64().unwrap() > 0.0);
+        assert!(text.contains("Attend"), "the operations that took longest: {text}");
+    }
+}
+
+#[test]
+fn options_out_of_range_say_what_is_allowed() {
+    for (arguments, said) in [
+        (&["--preset", "tiny", "--cameras", "0"][..], "1..=8"),
+        (&["--preset", "tiny", "--prompt-tokens", "49"], "takes 1 to 48"),
+        (&["--preset", "tiny", "--dtype", "int8"], "there are f32 and bf16"),
+        (&["--preset", "tiny", "--checkpoint", "here"], "cannot be used with"),
+    ] {
+        let output = program::pi0_node(&[&["bench"][..], arguments].concat());
+        let error = program::text(&output.stderr);
+        assert!(!output.status.success() && error.contains(said), "{arguments:?}: {error}");
+    }
+}
