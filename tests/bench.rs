@@ -24,7 +24,6 @@ fn a_bench_reports_every_stage() {
             assert!(0.0 < best && best <= median, "{stage}");
             assert!(stage["gflop"].as_f64().unwrap() > 0.0, "{stage}");
         }
-        assert!(report["matmul"][0]["gflops"].as_f64().unwrap() > 0.0);
         assert!(text.contains("Attend"), "the operations that took longest: {text}");
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
 
 use self::measure::{Bench, matmul};
@@ -54,6 +55,9 @@ pub struct Options {
     /// Also list this many of the operations that take most time, equal ones of all layers and steps together.
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     nodes: usize,
+    /// Also measure two large products by themselves.
+    #[arg(long)]
+    products: bool,
     /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -81,16 +85,14 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let times = bench.measure(options.runs)?;
     // Before products are measured by themselves, which takes memory of its own.
     let peak_rss_bytes = peak_rss_bytes();
-    let matmuls = MATMULS
+    let sizes = if options.products { &MATMULS[..] } else { &[] };
+    let matmuls = sizes
         .iter()
         .map(|&size| Ok((size, matmul(&mut *device, size)?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
 
     let report = Report {
-        model: match &options.checkpoint {
-            Some(folder) => folder.display().to_string(),
-            None => options.preset.name().into(),
-        },
+        model: model_name(&options, &config),
         cameras: options.cameras,
         precision: options.dtype,
         device: device.describe(),
@@ -112,6 +114,19 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// The preset that has these sizes, by which reports are compared; else the checkpoint's folder.
+fn model_name(options: &Options, config: &PolicyConfig) -> String {
+    let same = |preset: &&Preset| {
+        let steps = config.denoising_steps;
+        PolicyConfig { denoising_steps: steps, ..preset.config() } == *config
+    };
+    let preset = Preset::value_variants().iter().find(same);
+    match (preset, &options.checkpoint) {
+        (None, Some(folder)) => folder.display().to_string(),
+        (preset, _) => preset.unwrap_or(&options.preset).name().into(),
+    }
 }
 
 fn prompt_tokens(asked: Option<usize>, config: &PolicyConfig) -> anyhow::Result<usize> {

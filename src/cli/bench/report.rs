@@ -116,7 +116,6 @@ impl Report {
                 percent(self.peak.map(|peak| peak.bytes), per_second(bytes)),
             );
         }
-        println!();
         for ([m, k, n], flops) in &self.matmuls {
             println!("product {m} x {k} x {n}: {:.0} GFLOP/s", flops / 1e9);
         }
@@ -136,6 +135,13 @@ impl Report {
         for (name, (ms, times)) in nodes.into_iter().take(count) {
             println!("{ms:>10.2}{times:>8}{:>12.1}  {name}", ms * 1e3 / (*times).max(1) as f64);
         }
+    }
+
+    /// The median of each denoising step.
+    fn step_medians(&self) -> Vec<f64> {
+        let step = |step| self.times.stages.get(&Stage::Step(step)).cloned().unwrap_or_default();
+        let line = |(cost, ms)| Line { name: String::new(), cost, ms };
+        (0..self.steps).map(|index| line(step(index)).median_ms()).collect()
     }
 
     pub fn to_json(&self) -> Value {
@@ -165,6 +171,7 @@ impl Report {
             "runs": self.times.total_ms.len(),
             "compile_s": self.compile_s,
             "stages": stages,
+            "step_median_ms": self.step_medians(),
             "matmul": self.matmuls.iter().map(matmul).collect::<Vec<_>>(),
             "peak_gflops": self.peak.map(|peak| peak.flops / 1e9),
             "peak_bytes_per_second": self.peak.map(|peak| peak.bytes),

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::kernels::product::Precision;
-use super::memory::{LargeMemory, Words};
+use super::memory::LargeMemory;
 use super::pool::Pool;
 use super::weight::PackedWeight;
 use crate::device::{DeviceError, Progress};
@@ -41,21 +41,17 @@ impl Loader<'_> {
         value: ValueId,
         precision: Precision,
     ) -> Result<Arc<PackedWeight>, DeviceError> {
-        let weight = WeightRows::of(graph, value, self.weights)?;
         let ty = &graph.value(value).ty;
         let (outputs, depth) = (ty.rows(), ty.columns());
-        let key = (weight.name(), [outputs, depth], precision);
+        let key = (name(graph, value), [outputs, depth], precision);
         if let Some(packed) = self.packed.get(&key) {
             return Ok(packed.clone());
         }
+        let weight = WeightRows::of(graph, value, self.weights)?;
         let packed = Arc::new(PackedWeight::new(precision, depth, outputs, self.memory));
-        let rows: Vec<Words> = (0..self.pool.threads()).map(|_| Words::new(depth)).collect();
-        self.pool.run(packed.panels().count(), &|panel, thread| {
-            // SAFETY: every thread has a row of its own, every panel one task.
-            unsafe {
-                let row = std::slice::from_raw_parts_mut(rows[thread].as_ptr(), depth);
-                packed.fill_panel(panel, row, |output, row| weight.copy_row(output, row));
-            }
+        self.pool.run(packed.panels().count(), &|panel, _| {
+            // SAFETY: every panel has one task.
+            unsafe { packed.fill_panel(panel, |output, column, values| weight.copy(output, column, values)) }
         });
         weight.release();
         self.progress.advance(weight.stored_bytes());
@@ -69,10 +65,21 @@ impl Loader<'_> {
     }
 }
 
+/// What a weight is made of, the same for equal weights.
+fn name(graph: &Graph, id: ValueId) -> String {
+    let value = graph.value(id);
+    let node = match &value.source {
+        Source::Weight { key, .. } => return key.clone(),
+        Source::Node(index) => &graph.nodes[*index],
+        Source::Constant(_) | Source::Input | Source::Resident => return value.name.clone(),
+    };
+    let operands: Vec<String> = node.operands.iter().map(|&operand| name(graph, operand)).collect();
+    format!("{:?} of {}", node.op, operands.join(", "))
+}
+
 /// The rows of a weight `[out, in]`, as the graph puts it together from the checkpoint's tensors.
 enum WeightRows {
     Stored {
-        key: String,
         data: WeightData,
         columns: usize,
     },
@@ -91,7 +98,7 @@ impl WeightRows {
         let node = match &value.source {
             Source::Weight { key, stored } => {
                 let data = weights.weight(key, stored)?;
-                return Ok(Self::Stored { key: key.clone(), data, columns: value.ty.columns() });
+                return Ok(Self::Stored { data, columns: value.ty.columns() });
             }
             Source::Node(index) => Some(&graph.nodes[*index]),
             Source::Constant(_) | Source::Input | Source::Resident => None,
@@ -112,29 +119,16 @@ impl WeightRows {
         }
     }
 
-    /// What the weight is made of, the same for equal weights.
-    fn name(&self) -> String {
+    /// Columns from `column` on of row `row`.
+    fn copy(&self, mut row: usize, column: usize, out: &mut [f32]) {
         match self {
-            Self::Stored { key, .. } => key.clone(),
-            Self::Stacked(parts) => parts.iter().map(|(_, part)| part.name()).collect::<Vec<_>>().join("+"),
-            Self::Columns { start, of } => format!("{}[{start}..]", of.name()),
-        }
-    }
-
-    fn copy_row(&self, mut row: usize, out: &mut [f32]) {
-        self.copy(&mut row, 0, out);
-    }
-
-    /// Columns from `column` on of row `row`, which is counted down to the part that has it.
-    fn copy(&self, row: &mut usize, column: usize, out: &mut [f32]) {
-        match self {
-            Self::Stored { data, columns, .. } => data.copy_f32(*row * columns + column, out),
+            Self::Stored { data, columns, .. } => data.copy_f32(row * columns + column, out),
             Self::Stacked(parts) => {
                 for (rows, part) in parts {
-                    if *row < *rows {
+                    if row < *rows {
                         return part.copy(row, column, out);
                     }
-                    *row -= rows;
+                    row -= rows;
                 }
             }
             Self::Columns { start, of } => of.copy(row, start + column, out),

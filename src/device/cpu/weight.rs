@@ -1,7 +1,10 @@
 //! Weights as the products read them: packed once, at compilation. Made by `load`, read by `kernels::linear`.
 
-use super::kernels::product::{PANEL, Panels, Precision};
+use super::kernels::product::{PANEL, Panels, Precision, pack_row};
 use super::memory::{LargeMemory, Words};
+
+/// Columns that are copied at once, whole words in every precision.
+const CHUNK: usize = 64;
 
 /// A weight `[out, in]` packed as panels of 32 outputs.
 pub(super) struct PackedWeight {
@@ -21,16 +24,21 @@ impl PackedWeight {
         Panels { data: self.words.as_ptr(), words: self.precision.words(self.depth), cols: self.cols }
     }
 
-    /// Fills one panel. `copy_row(output, row)` copies that output's row of the weight into `row`, `[depth]`.
+    /// Fills one panel. `copy(output, column, values)` copies columns of that output's row of the weight, from `column` on.
     ///
     /// # Safety
     /// Nobody else may touch the panel meanwhile.
-    pub unsafe fn fill_panel(&self, panel: usize, row: &mut [f32], copy_row: impl Fn(usize, &mut [f32])) {
-        let start = self.panels().at(panel, 0).cast_mut();
-        for (lane, output) in (panel * PANEL..self.cols.min((panel + 1) * PANEL)).enumerate() {
-            copy_row(output, row);
-            // SAFETY: the lane lies within the panel, and the caller has that for itself.
-            unsafe { super::kernels::product::pack_row(self.precision, row, start.add(lane), PANEL) }
+    pub unsafe fn fill_panel(&self, panel: usize, copy: impl Fn(usize, usize, &mut [f32])) {
+        // Of all 32 rows one after another, so that the part of the panel that they go to stays near.
+        let mut values = [0.0; CHUNK];
+        for column in (0..self.depth).step_by(CHUNK) {
+            let values = &mut values[..CHUNK.min(self.depth - column)];
+            let start = self.panels().at(panel, self.precision.words(column)).cast_mut();
+            for (lane, output) in (panel * PANEL..self.cols.min((panel + 1) * PANEL)).enumerate() {
+                copy(output, column, values);
+                // SAFETY: the lane lies within the panel, and the caller has that for itself.
+                unsafe { pack_row(self.precision, values, start.add(lane), PANEL) }
+            }
         }
     }
 }

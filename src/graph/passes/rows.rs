@@ -63,6 +63,9 @@ struct ReuseRows {
     replaced: Vec<ValueId>,
 }
 
+/// Operations and operands of the nodes for the first part and for the second.
+type PartNodes = ([Op; 2], [Vec<ValueId>; 2]);
+
 impl ReuseRows {
     fn node(&mut self, b: &mut GraphBuilder, node: Node) -> Result<(), GraphError> {
         let (rows, first) = self.split;
@@ -113,11 +116,7 @@ impl ReuseRows {
 
     /// The node for the first part alone and for the second alone: operations and operands. `None` when it cannot be
     /// split, or reads nothing that has parts.
-    fn split_node(
-        &mut self,
-        b: &mut GraphBuilder,
-        node: &Node,
-    ) -> Result<Option<([Op; 2], [Vec<ValueId>; 2])>, GraphError> {
+    fn split_node(&mut self, b: &mut GraphBuilder, node: &Node) -> Result<Option<PartNodes>, GraphError> {
         let operands = &node.operands;
         let Some(&x) = operands.first().and_then(|x| self.parts.get(x)) else {
             return Ok(None);

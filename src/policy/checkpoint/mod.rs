@@ -114,6 +114,10 @@ impl Weights for Checkpoint {
 struct Mapped(Arc<Mmap>);
 
 impl Storage for Mapped {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.0
     }

@@ -1,12 +1,10 @@
 //! Random weights that are made when they are asked for, in bf16: a benchmark of a full-size model needs no file of
 //! 6.5 GB. Called by `cli bench`.
 
-use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use half::bf16;
-use memmap2::MmapMut;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -24,29 +22,45 @@ const PERIOD: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RandomWeights;
 
-/// Memory of its own, released with the tensor.
-struct Anonymous(MmapMut);
+/// A tensor that is drawn when it is first read: whoever only asks for its size does not wait.
+struct RandomTensor {
+    /// Bytes, and how many of them are filled.
+    bytes: usize,
+    filled: usize,
+    distribution: (f32, f32),
+    memory: OnceLock<Vec<u8>>,
+}
 
-impl Storage for Anonymous {
+impl Storage for RandomTensor {
+    fn len(&self) -> usize {
+        self.bytes
+    }
+
     fn bytes(&self) -> &[u8] {
-        &self.0
+        self.memory.get_or_init(|| {
+            // Zeroed memory that is never touched takes no room.
+            let mut memory = vec![0; self.bytes];
+            fill(&mut memory[..self.filled], self.distribution);
+            memory
+        })
     }
 }
 
 impl Weights for RandomWeights {
     fn weight(&self, key: &str, shape: &[usize]) -> Result<WeightData, WeightError> {
-        let error = |message: String| WeightError { key: key.into(), message };
         let elements: usize = shape.iter().product();
-        let mut memory =
-            MmapMut::map_anon(2 * elements.max(1)).map_err(|cause| error(format!("no memory: {cause}")))?;
         let filled = match shape {
             [_, columns] if elements > TABLE_ELEMENTS => TABLE_ROWS * columns,
             _ => elements,
         };
-        fill(&mut memory[..2 * filled], distribution(key, shape));
-        let range: Range<usize> = 0..2 * elements;
-        WeightData::new(Arc::new(Anonymous(memory)), range, WeightFormat::BF16)
-            .ok_or_else(|| error("has no elements".into()))
+        let tensor = RandomTensor {
+            bytes: 2 * elements,
+            filled: 2 * filled,
+            distribution: distribution(key, shape),
+            memory: OnceLock::new(),
+        };
+        WeightData::new(Arc::new(tensor), 0..2 * elements, WeightFormat::BF16)
+            .ok_or_else(|| WeightError { key: key.into(), message: "has no size".into() })
     }
 }
 

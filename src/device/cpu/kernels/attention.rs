@@ -1,8 +1,8 @@
 //! Scaled dot-product attention with grouped key/value heads, as [`crate::graph::Attention`] defines it.
 //!
-//! Keys and values come packed (`heads`). Every task takes one head and one block of queries: the queries are rotated,
+//! Keys and values come packed (`heads`). Every task takes one head and a few blocks of queries: the queries are rotated,
 //! scaled and packed; their scores, a softmax over them, and the weighted values stay in the task's scratch, so that no
-//! more than one block's scores are ever in memory.
+//! more than a few rows of scores per thread are ever in memory.
 
 use super::heads::PackedHeads;
 use super::math::exp;
@@ -11,9 +11,14 @@ use super::product::{
     pack_row,
 };
 use super::rotary::rotate;
-use super::{Arithmetic, Kernel, LANES};
+use super::{Arithmetic, Kernel, LANES, share};
 use crate::device::cpu::memory::Matrix;
 use crate::graph::Attention;
+
+/// Blocks of queries of a task at most: so often is a panel of keys or values used while it is in the nearest cache.
+const TASK_BLOCKS: usize = 4;
+/// Tasks per thread that there are at least, so that all threads end together.
+const TASKS_PER_THREAD: usize = 4;
 
 /// Keys and values that queries see.
 #[derive(Clone, Copy)]
@@ -68,8 +73,10 @@ pub(crate) struct Attend {
     past: Option<Segment>,
     own: Segment,
     to: Destination,
-    /// Queries of one sequence.
-    blocks: RowBlocks,
+    /// Queries of one sequence, dealt into tasks.
+    queries: usize,
+    groups: usize,
+    tile_rows: usize,
     sequences: usize,
     /// How many of its sequence's own keys each query sees, `[queries]`; empty: all of them.
     visible: Vec<usize>,
@@ -87,7 +94,7 @@ struct Places {
 impl Attend {
     pub fn new(
         attention: &Attention,
-        tile_rows: usize,
+        (tile_rows, threads): (usize, usize),
         (query, rotary): (Matrix, Option<Matrix>),
         past: Option<Segment>,
         own: Segment,
@@ -100,6 +107,8 @@ impl Attend {
         let first = own.length() - queries;
         let visible: Vec<usize> =
             blocks.iter().skip(first).map(|block| blocks.partition_point(|other| other <= block)).collect();
+        let even = (TASKS_PER_THREAD * threads).div_ceil(sequences * heads);
+        let groups = queries.div_ceil(TASK_BLOCKS * tile_rows).max(even.min(queries.div_ceil(tile_rows)));
         Self {
             heads,
             kv_heads,
@@ -111,7 +120,9 @@ impl Attend {
             past,
             own,
             to,
-            blocks: RowBlocks::new(queries, tile_rows),
+            queries,
+            groups,
+            tile_rows,
             sequences,
             visible,
         }
@@ -122,7 +133,7 @@ impl Attend {
     }
 
     fn places(&self) -> Places {
-        let rows = self.blocks.most();
+        let rows = self.queries.div_ceil(self.groups);
         let scores = rows * self.precision.words(self.head_dim).next_multiple_of(LANES);
         let weights = scores + rows * self.segments().map(|segment| segment.score_words()).sum::<usize>();
         let weight_words =
@@ -195,7 +206,7 @@ fn exp_all<A: Arithmetic>(scores: &mut [f32], largest: f32) -> f32 {
 
 impl Kernel for Attend {
     fn tasks(&self) -> usize {
-        self.sequences * self.heads * self.blocks.count()
+        self.sequences * self.heads * self.groups
     }
 
     fn scratch(&self) -> usize {
@@ -204,37 +215,38 @@ impl Kernel for Attend {
 
     #[inline(always)]
     unsafe fn run<A: Arithmetic>(&self, task: usize, scratch: *mut f32) {
-        let blocks = self.blocks.count();
-        let (sequence, rest) = (task / (self.heads * blocks), task % (self.heads * blocks));
-        let (head, block) = (rest / blocks, self.blocks.range(rest % blocks));
+        let (sequence, rest) = (task / (self.heads * self.groups), task % (self.heads * self.groups));
+        let (head, group) = (rest / self.groups, share(self.queries, self.groups, rest % self.groups));
         let kv_head = head * self.kv_heads / self.heads;
-        let first_row = sequence * self.blocks.rows() + block.start;
-        let rows = block.len();
+        let first_row = sequence * self.queries + group.start;
+        let blocks = RowBlocks::new(group.len(), self.tile_rows);
         let places = self.places();
         let stride: usize = self.segments().map(|segment| segment.score_words()).sum();
-        let product = |left: *const f32, panels: Panels, panel: usize, words: usize, fresh: bool| Factors {
+        let packed = |place: usize, words: usize| PackedRows {
+            data: scratch.wrapping_add(place),
+            blocks,
+            words,
+            precision: self.precision,
+        };
+        let product = |left: *const f32, rows: usize, panels: Panels, panel: usize| Factors {
             precision: self.precision,
             rows,
             left,
             panel: panels.at(panel, 0),
-            words,
-            fresh,
+            words: panels.words,
+            fresh: true,
             ahead: left,
         };
+        let mut tile = Tile::zero();
 
         // SAFETY: rows, panels and scratch are within their buffers; tasks write disjoint parts of the result.
         unsafe {
             let used = [self.past.map_or(0, |past| past.used()), self.own.used()];
             let used_of = |index: usize| used[index + usize::from(self.past.is_none())];
 
-            let queries = PackedRows {
-                data: scratch.add(places.queries),
-                blocks: RowBlocks::new(rows, MOST_ROWS),
-                words: self.precision.words(self.head_dim),
-                precision: self.precision,
-            };
+            let queries = packed(places.queries, self.precision.words(self.head_dim));
             let row_scratch = std::slice::from_raw_parts_mut(scratch.add(places.row), self.head_dim);
-            for row in 0..rows {
+            for row in 0..group.len() {
                 let query = &self.query.row(first_row + row)[head * self.head_dim..][..self.head_dim];
                 match self.rotary {
                     Some(table) => rotate(query, table.row(first_row + row), row_scratch),
@@ -246,52 +258,58 @@ impl Kernel for Attend {
                 queries.pack(row, 0, row_scratch);
             }
 
-            let mut tile = Tile::zero();
             let scores = scratch.add(places.scores);
             let mut start = 0;
             for (index, segment) in self.segments().enumerate() {
                 let panels = segment.keys.panels(sequence, kv_head);
                 for panel in 0..used_of(index).div_ceil(PANEL) {
-                    multiply::<A>(product(queries.data, panels, panel, panels.words, true), &mut tile);
-                    for (row, sums) in tile.0[..rows].iter().enumerate() {
-                        *scores.add(row * stride + start + panel * PANEL).cast() = *sums;
+                    for block in 0..blocks.count() {
+                        let rows = blocks.range(block);
+                        let factors = product(queries.at(&rows, 0), rows.len(), panels, panel);
+                        multiply::<A>(factors, &mut tile);
+                        for (sums, row) in tile.0.iter().zip(rows) {
+                            *scores.add(row * stride + start + panel * PANEL).cast() = *sums;
+                        }
                     }
                 }
                 start += segment.score_words();
             }
 
-            let weights = scratch.add(places.weights);
-            let mut inverse_sums = [0.0; MOST_ROWS];
-            for (row, inverse) in inverse_sums[..rows].iter_mut().enumerate() {
+            let words = self.segments().map(|segment| self.precision.words(segment.length())).sum();
+            let weights = packed(places.weights, words);
+            let mut inverse_sums = [0.0; TASK_BLOCKS * MOST_ROWS];
+            for (row, inverse) in inverse_sums[..group.len()].iter_mut().enumerate() {
                 let scores = std::slice::from_raw_parts_mut(scores.add(row * stride), stride);
-                let sum = self.softmax::<A>(block.start + row, scores, used);
+                let sum = self.softmax::<A>(group.start + row, scores, used);
                 *inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+                let block = blocks.around(row);
                 let (mut start, mut word) = (0, 0);
                 for (index, segment) in self.segments().enumerate() {
-                    let seen = &scores[start..][..used_of(index)];
-                    pack_row(self.precision, seen, weights.add(word * rows + row), rows);
+                    let to = weights.at(&block, word).add(row - block.start);
+                    pack_row(self.precision, &scores[start..][..used_of(index)], to, block.len());
                     word += self.precision.words(segment.length());
                     start += segment.score_words();
                 }
             }
 
             for panel in 0..self.own.values.panels(0, 0).count() {
-                let mut word = 0;
-                for (index, segment) in self.segments().enumerate() {
-                    let panels = segment.values.panels(sequence, kv_head);
-                    let words = self.precision.words(used_of(index));
-                    multiply::<A>(
-                        product(weights.add(word * rows), panels, panel, words, index == 0),
-                        &mut tile,
-                    );
-                    word += panels.words;
-                }
-                let cols = PANEL.min(self.head_dim - panel * PANEL);
-                for (row, sums) in tile.0[..rows].iter_mut().enumerate() {
-                    for sum in sums.iter_mut() {
-                        *sum *= inverse_sums[row];
+                let (col, cols) = (head * self.head_dim + panel * PANEL, self.head_dim - panel * PANEL);
+                for block in 0..blocks.count() {
+                    let rows = blocks.range(block);
+                    let mut word = 0;
+                    for (index, segment) in self.segments().enumerate() {
+                        let panels = segment.values.panels(sequence, kv_head);
+                        let factors = product(weights.at(&rows, word), rows.len(), panels, panel);
+                        let words = self.precision.words(used_of(index));
+                        multiply::<A>(Factors { words, fresh: index == 0, ..factors }, &mut tile);
+                        word += panels.words;
                     }
-                    self.to.store_row(first_row + row, head * self.head_dim + panel * PANEL, &sums[..cols]);
+                    for (sums, row) in tile.0.iter_mut().zip(rows) {
+                        for sum in sums.iter_mut() {
+                            *sum *= inverse_sums[row];
+                        }
+                        self.to.store_row(first_row + row, col, &sums[..PANEL.min(cols)]);
+                    }
                 }
             }
         }

@@ -89,7 +89,7 @@ impl Packing {
     /// # Safety
     /// As [`Kernel::run`].
     #[inline(always)]
-    unsafe fn row<'a>(&'a self, mut row: usize, head: usize, scratch: *mut f32) -> &'a [f32] {
+    unsafe fn row(&self, mut row: usize, head: usize, scratch: *mut f32) -> &[f32] {
         let head_dim = self.to.shape.head_dim;
         for part in &self.parts {
             if row < part.x.rows {

@@ -338,6 +338,7 @@ pub(super) mod testing {
     /// Packed rows with memory of their own.
     pub struct OwnedPacked {
         _words: Owned,
+        count: usize,
         pub rows: PackedRows,
     }
 
@@ -347,8 +348,9 @@ pub(super) mod testing {
             let words = precision.words(cols);
             let memory = Owned::filled(1, rows * words, |_, _| f32::NAN);
             let blocks = RowBlocks::new(rows, isa.tile_rows());
+            let count = rows;
             let rows = PackedRows { data: memory.matrix().data, blocks, words, precision };
-            Self { _words: memory, rows }
+            Self { _words: memory, count, rows }
         }
 
         pub fn of(x: &Owned, precision: Precision, isa: Isa) -> Self {
@@ -360,7 +362,7 @@ pub(super) mod testing {
         /// What is packed, as rows.
         pub fn unpacked(&self, cols: usize) -> Owned {
             let PackedRows { blocks, precision, .. } = self.rows;
-            Owned::filled(blocks.rows(), cols, |row, col| {
+            Owned::filled(self.count, cols, |row, col| {
                 let block = blocks.around(row);
                 let (word, second) = match precision {
                     Precision::F32 => (col, false),

@@ -98,7 +98,6 @@ impl Panels {
 /// the larger ones first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RowBlocks {
-    rows: usize,
     /// Rows of the smaller blocks.
     least: usize,
     /// How many blocks have one row more.
@@ -109,22 +108,12 @@ pub(crate) struct RowBlocks {
 impl RowBlocks {
     pub fn new(rows: usize, most: usize) -> Self {
         let count = rows.div_ceil(most);
-        Self { rows, least: rows / count.max(1), larger: rows % count.max(1), count }
-    }
-
-    #[inline(always)]
-    pub fn rows(self) -> usize {
-        self.rows
+        Self { least: rows / count.max(1), larger: rows % count.max(1), count }
     }
 
     #[inline(always)]
     pub fn count(self) -> usize {
         self.count
-    }
-
-    /// Rows of the largest block.
-    pub fn most(self) -> usize {
-        self.least + usize::from(self.larger > 0)
     }
 
     #[inline(always)]

@@ -41,12 +41,11 @@ impl Kernel for OneTile<'_> {
 
 pub(in super::super) fn pack_weight(w: &Owned, precision: Precision) -> PackedWeight {
     let packed = PackedWeight::new(precision, w.cols, w.rows, &mut LargeMemory::default());
-    let mut row = vec![0.0; w.cols];
     for panel in 0..packed.panels().count() {
         // SAFETY: one panel at a time.
         unsafe {
-            packed.fill_panel(panel, &mut row, |output, row| {
-                row.copy_from_slice(&w.values()[output * w.cols..][..w.cols]);
+            packed.fill_panel(panel, |output, column, values| {
+                values.copy_from_slice(&w.values()[output * w.cols + column..][..values.len()]);
             });
         }
     }
