@@ -3,6 +3,9 @@
 #[path = "support/program.rs"]
 mod program;
 
+use std::process::Command;
+
+use pi0_node::device::cpu::Isa;
 use serde_json::Value;
 
 #[test]
@@ -40,4 +43,20 @@ fn options_out_of_range_say_what_is_allowed() {
         let error = program::text(&output.stderr);
         assert!(!output.status.success() && error.contains(said), "{arguments:?}: {error}");
     }
+}
+
+#[test]
+fn kernels_are_those_that_the_environment_asks_for() {
+    let bench = |kernels: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pi0_node"));
+        command.args(["bench", "--preset", "tiny", "--runs", "1"]).env("PI0_CPU_KERNELS", kernels);
+        command.output().unwrap()
+    };
+    for isa in Isa::available() {
+        let text = program::text(&bench(&isa.to_string()).stdout);
+        assert!(text.contains(&format!("{isa} kernels")), "{text}");
+    }
+    let refused = bench("abacus");
+    let error = program::text(&refused.stderr);
+    assert!(!refused.status.success() && error.contains("'abacus'") && error.contains("portable"), "{error}");
 }

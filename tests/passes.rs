@@ -65,3 +65,20 @@ fn passes_make_the_programs_smaller() {
     println!("{written:?} -> {simplified:?}");
     assert!(simplified.iter().zip(written).all(|(after, before)| *after < before));
 }
+
+/// Of the prefix's last layer only keys and values are read: its queries, attention and feed-forward half are not there.
+#[test]
+fn the_last_prefix_layer_is_its_keys_and_values() {
+    let golden = Golden::load("pi0_3cam_pad");
+    let graphs = PolicyGraphs::build(&golden.config, cameras(&golden), &Intermediates::None).unwrap();
+    let constant = graphs.perceive.constants();
+    let last = format!("vlm.layers.{}.", golden.config.vlm.layers - 1);
+    let names: Vec<&str> = graphs
+        .perceive
+        .nodes
+        .iter()
+        .filter(|node| !constant[node.result.index()])
+        .filter_map(|node| node.name.strip_prefix(&last))
+        .collect();
+    assert_eq!(names, ["attn.norm", "attn.k+v", "attn.k", "attn.v", "attn.k_rotary"]);
+}
