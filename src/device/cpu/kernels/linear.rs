@@ -56,21 +56,34 @@ impl Grid {
         )
     }
 
-    /// What block `block` fetches ahead: a part of the panel that its thread will probably go to after `panel` of
-    /// `panels`, or nothing new.
+    /// The factors of one tile: block `block` of `x`, panel `panel` of a task's `panels`. The first blocks also fetch, a
+    /// quarter each, the panel that their thread will probably go to next.
     #[inline(always)]
-    fn ahead(
+    fn factors(
         &self,
+        x: &PackedRows,
+        block: usize,
         weight: &Panels,
         panel: usize,
         panels: &Range<usize>,
-        (block, left): (usize, *const f32),
-    ) -> *const f32 {
-        if self.blocks > FETCHING_BLOCKS || block >= 4 {
-            return left;
+    ) -> Factors {
+        let rows = x.blocks.range(block);
+        let left = x.at(&rows, 0).cast_const();
+        let ahead = if self.blocks > FETCHING_BLOCKS || block >= 4 {
+            left
+        } else {
+            let step = if panel + 1 < panels.end { 1 } else { 1 + (self.threads - 1) * panels.len() };
+            weight.at(panel + step, 0).wrapping_add(block * weight.words * PANEL / 4)
+        };
+        Factors {
+            precision: x.precision,
+            rows: rows.len(),
+            left,
+            panel: weight.at(panel, 0),
+            words: x.words,
+            fresh: true,
+            ahead,
         }
-        let step = if panel + 1 < panels.end { 1 } else { 1 + (self.threads - 1) * panels.len() };
-        weight.at(panel + step, 0).wrapping_add(block * weight.words * PANEL / 4)
     }
 }
 
@@ -186,19 +199,9 @@ impl Kernel for Linear {
                 let rows = self.x.blocks.range(block);
                 // SAFETY: blocks and panels are within x and the weight; tasks write disjoint parts of the result.
                 unsafe {
-                    let left = self.x.at(&rows, 0).cast_const();
-                    let factors = Factors {
-                        precision: self.x.precision,
-                        rows: rows.len(),
-                        left,
-                        panel: weight.at(panel, 0),
-                        words: self.x.words,
-                        fresh: true,
-                        ahead: self.grid.ahead(&weight, panel, &panels, (block, left)),
-                    };
                     self.epilogue.fetch(&rows, panel * PANEL);
                     self.to.fetch(&rows, panel * PANEL);
-                    multiply::<A>(factors, &mut tile);
+                    multiply::<A>(self.grid.factors(&self.x, block, &weight, panel, &panels), &mut tile);
                     self.epilogue.apply::<A>(&mut tile, &rows, panel * PANEL);
                     self.to.store(&tile, &rows, panel * PANEL);
                 }
@@ -246,16 +249,7 @@ impl Kernel for GatedLinear {
                 // SAFETY: blocks and panels are within x and the weights; tasks write disjoint parts of the result.
                 unsafe {
                     for (tile, weight) in tiles.iter_mut().zip([&self.gate, &self.up]) {
-                        let (weight, left) = (weight.panels(), self.x.at(&rows, 0).cast_const());
-                        let factors = Factors {
-                            precision: self.x.precision,
-                            rows: rows.len(),
-                            left,
-                            panel: weight.at(panel, 0),
-                            words: self.x.words,
-                            fresh: true,
-                            ahead: self.grid.ahead(&weight, panel, &panels, (block, left)),
-                        };
+                        let factors = self.grid.factors(&self.x, block, &weight.panels(), panel, &panels);
                         multiply::<A>(factors, tile);
                     }
                     let [gate, up] = &mut tiles;
