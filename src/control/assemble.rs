@@ -81,7 +81,7 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
         settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.name.as_str()),
     ));
     let no_prompt = PromptTokens { ids: Vec::new(), mask: Vec::new() };
-    let (prompt_sender, prompt_receiver) = mailbox(&no_prompt, &wake);
+    let (prompt_sender, mut prompt_receiver) = mailbox(&no_prompt, &wake);
     let mut prompt = PromptInput {
         tokenizer: PromptTokenizer::find(checkpoint.folder(), settings.tokenizer.as_deref())?,
         length: config.prompt_tokens,
@@ -96,6 +96,12 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
         DeviceOptions { threads: settings.threads, precision: settings.precision },
     )?;
     let mut model = Model::compile(&checkpoint, &config, cameras, device, progress)?;
+    // With the first prompt, so that the programs that warm up are those that will run.
+    if prompt_receiver.take()
+        && let Some(prompt) = prompt_receiver.held()
+    {
+        model.set_prompt(prompt)?;
+    }
     model.warm_up()?;
 
     let (cameras, frames) = camera_inputs(settings, &config, &wake, &metrics);

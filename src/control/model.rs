@@ -71,9 +71,8 @@ impl Model {
         self.device.describe()
     }
 
-    /// Runs the largest programs once on nothing in particular: pages are touched, threads are awake.
+    /// Runs the prompt's programs once on nothing in particular: pages are touched, threads are awake.
     pub fn warm_up(&mut self) -> Result<(), DeviceError> {
-        self.current = 0;
         self.perceive()?;
         self.act().map(drop)
     }

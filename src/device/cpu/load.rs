@@ -54,14 +54,16 @@ impl Loader<'_> {
             unsafe { packed.fill_panel(panel, |output, column, values| weight.copy(output, column, values)) }
         });
         weight.release();
-        self.progress.advance(weight.stored_bytes());
+        self.progress.advance((outputs * depth * weight.element_bytes()) as u64);
         self.packed.insert(key, packed.clone());
         Ok(packed)
     }
 
     /// A weight left in its file.
     pub fn mapped(&self, key: &str, stored: &[usize]) -> Result<WeightData, DeviceError> {
-        Ok(self.weights.weight(key, stored)?)
+        let data = self.weights.weight(key, stored)?;
+        self.progress.advance(data.stored_bytes());
+        Ok(data)
     }
 }
 
@@ -144,9 +146,10 @@ impl WeightRows {
         }
     }
 
-    fn stored_bytes(&self) -> u64 {
+    /// Size of a stored element: of the largest, where tensors differ.
+    fn element_bytes(&self) -> usize {
         let mut bytes = 0;
-        self.each(&mut |data| bytes += data.stored_bytes());
+        self.each(&mut |data| bytes = bytes.max(data.format().bytes()));
         bytes
     }
 
