@@ -3,6 +3,7 @@
 Run by `cargo xtask tenstorrent`, with the environment that it also prints, before it calls its work complete.
 """
 
+import contextlib
 import ctypes
 
 import ttnn
@@ -12,6 +13,9 @@ x = ttnn.zeros([32, 32], dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=ca
 ttnn.add(x, x)
 trace = ttnn.begin_trace_capture(card, cq_id=0)
 ttnn.add(x, x)
+with contextlib.suppress(RuntimeError):
+    ttnn.zeros([32, 32], dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=card)
+    raise SystemExit("the host could write while a trace was captured")
 ttnn.end_trace_capture(card, trace, cq_id=0)
 for _ in range(3):
     written = ttnn.record_event(card, 1)

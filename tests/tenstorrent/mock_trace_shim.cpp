@@ -1,9 +1,10 @@
 // A test double for what a mock card lacks: command queues that take traces and waits for events.
 //
 // On a mock cluster tt-metal 0.81.1 prepares no dispatch commands for programs, and crashes where it would capture a
-// trace, replay it or wait for an event. Preloaded (LD_PRELOAD), this library stands in front of five functions of
-// `libtt_metal.so`, so that programs are prepared and traces captured, measured and placed as for a card, and replays
-// and waits are counted instead of sent. It is for tests alone: it stops the process where no mock cluster is chosen,
+// trace, replay it or wait for an event; and it lets the host write while a trace is captured, which a card refuses.
+// Preloaded (LD_PRELOAD), this library stands in front of six functions of `libtt_metal.so`, so that programs are
+// prepared and traces captured, measured and placed as for a card, replays and waits are counted instead of sent, and
+// such writes are errors. It is for tests alone: it stops the process where no mock cluster is chosen,
 // and with any version but 0.81.1, whose internals it relies on. `cargo xtask tenstorrent` compiles it.
 //
 // The wheel ships no C++ headers. Functions are therefore named as the linker names them, and what they take is
@@ -16,15 +17,22 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <stdexcept>
 
 #include <dlfcn.h>
 #include <unistd.h>
 
-#define ENQUEUE_PROGRAM "_ZN2tt8tt_metal11distributed19EnqueueMeshWorkloadERNS1_16MeshCommandQueueERNS1_12MeshWorkloadEb"
+#define QUEUE "_ZN2tt8tt_metal11distributed18FDMeshCommandQueue"
+#define ENQUEUE_PROGRAM                                                                                                \
+    "_ZN2tt8tt_metal11distributed19EnqueueMeshWorkloadERNS1_16MeshCommandQueueERNS1_12MeshWorkloadEb"
 #define PREPARE_COMMANDS "_ZN2tt8tt_metal6detail11ProgramImpl22populate_dispatch_dataEPNS0_7IDeviceE"
-#define END_CAPTURE "_ZN2tt8tt_metal11distributed18FDMeshCommandQueue10record_endEv"
+#define END_CAPTURE QUEUE "10record_endEv"
+#define WRITE                                                                                                          \
+    QUEUE "21write_shard_to_deviceERKNS1_10MeshBufferERKNS1_14MeshCoordinateEPKvRKSt8optionalINS0_12BufferRegionEE"    \
+          "St4spanIKN4ttsl10StrongTypeIhNS0_14SubDeviceIdTagEEELm18446744073709551615EE"                               \
+          "St10shared_ptrINS0_12experimental12PinnedMemoryEEPKNS0_12CoreRangeSetE"
 #define REPLAY                                                                                                         \
-    "_ZN2tt8tt_metal14trace_dispatch20issue_trace_commandsEPNS0_11distributed10MeshDeviceERNS0_19SystemMemoryManager"   \
+    "_ZN2tt8tt_metal14trace_dispatch20issue_trace_commandsEPNS0_11distributed10MeshDeviceERNS0_19SystemMemoryManager"  \
     "ERKNS1_21TraceDispatchMetadataEhRKSt5arrayIjLm8EENS_7xy_pairE"
 #define WAIT_FOR_EVENT "_ZN2tt8tt_metal14event_dispatch29issue_wait_for_event_commandsEhhRNS0_19SystemMemoryManagerEj"
 #define CONTEXT "_ZN2tt8tt_metal12MetalContext8instanceEN4ttsl10StrongTypeIiNS0_12ContextIdTagEEE"
@@ -36,7 +44,10 @@ namespace {
 constexpr int TARGET_OFFSET = 4;
 enum Target : uint8_t { SILICON = 0, MOCK = 2 };
 
-std::atomic<uint64_t> programs, captures, replays, waits;
+// A command queue keeps the byte that says whether it is capturing a trace at this offset.
+constexpr int CAPTURING_OFFSET = 0xbb4;
+
+std::atomic<uint64_t> programs, captures, replays, waits, writes;
 
 [[noreturn]] void refuse(const char* reason, const char* what = "") {
     fprintf(stderr, "mock_trace_shim (made for ttnn 0.81.1 on a mock card): %s%s\n", reason, what);
@@ -129,12 +140,13 @@ int PresentAsSilicon::living_ = 0;
 }  // namespace
 
 // What tests ask: how many programs were enqueued (captured ones included), traces captured, traces replayed, events
-// waited for, in this process so far. Absent where the library is not preloaded.
+// waited for, tensors written by the host, in this process so far. Absent where the library is not preloaded.
 extern "C" {
 uint64_t mock_card_programs() { return programs; }
 uint64_t mock_card_captures() { return captures; }
 uint64_t mock_card_replays() { return replays; }
 uint64_t mock_card_waits() { return waits; }
+uint64_t mock_card_writes() { return writes; }
 }
 
 // In front of tt-metal's own functions of these names.
@@ -161,7 +173,7 @@ void end_capture(void* queue) {
     ++captures;
 }
 
-// These two would write into a queue that a mock card does not have. What they take is of no matter.
+// The rest would write into a queue or into memory that a mock card does not have. What they take is of no matter.
 
 void replay() __asm__(REPLAY);
 void replay() {
@@ -173,4 +185,14 @@ void wait_for_event() __asm__(WAIT_FOR_EVENT);
 void wait_for_event() {
     library();
     ++waits;
+}
+
+bool write(void* queue) __asm__(WRITE);
+bool write(void* queue) {
+    library();
+    if (static_cast<bool*>(queue)[CAPTURING_OFFSET]) {
+        throw std::runtime_error("Writes are not supported during trace capture.");
+    }
+    ++writes;
+    return false;
 }
