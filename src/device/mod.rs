@@ -4,6 +4,7 @@
 //! allocates, and nothing runs anywhere else: an operation that a device lacks is an error at compile time.
 
 pub mod cpu;
+pub mod tenstorrent;
 
 use std::time::Duration;
 

@@ -1,0 +1,26 @@
+//! Tenstorrent cards, through TTNN.
+
+pub mod axis;
+pub mod card;
+pub mod content;
+pub mod lower;
+pub mod precision;
+pub mod program;
+
+pub use card::Card;
+pub use lower::{Residents, lower};
+pub use precision::Precisions;
+pub use program::Program;
+
+use crate::graph::{Graph, GraphError, passes};
+
+/// Side of a tile.
+pub const TILE: usize = 32;
+
+/// The passes that make a card's programs smaller. The state token's rows are not taken out of later denoising steps: 51
+/// rows fill as many tiles as 50 do.
+pub fn simplify(graph: Graph) -> Result<Graph, GraphError> {
+    let graph = passes::hoist_constant_columns(passes::merge_common_nodes(graph))?;
+    let graph = passes::fuse_gates(passes::fuse_activations(passes::remove_dead_nodes(graph)))?;
+    Ok(passes::remove_dead_nodes(passes::fuse_projections(graph)?))
+}
