@@ -8,7 +8,8 @@ pub mod tenstorrent;
 
 use std::time::Duration;
 
-use crate::graph::{DType, Graph, HostTensor, HostView, WeightError, Weights};
+use self::tenstorrent::{Card, TenstorrentDevice, TenstorrentError, TenstorrentOptions};
+use crate::graph::{DType, Graph, GraphError, HostTensor, HostView, WeightError, Weights, passes};
 
 /// A compiled graph of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,11 @@ pub struct ProgramId(usize);
 pub trait Device: Send {
     /// Name and configuration, for people: `cpu (avx2, 2 threads)`.
     fn describe(&self) -> String;
+
+    /// A graph as written, rewritten as this device likes it best.
+    fn simplify(&self, graph: Graph) -> Result<Graph, GraphError> {
+        passes::simplify(graph)
+    }
 
     /// Compiles `graph`, loading its weights. Resident values are found and left under their names, so the program
     /// that leaves a value must be compiled before the one that finds it.
@@ -107,12 +113,14 @@ pub enum DeviceError {
     Unsupported { node: String, what: String },
     #[error("graph '{graph}' reads '{value}' before anything has made it")]
     Order { graph: String, value: String },
-    #[error("there is no device '{0}'; this build has: cpu")]
+    #[error("there is no device '{0}'; there are cpu, tenstorrent, and tenstorrent:p150, :n150, :n300")]
     Unknown(String),
     #[error("{variable} is '{found}'; this machine has the kernels {available}")]
     Kernels { variable: &'static str, found: String, available: String },
     #[error("'{0}' is no precision; there are f32 and bf16")]
     Precision(String),
+    #[error(transparent)]
+    Tenstorrent(#[from] tenstorrent::TenstorrentError),
 }
 
 /// How a device is to run a model.
@@ -124,10 +132,22 @@ pub struct DeviceOptions {
     pub precision: cpu::Precision,
 }
 
+/// The card of a device's name, after the colon; none is any.
+pub fn card_named(card: &str) -> Result<Option<Card>, TenstorrentError> {
+    match card {
+        "" => Ok(None),
+        card => Card::find(card).map(Some).ok_or_else(|| TenstorrentError::UnknownCard(card.into())),
+    }
+}
+
 /// Opens a device by the name that parameters and options use.
 pub fn open(name: &str, options: DeviceOptions) -> Result<Box<dyn Device>, DeviceError> {
-    match name {
-        "cpu" => Ok(Box::new(cpu::CpuDevice::new(options)?)),
-        other => Err(DeviceError::Unknown(other.into())),
+    match name.split_once(':').unwrap_or((name, "")) {
+        ("cpu", "") => Ok(Box::new(cpu::CpuDevice::new(options)?)),
+        ("tenstorrent", card) => {
+            let options = TenstorrentOptions { card: card_named(card)?, ..TenstorrentOptions::default() };
+            Ok(Box::new(TenstorrentDevice::open(options)?))
+        }
+        _ => Err(DeviceError::Unknown(name.into())),
     }
 }

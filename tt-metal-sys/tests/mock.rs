@@ -7,10 +7,14 @@
 use std::env;
 use std::time::{Duration, Instant};
 
-use tt_metal_sys::{DataType, Error, HostData, Layout, Memory, Options, Runtime, Session, Tensor, TensorSpec};
+use tt_metal_sys::{
+    DataType, Error, HostData, Layout, Memory, Options, Runtime, Session, Tensor, TensorSpec,
+};
 
 fn options() -> Option<Options> {
-    for variable in ["PI0_TTNN_PYTHON", "TT_METAL_MOCK_CLUSTER_DESC_PATH", "TT_METAL_RUNTIME_ROOT", "LD_PRELOAD"] {
+    for variable in
+        ["PI0_TTNN_PYTHON", "TT_METAL_MOCK_CLUSTER_DESC_PATH", "TT_METAL_RUNTIME_ROOT", "LD_PRELOAD"]
+    {
         if env::var_os(variable).is_none() {
             println!("skipped: {variable} is not set; `cargo xtask tenstorrent` says what is needed");
             return None;
@@ -193,7 +197,9 @@ fn memory_comes_and_goes(runtime: &mut Runtime) {
     };
     let first = upload(runtime);
     assert_eq!(upload(runtime), first);
-    assert!(raised(runtime.allocate(&tiles(&[1 << 20, 1 << 20], DataType::Bfloat16))).contains("Out of Memory"));
+    assert!(
+        raised(runtime.allocate(&tiles(&[1 << 20, 1 << 20], DataType::Bfloat16))).contains("Out of Memory")
+    );
 }
 
 /// `[64, 128] x [128, 96] + [1, 96]`.
@@ -273,7 +279,10 @@ fn every_tag(runtime: &mut Runtime) {
     ];
     let matmuls = configurations.map(|configuration| {
         let operands = format!(r#"[{{"tensor": {a_id}}}, {{"tensor": {b_id}}}]"#);
-        ("ttnn.matmul", format!(r#"{{"operands": {operands}, "attributes": {{"program_config": {configuration}}}}}"#))
+        (
+            "ttnn.matmul",
+            format!(r#"{{"operands": {operands}, "attributes": {{"program_config": {configuration}}}}}"#),
+        )
     });
     let others = [
         (
@@ -317,7 +326,10 @@ fn errors_of_operations(runtime: &mut Runtime) {
     let arguments = format!(r#"{{"operands": [{{"tensor": {}}}, {{"tensor": {}}}]}}"#, a.id(), b.id());
     let message = raised(runtime.call("ttnn.linear", &arguments));
     assert!(message.starts_with("TT_FATAL @ "), "{message}");
-    assert!(message.contains("The width of the first tensor must be equal to the height of the second"), "{message}");
+    assert!(
+        message.contains("The width of the first tensor must be equal to the height of the second"),
+        "{message}"
+    );
     for (name, arguments, expected) in [
         ("ttnn.lineal", "{}", "AttributeError"),
         ("os.getcwd", "{}", "operations begin with 'ttnn.'"),
@@ -500,7 +512,9 @@ fn costs(runtime: &mut Runtime) {
     let result = linear.call(runtime).unwrap();
     let trace = runtime.end_trace(capture).unwrap();
 
-    cost("write (3, 224, 224, 3) bfloat16", || runtime.write(images, HostData::Bfloat16(&pixels), 1).unwrap());
+    cost("write (3, 224, 224, 3) bfloat16", || {
+        runtime.write(images, HostData::Bfloat16(&pixels), 1).unwrap()
+    });
     cost("write (1, 32) f32 in tiles", || runtime.write(state, HostData::Float32(&[0.0; 32]), 1).unwrap());
     cost("read (1, 50, 32) f32 in tiles", || runtime.read(actions, &mut [0.0; 1600], 0).unwrap());
     cost("replay", || runtime.replay(trace, 0, false).unwrap());

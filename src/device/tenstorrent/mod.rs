@@ -1,13 +1,23 @@
-//! Tenstorrent cards, through TTNN.
+//! Tenstorrent cards, through TTNN, the library that Tenstorrent distributes.
+//!
+//! `lower` turns a graph into a `program` of library calls, kept as data, for a `card` in the types of `precision`; `content`
+//! says what its tensors hold, `axis` where rows and columns lie. `device` loads programs, captures them as traces and
+//! replays these, by way of `tt-metal-sys`, which no other room knows. Everything but `device` and `loaded` works without
+//! a card, without Python and without the library.
 
 pub mod axis;
 pub mod card;
 pub mod content;
+mod device;
+mod error;
+mod loaded;
 pub mod lower;
 pub mod precision;
 pub mod program;
 
 pub use card::Card;
+pub use device::{TenstorrentDevice, TenstorrentOptions};
+pub use error::TenstorrentError;
 pub use lower::{Residents, lower};
 pub use precision::Precisions;
 pub use program::Program;
