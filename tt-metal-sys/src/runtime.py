@@ -9,8 +9,13 @@ import importlib.util
 import itertools
 import json
 import os
+import signal
 import sys
 import types
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Importing `signal` took Ctrl-C from a program that had no handler for it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if "LOGURU_LEVEL" not in os.environ:
     # ttnn reports its whole configuration when it is imported.

@@ -4,12 +4,36 @@
 //! Python in a process. A mock card computes nothing and reads zeros, so it is what happens that is looked at, not
 //! what comes out.
 
-use std::env;
+use std::alloc::{GlobalAlloc, System};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use tt_metal_sys::{
     DataType, Error, HostData, Layout, Memory, Options, Runtime, Session, Tensor, TensorSpec,
 };
+
+/// Counts what Rust allocates. Python and `ttnn` have their own.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: it passes everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as asked.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: std::alloc::Layout) {
+        // SAFETY: as asked.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 fn options() -> Option<Options> {
     for variable in
@@ -44,6 +68,10 @@ fn a_session() {
     let Some(options) = options() else { return };
     let session = Session::open(&options).unwrap();
     assert!(matches!(Session::open(&options), Err(Error::AlreadyOpen)));
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+    assert_eq!(caught & 1 << (2 - 1), 0, "Ctrl-C is the program's");
     let parts: [(&str, fn(&mut Runtime)); 12] = [
         ("describe", describe),
         ("tensors of every kind", tensors_of_every_kind),
@@ -62,6 +90,7 @@ fn a_session() {
         println!("{name}");
         session.with(part);
     }
+    a_cycle_allocates_nothing(&session);
     let tensor = session.with(|runtime| runtime.allocate(&tiles(&[32, 32], DataType::Float32))).unwrap();
     a_panic_ends_captures(&session);
     a_trace_that_does_not_fit(&session);
@@ -448,6 +477,43 @@ fn graphs(runtime: &mut Runtime) {
     raised(runtime.call("ttnn.linear", r#"{"operands": []}"#));
     assert!(raised(runtime.end_graph_capture()).contains("no graph is being captured"));
     linear.free(runtime);
+}
+
+fn a_cycle_allocates_nothing(session: &Session) {
+    println!("a cycle allocates nothing");
+    let (linear, input, output, trace) = session.with(|runtime| {
+        let linear = Linear::new(runtime);
+        let result = linear.call(runtime).unwrap();
+        runtime.free(result).unwrap();
+        let capture = runtime.begin_trace(0).unwrap();
+        let output = linear.call(runtime).unwrap();
+        let trace = runtime.end_trace(capture).unwrap();
+        (linear.tensors, runtime.allocate(&tiles(&[1, 32], DataType::Float32)).unwrap(), output, trace)
+    });
+    let mut values = [0.0; 64 * 96];
+    let mut cycle = || {
+        session.with(|runtime| {
+            runtime.write(input, HostData::Float32(&values[..32]), 1)?;
+            let written = runtime.record_event(1)?;
+            runtime.wait_for_event(0, written)?;
+            runtime.replay(trace, 0, false)?;
+            runtime.read(output, &mut values, 0)
+        })
+    };
+    cycle().unwrap();
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..100 {
+        cycle().unwrap();
+    }
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
+    cost("a cycle of all these", || cycle().unwrap());
+    cost("a visit to the thread", || session.with(|_| ()));
+    session.with(|runtime| {
+        runtime.release(trace).unwrap();
+        for tensor in linear.into_iter().chain([input, output]) {
+            runtime.free(tensor).unwrap();
+        }
+    });
 }
 
 fn a_panic_ends_captures(session: &Session) {
