@@ -62,8 +62,12 @@ impl Interpreter {
         let mut libraries = Vec::new();
         for folder in answer.folders {
             // Debian and Ubuntu name the folder above that of the platform.
-            libraries.extend(answer.platform.iter().map(|platform| folder.join(platform).join(&library)));
-            libraries.push(folder.join(&library));
+            let platform = answer.platform.iter().map(|platform| folder.join(platform));
+            for path in platform.chain([folder.clone()]).map(|folder| folder.join(&library)) {
+                if !libraries.contains(&path) {
+                    libraries.push(path);
+                }
+            }
         }
         Ok(Self { executable: answer.executable, libraries })
     }

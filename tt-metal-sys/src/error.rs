@@ -9,7 +9,10 @@ use crate::TTNN_VERSION;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    #[error("no Python interpreter: {path}: {reason}; set PI0_TTNN_PYTHON to that of the environment with ttnn", path = path.display())]
+    #[error(
+        "no Python interpreter: {path}: {reason}; set PI0_TTNN_PYTHON to that of the environment with ttnn",
+        path = path.display()
+    )]
     NoInterpreter { path: PathBuf, reason: String },
 
     #[error("{path} is Python {major}.{minor}; the ttnn wheel is for 3.10 and 3.12", path = path.display())]

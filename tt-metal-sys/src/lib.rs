@@ -18,7 +18,8 @@
 //!         memory: Memory::Dram,
 //!     };
 //!     let ones = runtime.upload(&spec, HostData::Float32(&[1.0; 1024]))?;
-//!     let sum = runtime.call("ttnn.add", &format!(r#"{{"operands": [{{"tensor": {0}}}, {{"tensor": {0}}}]}}"#, ones.id()))?;
+//!     let operand = format!(r#"{{"tensor": {}}}"#, ones.id());
+//!     let sum = runtime.call("ttnn.add", &format!(r#"{{"operands": [{operand}, {operand}]}}"#))?;
 //!     let mut result = [0.0; 1024];
 //!     runtime.read(sum[0], &mut result, 0)
 //! })?;

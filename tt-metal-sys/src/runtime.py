@@ -1,8 +1,9 @@
-# The Python side of tt-metal-sys: one function per method of `Runtime` in runtime.rs, which calls nothing else.
+# The Python side of tt-metal-sys: one function per method of `Runtime`, which calls nothing else.
 #
 # Tensors, traces and events stay here; Rust knows them by number. What Rust calls in every control cycle (write,
 # replay, record_event, wait_for_event, read) does no more than it must. Everything else answers in JSON, or in numbers.
 
+import contextlib
 import functools
 import gc
 import importlib.util
@@ -363,11 +364,10 @@ def abandon_captures():
     global graph_capture
     while captures:
         _, (queue, trace) = captures.popitem()
-        for end in (lambda: ttnn.end_trace_capture(device, trace, cq_id=queue), lambda: ttnn.release_trace(device, trace)):
-            try:
-                end()
-            except Exception:
-                pass
+        with contextlib.suppress(Exception):
+            ttnn.end_trace_capture(device, trace, cq_id=queue)
+        with contextlib.suppress(Exception):
+            ttnn.release_trace(device, trace)
     if graph_capture:
         graph_capture = False
         ttnn.graph.end_graph_capture()
