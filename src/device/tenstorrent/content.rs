@@ -25,7 +25,8 @@ enum What {
     Weight(Box<Weight>),
 }
 
-/// A constant value of the graph, `scale * w + plus` in its places and 0 elsewhere.
+/// A constant value of the graph, `scale * w + plus` in its places and 0 elsewhere; each output of a linear may have its own
+/// scale.
 #[derive(Clone, Debug)]
 struct Weight {
     value: ValueId,
@@ -35,8 +36,23 @@ struct Weight {
     repeated: usize,
     /// Columns become rows.
     transposed: bool,
-    scale: f32,
+    scales: Scales,
     plus: f32,
+}
+
+/// How many outputs after one another are multiplied with what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scales(pub Vec<(usize, f32)>);
+
+impl Scales {
+    /// The same for `count` outputs.
+    pub fn all(count: usize, scale: f32) -> Self {
+        Self(vec![(count, scale)])
+    }
+
+    fn each(&self) -> Vec<f32> {
+        self.0.iter().flat_map(|&(count, scale)| std::iter::repeat_n(scale, count)).collect()
+    }
 }
 
 impl Content {
@@ -45,50 +61,38 @@ impl Content {
         Self { key, what: What::Literal(values) }
     }
 
-    /// `weight` `[out, in]` as `[in, out]`, times `scale`.
-    pub fn factor(graph: &Graph, weight: ValueId, inputs: &Axis, outputs: &Axis, scale: f32) -> Self {
-        Self::weight(graph, weight, outputs, inputs, |content| {
-            content.transposed = true;
-            content.scale = scale;
-        })
+    /// `weight` `[out, in]` as `[in, out]`, its outputs scaled.
+    pub fn factor(graph: &Graph, weight: ValueId, inputs: &Axis, outputs: &Axis, scales: &Scales) -> Self {
+        Self::weight(graph, weight, [outputs, inputs], true, scales.clone(), 0.0)
     }
 
     /// A list, or a matrix of one row, as a row: `scale * w + plus`.
-    pub fn row(graph: &Graph, weight: ValueId, columns: &Axis, scale: f32, plus: f32) -> Self {
-        Self::weight(graph, weight, &Axis::exact(1), columns, |content| {
-            content.scale = scale;
-            content.plus = plus;
-        })
+    pub fn row(graph: &Graph, weight: ValueId, columns: &Axis, scales: &Scales, plus: f32) -> Self {
+        Self::weight(graph, weight, [&Axis::exact(1), columns], false, scales.clone(), plus)
     }
 
     /// A matrix as it is, times `scale`; its rows are repeated until they fill `rows`.
     pub fn matrix(graph: &Graph, weight: ValueId, rows: &Axis, columns: &Axis, scale: f32) -> Self {
-        Self::weight(graph, weight, rows, columns, |content| content.scale = scale)
+        Self::weight(graph, weight, [rows, columns], false, Scales::all(columns.logical, scale), 0.0)
     }
 
     fn weight(
         graph: &Graph,
         value: ValueId,
-        rows: &Axis,
-        columns: &Axis,
-        set: impl FnOnce(&mut Weight),
+        [rows, columns]: [&Axis; 2],
+        transposed: bool,
+        scales: Scales,
+        plus: f32,
     ) -> Self {
-        let mut content = Weight {
-            value,
-            rows: rows.clone(),
-            columns: columns.clone(),
-            repeated: graph.value(value).ty.rows(),
-            transposed: false,
-            scale: 1.0,
-            plus: 0.0,
-        };
-        set(&mut content);
-        let Weight { rows, columns, repeated, transposed, scale, plus, .. } = &content;
+        let repeated = graph.value(value).ty.rows();
         let key = format!(
-            "{}; {rows:?} of {repeated}, {columns:?}, transposed {transposed}, * {scale} + {plus}",
-            graph.recipe(value)
+            "{}; {rows:?} of {repeated}, {columns:?}, transposed {transposed}, * {:?} + {plus}",
+            graph.recipe(value),
+            scales.0
         );
-        Self { key, what: What::Weight(Box::new(content)) }
+        let (rows, columns) = (rows.clone(), columns.clone());
+        let weight = Weight { value, rows, columns, repeated, transposed, scales, plus };
+        Self { key, what: What::Weight(Box::new(weight)) }
     }
 
     /// The same for equal contents, in this and other graphs of the same checkpoint.
@@ -117,7 +121,8 @@ impl Content {
             What::Literal(values) => return Ok(values.iter().map(|&value| convert(value)).collect()),
             What::Weight(weight) => weight,
         };
-        let Weight { rows, columns, repeated, transposed, scale, plus, .. } = &**weight;
+        let Weight { rows, columns, repeated, transposed, scales, plus, .. } = &**weight;
+        let scales = scales.each();
         let source = Elements::of(graph, weight.value, weights)?;
         let width = columns.logical;
         let mut out = vec![zero; rows.physical * columns.physical];
@@ -131,14 +136,14 @@ impl Content {
                 for column in 0..width {
                     let to = columns.place(column) * rows.physical;
                     for (i, line) in lines.clone().enumerate() {
-                        out[to + rows.place(line)] = convert(scale * block[i * width + column] + plus);
+                        out[to + rows.place(line)] = convert(scales[line] * block[i * width + column] + plus);
                     }
                 }
             } else {
                 for (i, line) in lines.enumerate() {
                     let to = rows.place(line) * columns.physical;
                     for (column, value) in block[i * width..(i + 1) * width].iter().enumerate() {
-                        out[to + columns.place(column)] = convert(scale * value + plus);
+                        out[to + columns.place(column)] = convert(scales[column] * value + plus);
                     }
                 }
             }

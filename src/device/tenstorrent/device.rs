@@ -158,9 +158,10 @@ impl TenstorrentDevice {
         Ok(())
     }
 
-    /// Lets go of all traces and of what they made: new tensors need places that no replay writes to.
+    /// Lets go of all traces: new tensors need places that no replay writes to. What programs left for each other stays,
+    /// for the next program's warm-up.
     fn release(&mut self) -> Result<(), TenstorrentError> {
-        let Self { session, programs, resident_tensors, .. } = self;
+        let Self { session, programs, .. } = self;
         self.captured = false;
         session.with(|runtime| {
             let failed = |error| TenstorrentError::runtime("releasing a trace", &error);
@@ -175,9 +176,6 @@ impl TenstorrentDevice {
                         runtime.free(tensor).map_err(failed)?;
                     }
                 }
-            }
-            for (_, tensor) in resident_tensors.drain() {
-                runtime.free(tensor).map_err(failed)?;
             }
             Ok(())
         })

@@ -32,7 +32,7 @@ impl Lowering<'_> {
         }
         let shape = |part: &Heads| vec![sequences, part.count, rows, padded];
         let results: Vec<TensorId> = match heads {
-            [queries, keys, values] if keys == values => {
+            [queries, keys, values] if keys == values && keys.scale == 1.0 => {
                 let whole = self.reshape(whole, vec![sequences, rows, columns]);
                 let results =
                     heads.iter().map(|part| self.activation(shape(part), Role::Activation)).collect();
@@ -126,7 +126,7 @@ impl Lowering<'_> {
         let result = self.activation(vec![sequences, 1, rows / sequences, count * padded], Role::Activation);
         let mut attributes = vec![
             ("is_causal", Argument::Flag(false)),
-            ("scale", Argument::Number(f64::from(attention.scale))),
+            ("scale", Argument::Number(f64::from(attention.scale / heads.scale))),
             ("program_config", Argument::Attention { grid: self.card.grid, queries: QUERIES, keys: KEYS }),
             ("memory_config", Argument::Memory(result.memory)),
             ("compute_kernel_config", Argument::Compute(PRODUCT)),

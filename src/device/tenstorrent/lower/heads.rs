@@ -9,7 +9,7 @@ use crate::device::DeviceError;
 use crate::graph::{Graph, Node, Op, Source, ValueId};
 
 /// Heads that a value's columns are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heads {
     pub count: usize,
     pub dim: usize,
@@ -17,6 +17,9 @@ pub struct Heads {
     pub padded: usize,
     /// Independent sequences that the rows are.
     pub sequences: usize,
+    /// The values are multiplied with this: queries have the attention's scale in them, since the library would otherwise
+    /// take it out of the mask again with one more program per attention.
+    pub scale: f32,
 }
 
 impl Heads {
@@ -41,6 +44,7 @@ pub(super) struct HeadPlan {
 impl HeadPlan {
     pub fn of(graph: &Graph) -> Self {
         let mut dims = HashMap::new();
+        let (uses, mut scales) = (graph.use_counts(), HashMap::new());
         // From the readers back to what is projected.
         for node in graph.nodes.iter().rev() {
             match &node.op {
@@ -48,6 +52,9 @@ impl HeadPlan {
                     let own = if attention.past { 5 } else { 3 };
                     for &operand in &node.operands[..own] {
                         dims.insert(operand, (attention.head_dim, attention.sequences));
+                    }
+                    if let Some(projected) = projected_for_one(graph, node.operands[0], &uses) {
+                        scales.insert(projected, attention.scale);
                     }
                 }
                 Op::Rotary { heads } => {
@@ -84,7 +91,8 @@ impl HeadPlan {
             .collect();
         let heads = |(id, (dim, sequences)): (ValueId, (usize, usize))| {
             let count = graph.shape(id)[1] / dim;
-            (id, Heads { count, dim, padded: padded(dim, rotated.contains(&dim)), sequences })
+            let scale = scales.get(&id).copied().unwrap_or(1.0);
+            (id, Heads { count, dim, padded: padded(dim, rotated.contains(&dim)), sequences, scale })
         };
         Self { of: dims.into_iter().map(heads).collect(), projections }
     }
@@ -99,6 +107,21 @@ impl HeadPlan {
             node: graph.value(id).name.clone(),
             what: "columns that are no heads here".into(),
         })
+    }
+}
+
+/// What is rotated into a query, if anything, when this query is its only reader.
+fn projected_for_one(graph: &Graph, query: ValueId, uses: &[usize]) -> Option<ValueId> {
+    if uses[query.index()] != 1 {
+        return None;
+    }
+    match graph.value(query).source {
+        Source::Node(index) if matches!(graph.nodes[index].op, Op::Rotary { .. }) => {
+            let rotated = graph.nodes[index].operands[0];
+            (uses[rotated.index()] == 1).then_some(rotated)
+        }
+        Source::Node(_) => Some(query),
+        _ => None,
     }
 }
 

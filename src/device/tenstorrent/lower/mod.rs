@@ -35,7 +35,7 @@ pub struct Resident {
     rows: Axis,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum ResidentKind {
     Heads(Heads),
     Mask,

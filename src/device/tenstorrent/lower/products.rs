@@ -2,7 +2,7 @@
 
 use super::super::TILE;
 use super::super::axis::Axis;
-use super::super::content::Content;
+use super::super::content::{Content, Scales};
 use super::super::precision::{EXACT, PRODUCT, Role};
 use super::super::program::{Argument, DataType, Memory, TensorId};
 use super::{Form, Lowering, Stored, unary};
@@ -53,9 +53,13 @@ impl Lowering<'_> {
         } else {
             Axis::joined(&parts.iter().map(super::Heads::columns).collect::<Vec<_>>())
         };
-        // A step of the flow that is added right away is scaled by the weights.
-        let scale = self.flow_scale(node.result);
-        let tensor = self.affine(node, activation, exact, &outputs, scale)?;
+        let scales = if parts.is_empty() {
+            // A step of the flow that is added right away.
+            Scales::all(outputs.logical, self.flow_scale(node.result))
+        } else {
+            Scales(parts.iter().map(|part| (part.count * part.dim, part.scale)).collect())
+        };
+        let tensor = self.affine(node, activation, exact, &outputs, &scales)?;
         match projected {
             Some(slices) => {
                 self.split_heads(tensor, &slices, &parts)?;
@@ -66,18 +70,18 @@ impl Lowering<'_> {
         }
     }
 
-    /// `activation(scale (x w^T + b))` with the result's columns in the places of `outputs`.
+    /// `activation(scale * (x w^T + b))` with the result's columns in the places of `outputs`.
     fn affine(
         &mut self,
         node: &Node,
         activation: Option<Activation>,
         exact: bool,
         outputs: &Axis,
-        scale: f32,
+        scales: &Scales,
     ) -> Result<TensorId, DeviceError> {
         let (x, inputs) = self.matrix(node.operands[0])?;
-        let weight = self.factor(node.operands[1], &inputs, outputs, exact, scale);
-        let bias = node.operands.get(2).map(|&bias| self.bias(bias, outputs, exact, scale));
+        let weight = self.factor(node.operands[1], &inputs, outputs, exact, scales);
+        let bias = node.operands.get(2).map(|&bias| self.bias(bias, outputs, exact, scales));
         let rows = self.row_axis(node.result)?.physical;
         let role = if exact && self.stays_exact(node.result) { Role::Flow } else { Role::Activation };
         let result = self.activation(vec![1, 1, rows, outputs.physical], role);
@@ -92,19 +96,19 @@ impl Lowering<'_> {
         inputs: &Axis,
         outputs: &Axis,
         exact: bool,
-        scale: f32,
+        scales: &Scales,
     ) -> TensorId {
         let role = if exact { Role::ExactWeight } else { Role::Weight };
         let shape = vec![1, 1, inputs.physical, outputs.physical];
         let stored = Stored::tiled(shape, self.precisions.dtype(role), Memory::Dram);
-        self.content(Content::factor(self.graph, weight, inputs, outputs, scale), stored)
+        self.content(Content::factor(self.graph, weight, inputs, outputs, scales), stored)
     }
 
-    fn bias(&mut self, bias: ValueId, columns: &Axis, exact: bool, scale: f32) -> TensorId {
+    fn bias(&mut self, bias: ValueId, columns: &Axis, exact: bool, scales: &Scales) -> TensorId {
         let role = if exact { Role::ExactWeight } else { Role::Small };
         let stored =
             Stored::tiled(vec![1, 1, 1, columns.physical], self.precisions.dtype(role), Memory::Dram);
-        self.content(Content::row(self.graph, bias, columns, scale, 0.0), stored)
+        self.content(Content::row(self.graph, bias, columns, scales, 0.0), stored)
     }
 
     /// Whether every reader wants f32: an exact linear, or the flow.
@@ -131,8 +135,9 @@ impl Lowering<'_> {
             self.graph.shape(node.result)[1].next_multiple_of(TILE),
         );
         let result = self.activation(vec![1, 1, rows, columns.physical], Role::Activation);
+        let scales = Scales::all(columns.logical, 1.0);
         let half = |lowering: &mut Self, weight, activation| {
-            let weight = lowering.factor(weight, &inputs, &columns, false, 1.0);
+            let weight = lowering.factor(weight, &inputs, &columns, false, &scales);
             lowering.product(Product { x, weight, bias: None, activation, exact: false }, result.clone())
         };
         let gate = half(self, node.operands[1], Some(unary(activation)));
@@ -158,7 +163,8 @@ impl Lowering<'_> {
         let stored =
             Stored::tiled(vec![1, columns.physical], self.precisions.dtype(Role::Small), Memory::Dram);
         let list = |lowering: &mut Self, value, plus| {
-            let content = Content::row(lowering.graph, value, &columns, 1.0, plus);
+            let content =
+                Content::row(lowering.graph, value, &columns, &Scales::all(columns.logical, 1.0), plus);
             Argument::Tensor(lowering.content(content, stored.clone()))
         };
         let weight = list(self, node.operands[1], plus);
