@@ -43,6 +43,9 @@ pub trait Device: Send {
     /// Runs a program and says how long each of its steps took. May be slower than [`Self::run`], and may allocate.
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError>;
 
+    /// What the program consists of, for an audit.
+    fn account(&self, program: ProgramId) -> Result<Account, DeviceError>;
+
     /// What the machine can do at most, measured now; `None` where that is not known.
     fn peak(&mut self) -> Option<Peak> {
         None
@@ -59,6 +62,34 @@ pub struct Peak {
     pub flops: f64,
     /// Reading of memory, per second.
     pub bytes: f64,
+}
+
+/// A compiled program as an audit sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Where its steps run.
+    pub place: String,
+    /// How that is known.
+    pub source: &'static str,
+    pub steps: Vec<StepAccount>,
+    /// What the host writes before a run and reads after it: names and bytes.
+    pub written: Vec<(String, usize)>,
+    pub read: Vec<(String, usize)>,
+    /// Size of an element of a large weight.
+    pub weight_element_bytes: f64,
+}
+
+/// A step of a compiled program.
+#[derive(Clone, Debug)]
+pub struct StepAccount {
+    /// Name of the graph's node that it computes, alone or with others.
+    pub node: String,
+    /// What the device runs for it.
+    pub kernel: &'static str,
+    /// How many programs are started for it; none for another view of the same numbers.
+    pub programs: usize,
+    /// Transfers between host and device while it runs.
+    pub crossings: usize,
 }
 
 /// How long a step of a program took.

@@ -5,6 +5,7 @@
 //! `denoise` is the Euler loop over the suffix, and this file puts them together.
 
 pub mod checkpoint;
+pub mod components;
 pub mod config;
 mod denoise;
 mod gemma;
@@ -15,6 +16,7 @@ mod siglip;
 mod suffix;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
+pub use components::Component;
 pub use config::{ConfigError, PolicyConfig};
 pub use intermediates::Intermediates;
 

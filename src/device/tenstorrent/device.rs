@@ -18,11 +18,12 @@ use tt_metal_sys::{
 
 use super::card::Card;
 use super::error::TenstorrentError;
+use super::evidence::{self, CallEvidence};
 use super::loaded::{Input, Loaded, Output, OutputSource, RUNS, Staging, WRITES};
 use super::lower::{Residents, lower};
-use super::precision::Precisions;
+use super::precision::{Precisions, Role};
 use super::program::{DataType, Layout, Memory, Origin, Program, Tensor};
-use crate::device::{Device, DeviceError, Peak, ProgramId, Progress, StepTime};
+use crate::device::{Account, Device, DeviceError, Peak, ProgramId, Progress, StepTime};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, Op, Source, Weights};
 
 /// How a card is opened and used.
@@ -111,6 +112,11 @@ impl TenstorrentDevice {
         })
     }
 
+    /// Whether the card is a description of one, which computes nothing.
+    pub fn is_mock(&self) -> bool {
+        self.description.mock
+    }
+
     pub fn card(&self) -> &Card {
         &self.card
     }
@@ -120,10 +126,10 @@ impl TenstorrentDevice {
         Ok(&self.loaded(program)?.program)
     }
 
-    /// What the library itself wrote down while it ran the program's calls once: a list of nodes as JSON. Only with
+    /// What the library itself wrote down while it ran the program's calls once, call by call; empty without
     /// [`TenstorrentOptions::evidence`].
-    pub fn evidence(&self, program: ProgramId) -> Result<Option<&str>, DeviceError> {
-        Ok(self.loaded(program)?.evidence.as_deref())
+    pub fn evidence(&self, program: ProgramId) -> Result<&[CallEvidence], DeviceError> {
+        Ok(&self.loaded(program)?.evidence)
     }
 
     /// Bytes of DRAM in use, and of the trace region.
@@ -278,6 +284,12 @@ impl Device for TenstorrentDevice {
         Ok(times)
     }
 
+    fn account(&self, program: ProgramId) -> Result<Account, DeviceError> {
+        let loaded = self.loaded(program)?;
+        let weights = self.options.precisions.dtype(Role::Weight);
+        Ok(loaded.program.account(self.card.name.into(), &loaded.evidence, weights))
+    }
+
     /// The vendor's figures.
     fn peak(&mut self) -> Option<Peak> {
         Some(Peak { flops: self.card.flops, bytes: self.card.dram_bytes_per_s })
@@ -358,7 +370,7 @@ impl TenstorrentDevice {
             fixed.insert(id, handle);
         }
         let outputs = outputs(&program, graph);
-        Ok(Loaded { program, fixed, inputs, outputs, trace: None, evidence: None })
+        Ok(Loaded { program, fixed, inputs, outputs, trace: None, evidence: Vec::new() })
     }
 
     /// Makes every call once, so that all kernels are compiled and loaded before anything is captured.
@@ -371,7 +383,8 @@ impl TenstorrentDevice {
             }
             let made = loaded.call_all(runtime, card, resident_tensors, |_, _| Ok(()))?;
             if options.evidence {
-                loaded.evidence = Some(runtime.end_graph_capture().map_err(failed)?);
+                let written = runtime.end_graph_capture().map_err(failed)?;
+                loaded.evidence = evidence::read(&loaded.program, &written)?;
             }
             runtime.synchronize().map_err(failed)?;
             let residents = &loaded.program.residents;

@@ -8,6 +8,7 @@ use tt_metal_sys::{HostData, Runtime, Tensor as Handle, Trace};
 
 use super::card::Card;
 use super::error::TenstorrentError;
+use super::evidence::CallEvidence;
 use super::program::{Call, Program, Result as Placed, TensorId};
 use crate::device::DeviceError;
 use crate::graph::{HostTensor, HostView, TensorType};
@@ -24,8 +25,8 @@ pub(super) struct Loaded {
     pub inputs: Vec<Input>,
     pub outputs: Vec<Output>,
     pub trace: Option<Trace>,
-    /// What the library wrote down in the warm-up, as JSON.
-    pub evidence: Option<String>,
+    /// What the library wrote down in the warm-up, for each call; empty if it was not asked to.
+    pub evidence: Vec<CallEvidence>,
 }
 
 /// What the host writes: elements in their places, in the card's type.

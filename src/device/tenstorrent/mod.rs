@@ -10,14 +10,17 @@ pub mod card;
 pub mod content;
 mod device;
 mod error;
+mod evidence;
 mod loaded;
 pub mod lower;
 pub mod precision;
 pub mod program;
+pub mod roofline;
 
 pub use card::Card;
 pub use device::{TenstorrentDevice, TenstorrentOptions};
 pub use error::TenstorrentError;
+pub use evidence::CallEvidence;
 pub use lower::{Residents, lower};
 pub use precision::Precisions;
 pub use program::Program;

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::axis::Axis;
 use super::content::Content;
+use super::evidence::CallEvidence;
+use crate::device::{Account, StepAccount};
 
 /// A tensor of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -275,6 +277,20 @@ impl Program {
         self.tensors.iter().enumerate().map(|(index, tensor)| (TensorId(index as u32), tensor))
     }
 
+    /// DRAM of what stays: contents, inputs, outputs and residents.
+    pub fn fixed_bytes(&self) -> usize {
+        let results = self.outputs.iter().map(|output| output.tensor);
+        let kept: Vec<TensorId> = results.chain(self.residents.iter().map(|(_, id)| *id)).collect();
+        self.ids()
+            .filter(|(id, tensor)| match tensor.origin {
+                Origin::Input(_) | Origin::Content(_) => true,
+                Origin::Call => kept.contains(id),
+                Origin::Resident(_) => false,
+            })
+            .map(|(_, tensor)| tensor.bytes())
+            .sum()
+    }
+
     /// Notes with each call which results nobody reads after it; results of the program stay.
     pub(super) fn find_last_uses(&mut self) {
         let stay = |program: &Self, id: TensorId| {
@@ -292,6 +308,27 @@ impl Program {
                 .collect();
             last.sort_unstable();
             self.calls[index].last_uses = last;
+        }
+    }
+
+    /// The program for an audit. `evidence`, if it is there, says what each call did; without it a call is one program.
+    pub fn account(&self, place: String, evidence: &[CallEvidence], weights: DataType) -> Account {
+        let step = |(index, call): (usize, &Call)| {
+            let view = usize::from(call.operation != "ttnn.reshape");
+            let CallEvidence { programs, crossings } =
+                evidence.get(index).copied().unwrap_or(CallEvidence { programs: view, crossings: 0 });
+            StepAccount { node: call.node.clone(), kernel: call.operation, programs, crossings }
+        };
+        let bytes = |results: &[Result]| {
+            results.iter().map(|result| (result.name.clone(), self.tensor(result.tensor).bytes())).collect()
+        };
+        Account {
+            place,
+            source: if evidence.is_empty() { "the lowered program" } else { "ttnn's own record of a run" },
+            steps: self.calls.iter().enumerate().map(step).collect(),
+            written: bytes(&self.inputs),
+            read: bytes(&self.outputs),
+            weight_element_bytes: weights.bytes(1024) as f64 / 1024.0,
         }
     }
 
