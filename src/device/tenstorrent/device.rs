@@ -26,33 +26,32 @@ use super::program::{DataType, Layout, Memory, Origin, Program, Tensor};
 use crate::device::{Account, Device, DeviceError, Peak, ProgramId, Progress, StepTime};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, Op, Source, Weights};
 
-/// How a card is opened and used.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TenstorrentOptions {
-    /// `None`: whatever card is there.
-    pub card: Option<Card>,
-    /// The interpreter that has ttnn; `None`: see `tt_metal_sys::Options`.
-    pub python: Option<PathBuf>,
+/// What parameters can change about how a model runs on a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
     pub precisions: Precisions,
     /// DRAM that is set aside for traces. The ten denoising steps take about 32 MB on a P150.
     pub trace_region_bytes: u64,
     /// L1 of each core that an activation may take, instead of the card's own.
     pub l1_activation_bytes: Option<usize>,
-    /// Has the library write down what it does in each warm-up; see [`TenstorrentDevice::evidence`].
-    pub evidence: bool,
 }
 
-impl Default for TenstorrentOptions {
+impl Default for Tuning {
     fn default() -> Self {
-        Self {
-            card: None,
-            python: None,
-            precisions: Precisions::default(),
-            trace_region_bytes: 512 << 20,
-            l1_activation_bytes: None,
-            evidence: false,
-        }
+        Self { precisions: Precisions::default(), trace_region_bytes: 512 << 20, l1_activation_bytes: None }
     }
+}
+
+/// How a card is opened and used.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TenstorrentOptions {
+    /// `None`: whatever card is there.
+    pub card: Option<Card>,
+    /// The interpreter that has ttnn; `None`: see `tt_metal_sys::Options`.
+    pub python: Option<PathBuf>,
+    pub tuning: Tuning,
+    /// Has the library write down what it does in each warm-up; see [`TenstorrentDevice::evidence`].
+    pub evidence: bool,
 }
 
 pub struct TenstorrentDevice {
@@ -76,7 +75,7 @@ impl TenstorrentDevice {
     pub fn open(options: TenstorrentOptions) -> Result<Self, TenstorrentError> {
         let sys = Options {
             python: options.python.clone(),
-            trace_region_bytes: options.trace_region_bytes,
+            trace_region_bytes: options.tuning.trace_region_bytes,
             ..Options::default()
         };
         let session = Session::open(&sys).map_err(|error| TenstorrentError::open(&error))?;
@@ -96,7 +95,7 @@ impl TenstorrentDevice {
         };
         // The card's own word: a chip may have fewer cores than its kind.
         card.grid = [description.grid.0 as usize, description.grid.1 as usize];
-        if let Some(bytes) = options.l1_activation_bytes {
+        if let Some(bytes) = options.tuning.l1_activation_bytes {
             card.l1_activation_bytes_per_core = bytes;
         }
         Ok(Self {
@@ -209,7 +208,7 @@ impl Device for TenstorrentDevice {
         progress: &dyn Progress,
     ) -> Result<ProgramId, DeviceError> {
         self.release()?;
-        let program = lower(graph, &self.card, self.options.precisions, &mut self.residents)?;
+        let program = lower(graph, &self.card, self.options.tuning.precisions, &mut self.residents)?;
         let bytes = |tensor: &Tensor| match &tensor.origin {
             Origin::Content(content) if !self.contents.contains_key(&key(tensor, content.key())) => {
                 tensor.bytes() as u64
@@ -286,7 +285,7 @@ impl Device for TenstorrentDevice {
 
     fn account(&self, program: ProgramId) -> Result<Account, DeviceError> {
         let loaded = self.loaded(program)?;
-        let weights = self.options.precisions.dtype(Role::Weight);
+        let weights = self.options.tuning.precisions.dtype(Role::Weight);
         Ok(loaded.program.account(self.card.name.into(), &loaded.evidence, weights))
     }
 
@@ -378,11 +377,14 @@ impl TenstorrentDevice {
         let Self { session, card, resident_tensors, options, .. } = self;
         session.with(|runtime| {
             let failed = |error| TenstorrentError::runtime("watching the warm-up", &error);
+            let mut made = loaded.call_all(runtime, card, resident_tensors, |_, _| Ok(()))?;
             if options.evidence {
+                // A second time: what the library prepares once is no part of what a trace replays.
+                for tensor in made.into_values() {
+                    runtime.free(tensor).map_err(failed)?;
+                }
                 runtime.begin_graph_capture().map_err(failed)?;
-            }
-            let made = loaded.call_all(runtime, card, resident_tensors, |_, _| Ok(()))?;
-            if options.evidence {
+                made = loaded.call_all(runtime, card, resident_tensors, |_, _| Ok(()))?;
                 let written = runtime.end_graph_capture().map_err(failed)?;
                 loaded.evidence = evidence::read(&loaded.program, &written)?;
             }

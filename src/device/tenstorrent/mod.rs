@@ -18,12 +18,12 @@ pub mod program;
 pub mod roofline;
 
 pub use card::Card;
-pub use device::{TenstorrentDevice, TenstorrentOptions};
+pub use device::{TenstorrentDevice, TenstorrentOptions, Tuning};
 pub use error::TenstorrentError;
 pub use evidence::CallEvidence;
 pub use lower::{Residents, lower};
 pub use precision::Precisions;
-pub use program::Program;
+pub use program::{DataType, Program};
 
 use crate::graph::{Graph, GraphError, passes};
 

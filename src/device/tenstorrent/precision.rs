@@ -1,5 +1,8 @@
 //! Which element type each kind of tensor has on a card, and how precisely products are computed: the one table of it.
 
+use std::str::FromStr;
+
+use super::error::TenstorrentError;
 use super::program::{Compute, DataType};
 
 /// What a tensor is, as far as its element type depends on it.
@@ -38,6 +41,16 @@ impl Precisions {
             // State and actions keep what f32 has.
             Role::ExactWeight | Role::Flow => DataType::Float32,
         }
+    }
+}
+
+/// Of large weights.
+impl FromStr for DataType {
+    type Err = TenstorrentError;
+
+    fn from_str(name: &str) -> Result<Self, TenstorrentError> {
+        let found = [DataType::Bfloat8B, DataType::Bfloat16].into_iter().find(|dtype| dtype.name() == name);
+        found.ok_or_else(|| TenstorrentError::WeightType(name.into()))
     }
 }
 
