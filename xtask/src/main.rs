@@ -35,7 +35,7 @@ enum Task {
     /// Tenstorrent's real library on a mock card: sets it up in .tenstorrent, prints the environment that programs need.
     Tenstorrent(tenstorrent::Options),
     /// Everything a change must pass: formatting, lints, all tests, documentation.
-    Test,
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Demo(options) => setup::run().and_then(|()| demo::run(&options)),
         Task::Tenstorrent(options) => tenstorrent::run(&options),
-        Task::Test => setup::run().and_then(|()| test::run()),
+        Task::Test(options) => setup::run().and_then(|()| test::run(&options)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,8 @@
 //! Into the git-ignored folder `.tenstorrent` go `python/` (an environment with the wheels of `tenstorrent-wheels.txt`)
 //! and the test doubles of `tests/tenstorrent`, compiled and put where the library looks for what they stand for
 //! (`runtime`). Stamps written last say of which wheels and which doubles they are; anything else is made anew. Called by
-//! `main`; meant for `test` too, which skips what it is for where `prepare` finds something missing.
+//! `main`, and by `test`, which skips what it is for where `prepare` finds something missing. `golden/` is a second
+//! environment, with PyTorch, for `cargo xtask test --tt-golden` alone.
 
 mod interpreter;
 mod runtime;
@@ -19,6 +20,9 @@ use crate::{python, root, wheels};
 
 /// Every wheel with its version, as a requirements file.
 const WHEELS: &str = include_str!("../tenstorrent-wheels.txt");
+
+/// Those of the environment that also has PyTorch.
+const GOLDEN_WHEELS: &str = include_str!("../tenstorrent-golden-wheels.txt");
 
 /// The mock cards there are: `tests/tenstorrent/cards`.
 pub const CARDS: [&str; 3] = ["p150", "n150", "n300"];
@@ -55,10 +59,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 pub fn prepare() -> anyhow::Result<Readiness> {
     let folder = folder();
     let environment = folder.join("python");
-    if !is_complete(&environment, WHEELS)
-        && let Err(reason) = make_environment(&environment)?
-    {
-        return Ok(Readiness::Missing(reason));
+    if !is_complete(&environment, WHEELS) {
+        remove(&stamp(&folder))?;
+        let what = "Tenstorrent's ttnn into .tenstorrent (a minute; 125 MB to download, 0.5 GB on disk)";
+        if let Err(reason) = make_environment(&environment, WHEELS, what)? {
+            return Ok(Readiness::Missing(reason));
+        }
     }
     // The folder too: links into it are lost where it has been moved.
     let made_of = format!("{}\n{WHEELS}{}", folder.display(), runtime::sources()?);
@@ -101,22 +107,31 @@ fn folder() -> PathBuf {
     root().join(".tenstorrent")
 }
 
-/// A Python environment with the wheels, or why there can be none.
-fn make_environment(environment: &Path) -> anyhow::Result<Result<(), String>> {
+/// The interpreter of an environment with ttnn and PyTorch, made if it is not there.
+pub fn prepare_golden() -> anyhow::Result<PathBuf> {
+    let environment = folder().join("golden");
+    if !is_complete(&environment, GOLDEN_WHEELS) {
+        let what = "PyTorch and ttnn into .tenstorrent/golden (minutes; 3 GB to download, 7 GB on disk)";
+        if let Err(reason) = make_environment(&environment, GOLDEN_WHEELS, what)? {
+            bail!("Tenstorrent's definitions cannot run here: {reason}");
+        }
+    }
+    Ok(environment.join("bin/python"))
+}
+
+/// A Python environment with some wheels, or why there can be none. `what` goes where and takes how long, for people.
+fn make_environment(environment: &Path, wheels: &str, what: &str) -> anyhow::Result<Result<(), String>> {
     let python = match interpreter::find() {
         Ok(python) => python,
         Err(reason) => return Ok(Err(reason)),
     };
     remove(environment)?;
-    remove(&stamp(&folder()))?;
-    eprintln!(
-        "set-up: installing Tenstorrent's ttnn into .tenstorrent (a minute; 125 MB to download, 0.5 GB on disk)"
-    );
+    eprintln!("set-up: installing {what}");
     python::make_environment(&python, environment)?;
-    if let Err(error) = wheels::pip_install(environment, &wheels::requirements(WHEELS).collect::<Vec<_>>()) {
+    if let Err(error) = wheels::pip_install(environment, &wheels::requirements(wheels).collect::<Vec<_>>()) {
         return Ok(Err(format!("{error}. Tenstorrent's need a package index and glibc 2.34 or newer")));
     }
-    write_stamp(environment, WHEELS)?;
+    write_stamp(environment, wheels)?;
     Ok(Ok(()))
 }
 
@@ -158,9 +173,15 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned() {
-        for line in wheels::requirements(WHEELS) {
+        for line in wheels::requirements(WHEELS).chain(wheels::requirements(GOLDEN_WHEELS)) {
             assert!(line.contains("=="), "{line}");
         }
+    }
+
+    #[test]
+    fn both_environments_have_the_same_library() {
+        let library = |file| wheels::requirements(file).find(|line| line.starts_with("ttnn==")).unwrap();
+        assert_eq!(library(WHEELS), library(GOLDEN_WHEELS));
     }
 
     #[test]
