@@ -18,7 +18,7 @@ use crate::observe::{
 };
 use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
 use crate::settings::Settings;
-use crate::telemetry::{Metrics, Snapshot};
+use crate::telemetry::{CycleRecord, Metrics, Snapshot};
 
 /// A control loop and its ends.
 pub struct Wiring {
@@ -131,6 +131,7 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
             sensor_timeout_ms: settings.sensor_timeout_ms,
             wake,
             metrics,
+            record: CycleRecord::default(),
         },
         chunks,
         monitor,

@@ -15,7 +15,7 @@ use super::wake::Wake;
 use crate::device::DeviceError;
 use crate::observe::messages::Stamp;
 use crate::observe::{DeltaMask, Normalizer, PromptTokens};
-use crate::telemetry::{DropReason, Metrics, Stage};
+use crate::telemetry::{CycleRecord, CycleResult, DropReason, Metrics, Stage};
 
 /// Longest sleep without a new message: how long a stop may go unnoticed.
 const SLEEP: Duration = Duration::from_millis(20);
@@ -45,6 +45,8 @@ pub struct Cycle {
     pub(super) sensor_timeout_ms: f64,
     pub(super) wake: Wake,
     pub(super) metrics: Arc<Metrics>,
+    /// What the cycle under way did so far.
+    pub(super) record: CycleRecord,
 }
 
 impl Cycle {
@@ -64,13 +66,21 @@ impl Cycle {
 
     fn step_by(&mut self, clock: &impl Fn() -> Stamp) -> Outcome {
         let result = self.update_prompt().and_then(|()| self.look(clock));
-        match result {
+        let outcome = match result {
             Ok(outcome) => outcome,
             Err(error) => {
                 self.metrics.report("device", &error);
                 self.dropped(DropReason::Device)
             }
-        }
+        };
+        self.record.result = match outcome {
+            Outcome::Idle => return outcome,
+            Outcome::Chunk => CycleResult::Chunk,
+            Outcome::Dropped(reason) => CycleResult::Dropped(reason),
+        };
+        self.metrics.cycle_finished(&self.record);
+        self.record = CycleRecord::default();
+        outcome
     }
 
     fn update_prompt(&mut self) -> Result<(), DeviceError> {
@@ -95,9 +105,10 @@ impl Cycle {
                 self.perceive()?;
                 let outcome = self.act(clock())?;
                 if outcome == Outcome::Chunk {
-                    self.metrics.time(Stage::Cycle, start);
+                    self.record.set(Stage::Cycle, self.metrics.time(Stage::Cycle, start));
                     let age_ms = self.frames.newest().map_or(0.0, |observation| now.ms_since(observation));
-                    self.metrics.age(age_ms + start.elapsed().as_secs_f64() * 1e3);
+                    let age = self.metrics.age(age_ms + start.elapsed().as_secs_f64() * 1e3);
+                    self.record.set(Stage::Age, age);
                 }
                 Ok(outcome)
             }
@@ -110,10 +121,10 @@ impl Cycle {
         for (camera, frame) in self.frames.frames().enumerate() {
             self.model.set_image(camera, &frame.pixels)?;
         }
-        self.metrics.time(Stage::Write, start);
+        self.record.set(Stage::Write, self.metrics.time(Stage::Write, start));
         let start = Instant::now();
         self.model.perceive()?;
-        self.metrics.time(Stage::Perceive, start);
+        self.record.set(Stage::Perceive, self.metrics.time(Stage::Perceive, start));
         Ok(())
     }
 
@@ -132,7 +143,7 @@ impl Cycle {
         self.normalizer.normalize_state(&joints.positions, &mut self.model.state);
         noise::fill(self.seed, observation, &mut self.model.noise);
         let actions = self.model.act()?;
-        self.metrics.time(Stage::Act, start);
+        self.record.set(Stage::Act, self.metrics.time(Stage::Act, start));
 
         let start = Instant::now();
         if !actions.iter().all(|action| action.is_finite()) {
@@ -143,7 +154,7 @@ impl Cycle {
         self.delta.add_state(&joints.positions, &mut chunk.actions);
         (chunk.observation, chunk.joint_stamp, chunk.sequence) = (observation, joints.stamp, self.sequence);
         self.sequence += 1;
-        self.metrics.time(Stage::DecodeActions, start);
+        self.record.set(Stage::DecodeActions, self.metrics.time(Stage::DecodeActions, start));
         if self.chunks.send() {
             self.metrics.dropped(DropReason::Overwritten);
         }

@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::latency::Latency;
+use super::cycles::{CycleRecord, CycleRing, FinishedCycle, KEPT_CYCLES};
+use super::distribution::Distribution;
+use super::latency::{Latency, from_ms};
 use super::snapshot::{SensorSnapshot, Snapshot};
 
 /// A part of a cycle that is timed.
@@ -38,6 +40,15 @@ impl Stage {
             Stage::DecodeActions => "decode_actions",
             Stage::Cycle => "cycle",
             Stage::Age => "observation_to_chunk",
+        }
+    }
+
+    /// Whether it is one of those that follow each other in a cycle and so add up, rather than a sum of some or a part
+    /// of one.
+    pub fn adds_up(self) -> bool {
+        match self {
+            Stage::Write | Stage::Perceive | Stage::Act | Stage::DecodeActions => true,
+            Stage::Cycle | Stage::Age => false,
         }
     }
 }
@@ -128,6 +139,24 @@ impl SensorMetrics {
     }
 }
 
+/// What a latency is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LatencyName {
+    Stage(Stage),
+    /// From a sensor's message to the model's input.
+    Decode(String),
+}
+
+/// As in the tables: `perceive`, `decode base_0_rgb`.
+impl Display for LatencyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LatencyName::Stage(stage) => f.write_str(stage.name()),
+            LatencyName::Decode(sensor) => write!(f, "decode {sensor}"),
+        }
+    }
+}
+
 /// The counters and histograms of one node.
 #[derive(Debug)]
 pub struct Metrics {
@@ -140,7 +169,10 @@ pub struct Metrics {
     /// Bits of an f64: the spread of the last complete but unmatched frames.
     last_spread_ms: AtomicU64,
     dropped: [Counter; DropReason::ALL.len()],
+    /// By the stage that made a chunk miss its deadline.
+    missed: [Counter; Stage::ALL.len()],
     stages: [Latency; Stage::ALL.len()],
+    cycles: CycleRing,
     last_error: Mutex<Option<String>>,
 }
 
@@ -156,7 +188,9 @@ impl Metrics {
             chunks: Counter::default(),
             last_spread_ms: AtomicU64::new(0.0_f64.to_bits()),
             dropped: Default::default(),
+            missed: Default::default(),
             stages: Default::default(),
+            cycles: CycleRing::new(KEPT_CYCLES),
             last_error: Mutex::new(None),
         }
     }
@@ -184,14 +218,52 @@ impl Metrics {
         result
     }
 
-    /// Adds the time since `since` to a stage.
-    pub fn time(&self, stage: Stage, since: Instant) {
-        self.stages[stage as usize].record(since.elapsed());
+    /// Adds the time since `since` to a stage, and gives it.
+    pub fn time(&self, stage: Stage, since: Instant) -> Duration {
+        let duration = since.elapsed();
+        self.stages[stage as usize].record(duration);
+        duration
     }
 
-    /// Adds the age of an observation when its chunk is finished.
-    pub fn age(&self, ms: f64) {
-        self.stages[Stage::Age as usize].record_ms(ms);
+    /// Adds the age of an observation when its chunk is finished, and gives it.
+    pub fn age(&self, ms: f64) -> Duration {
+        let duration = from_ms(ms);
+        self.stages[Stage::Age as usize].record(duration);
+        duration
+    }
+
+    /// Keeps what a cycle did, for whoever draws the last ones, and counts the deadline if it missed it. Called by the
+    /// control thread at the end of each cycle; neither locks nor allocates.
+    pub fn cycle_finished(&self, record: &CycleRecord) {
+        if let Some(stage) = record.missed {
+            self.missed[stage as usize].add_one();
+        }
+        self.cycles.push(self.started.elapsed(), record);
+    }
+
+    /// The cycles from number `first` on, oldest first, as far as they are kept.
+    pub fn cycles_since(&self, first: u64) -> Vec<FinishedCycle> {
+        self.cycles.since(first)
+    }
+
+    /// How many cycles have finished: the next one's number.
+    pub fn cycles(&self) -> u64 {
+        self.cycles.next()
+    }
+
+    /// Time since the start, on which [`FinishedCycle::finished`] stands.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Every latency under its name, as of now: the stages, then what each sensor takes to decode.
+    pub fn distributions(&self) -> Vec<(LatencyName, Distribution)> {
+        let stages = Stage::ALL.into_iter().zip(&self.stages);
+        let stages = stages.map(|(stage, latency)| (LatencyName::Stage(stage), latency.distribution()));
+        let sensors = self.cameras.iter().chain([&self.joints]);
+        let decode =
+            sensors.map(|sensor| (LatencyName::Decode(sensor.name.clone()), sensor.decode.distribution()));
+        stages.chain(decode).collect()
     }
 
     /// Counts frames that are all there but `spread_ms` apart, too far for a frame set.
@@ -222,6 +294,7 @@ impl Metrics {
             chunks: self.chunks.get(),
             last_spread_ms: f64::from_bits(self.last_spread_ms.load(Relaxed)),
             dropped: DropReason::ALL.map(|reason| (reason, self.dropped[reason as usize].get())),
+            missed: Stage::ALL.map(|stage| (stage, self.missed[stage as usize].get())),
             stages: Stage::ALL.map(|stage| (stage, self.stages[stage as usize].summary())),
             last_error: self.last_error.lock().map_or(None, |last| last.clone()),
         }
@@ -240,6 +313,31 @@ mod tests {
         for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
         }
+    }
+
+    #[test]
+    fn a_missed_deadline_is_counted_by_its_stage_and_kept_with_the_cycle() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        let mut record = CycleRecord::default();
+        record.set(Stage::Act, metrics.time(Stage::Act, Instant::now()));
+        metrics.cycle_finished(&record);
+        record.missed = Some(Stage::Act);
+        metrics.cycle_finished(&record);
+        let snapshot = metrics.snapshot();
+        assert_eq!(snapshot.missed.iter().map(|(_, count)| count).sum::<u64>(), 1);
+        assert_eq!(snapshot.missed[Stage::Act as usize], (Stage::Act, 1));
+        let cycles = metrics.cycles_since(0);
+        assert_eq!((cycles.len(), metrics.cycles()), (2, 2));
+        assert_eq!((cycles[0].record.missed, cycles[1].record.missed), (None, Some(Stage::Act)));
+        assert!(cycles[1].finished <= metrics.uptime());
+    }
+
+    #[test]
+    fn every_latency_has_a_name_of_its_own() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        let names: Vec<String> = metrics.distributions().iter().map(|(name, _)| name.to_string()).collect();
+        let decode = ["decode base_0_rgb", "decode joints"];
+        assert_eq!(names, [&Stage::ALL.map(Stage::name)[..], &decode].concat());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::latency::LatencySummary;
+use super::distribution::LatencySummary;
 use super::metrics::{DropReason, Stage};
 
 /// The metrics of one node at one moment.
@@ -18,6 +18,8 @@ pub struct Snapshot {
     /// Largest difference of stamps of the last frames that were all there but did not match; 0 if there were none.
     pub last_spread_ms: f64,
     pub dropped: [(DropReason, u64); DropReason::ALL.len()],
+    /// Chunks that missed their deadline, by the stage that made them.
+    pub missed: [(Stage, u64); Stage::ALL.len()],
     pub stages: [(Stage, LatencySummary); Stage::ALL.len()],
     pub last_error: Option<String>,
 }
@@ -76,6 +78,9 @@ impl fmt::Display for Snapshot {
         writeln!(f, "{:<30} {:>8}", "chunks out", self.chunks)?;
         for (reason, count) in self.dropped.iter().filter(|(_, count)| *count > 0) {
             writeln!(f, "{:<30} {count:>8}", format!("dropped: {}", reason.name()))?;
+        }
+        for (stage, count) in self.missed.iter().filter(|(_, count)| *count > 0) {
+            writeln!(f, "{:<30} {count:>8}", format!("late: {}", stage.name()))?;
         }
         writeln!(f)?;
         writeln!(
