@@ -36,9 +36,20 @@ pub struct Wiring {
 pub struct Monitor {
     metrics: Arc<Metrics>,
     device: Arc<str>,
+    model: Arc<str>,
 }
 
 impl Monitor {
+    /// Of a loop that records into `metrics` and runs `model` on `device`, both as people call them.
+    pub fn new(metrics: Arc<Metrics>, device: &str, model: &str) -> Self {
+        Self { metrics, device: device.into(), model: model.into() }
+    }
+
+    /// Everything that is counted and timed.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Counts and latencies up to now.
     pub fn snapshot(&self) -> Snapshot {
         self.metrics.snapshot()
@@ -47,6 +58,11 @@ impl Monitor {
     /// The device that runs the model.
     pub fn device(&self) -> &str {
         &self.device
+    }
+
+    /// The model and its sizes that matter most, in a few words.
+    pub fn model(&self) -> &str {
+        &self.model
     }
 }
 
@@ -108,7 +124,7 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
     let sample = JointSample { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints] };
     let (joint_sender, joint_receiver) = mailbox(&sample, &wake);
     let (chunk_sender, chunks) = chunk::output(config.action_horizon, joints, settings.control_hz);
-    let monitor = Monitor { metrics: metrics.clone(), device: model.device().into() };
+    let monitor = Monitor::new(metrics.clone(), &model.device(), &describe(&checkpoint, &config));
     Ok(Wiring {
         cameras,
         joints: JointInput {
@@ -136,6 +152,13 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
         chunks,
         monitor,
     })
+}
+
+/// The checkpoint and what its latency depends on, for people.
+fn describe(checkpoint: &Checkpoint, config: &PolicyConfig) -> String {
+    let name = checkpoint.folder().file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let PolicyConfig { denoising_steps, action_horizon, .. } = config;
+    format!("{name}: {denoising_steps} denoising steps, chunks of {action_horizon} points")
 }
 
 /// An input for each camera with a topic, and what matches their frames.

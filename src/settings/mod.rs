@@ -9,6 +9,7 @@ mod read;
 mod value;
 mod yaml;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::device::cpu::Precision;
@@ -54,6 +55,12 @@ pub struct Settings {
     pub sensor_timeout_ms: f64,
     /// Rate of `/diagnostics`.
     pub diagnostics_hz: f64,
+    /// From the observation's stamp until its chunk is published.
+    pub latency_budget_ms: f64,
+    /// Where the dashboard answers; none where there is none.
+    pub dashboard: Option<SocketAddr>,
+    /// Where files with latencies are written when the node stops and on `~/dump_latency`; none where they are not.
+    pub latency_folder: Option<PathBuf>,
 }
 
 /// One camera of the model.

@@ -184,6 +184,31 @@ pub const PARAMETERS: &[Parameter] = &[
         allowed: Range(0.1, 100.0),
         description: "Rate of /diagnostics",
     },
+    Parameter {
+        name: "latency_budget_ms",
+        default: Float(50.0),
+        unit: "ms",
+        allowed: Range(0.1, 600_000.0),
+        description: "Time from the observation's stamp until its chunk is published; every chunk that needs longer is \
+                      counted with the stage that took too long",
+    },
+    Parameter {
+        name: "dashboard",
+        default: Text("127.0.0.1:9464"),
+        unit: "",
+        allowed: Any,
+        description: "Address and port of the dashboard (page, /metrics for Prometheus, /healthz); anybody who can \
+                      connect may read it, so other machines must be let in by address: 0.0.0.0:9464 is all; empty \
+                      means no dashboard",
+    },
+    Parameter {
+        name: "latency_folder",
+        default: Text(""),
+        unit: "",
+        allowed: Any,
+        description: "Folder for files with all latencies (HdrHistogram's .hgrm, and JSON), written when the node stops \
+                      and when the service ~/dump_latency is called; empty means none",
+    },
 ];
 
 impl Parameter {

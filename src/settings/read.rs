@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 
 use super::value::{Problem, Value, complete, problem};
 use super::{Camera, Normalization, Settings, Transport};
@@ -107,7 +108,21 @@ impl Values {
             num_inference_steps: Some(self.count("num_inference_steps")).filter(|steps| *steps > 0),
             sensor_timeout_ms: self.float("sensor_timeout_ms"),
             diagnostics_hz: self.float("diagnostics_hz"),
+            latency_budget_ms: self.float("latency_budget_ms"),
+            dashboard: self.dashboard(problems),
+            latency_folder: optional(self.text("latency_folder")).map(Into::into),
         }
+    }
+
+    fn dashboard(&self, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+        let text = self.text("dashboard");
+        let address = text.parse();
+        if address.is_err() && !text.is_empty() {
+            let message =
+                format!("must be an IP address and a port, such as 127.0.0.1:9464, but is '{text}'");
+            problems.push(problem("dashboard", message));
+        }
+        address.ok()
     }
 
     fn cameras(&self, problems: &mut Vec<Problem>) -> Vec<Camera> {
@@ -335,6 +350,14 @@ mod tests {
         assert_eq!(settings.normalization, Normalization::File("stats.json".into()));
         assert!(refusal(&[file]).contains("would not be used with `normalization: checkpoint`"));
         assert!(refusal(&[("normalization", text("file"))]).contains("norm_stats: is not set"));
+    }
+
+    #[test]
+    fn the_dashboard_has_an_address_or_none() {
+        let dashboard = |address| read(&[("dashboard", text(address))]).map(|settings| settings.dashboard);
+        assert_eq!(dashboard("[::1]:80").unwrap(), Some("[::1]:80".parse().unwrap()));
+        assert_eq!(dashboard("").unwrap(), None);
+        assert!(dashboard("9464").unwrap_err().to_string().contains("such as 127.0.0.1:9464, but is '9464'"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::cycles::{CycleRecord, CycleRing, FinishedCycle, KEPT_CYCLES};
-use super::distribution::Distribution;
+use super::distribution::{Distribution, LatencySummary};
 use super::latency::{Latency, from_ms};
 use super::snapshot::{SensorSnapshot, Snapshot};
 
@@ -30,6 +30,9 @@ pub enum Stage {
 impl Stage {
     pub const ALL: [Stage; 6] =
         [Stage::Write, Stage::Perceive, Stage::Act, Stage::DecodeActions, Stage::Cycle, Stage::Age];
+
+    /// What the latency budget bounds.
+    pub const END_TO_END: Stage = Stage::Age;
 
     /// The name in tables and metrics.
     pub fn name(self) -> &'static str {
@@ -126,7 +129,7 @@ impl SensorMetrics {
         }
     }
 
-    fn snapshot(&self, now: Duration) -> SensorSnapshot {
+    fn snapshot(&self, now: Duration, summary: impl Fn(&Latency) -> LatencySummary) -> SensorSnapshot {
         let received = self.received.get();
         let last = Duration::from_nanos(self.last_received_ns.load(Relaxed));
         SensorSnapshot {
@@ -134,7 +137,7 @@ impl SensorMetrics {
             received,
             refused: self.refused.get(),
             age_ms: (received > 0).then(|| now.saturating_sub(last).as_secs_f64() * 1e3),
-            decode: self.decode.summary(),
+            decode: summary(&self.decode),
         }
     }
 }
@@ -285,17 +288,26 @@ impl Metrics {
 
     /// Everything as of now.
     pub fn snapshot(&self) -> Snapshot {
+        self.snapshot_with(Latency::summary)
+    }
+
+    /// The counters as of now, with all latencies left zero: far less work, for who looks several times a second.
+    pub fn counts(&self) -> Snapshot {
+        self.snapshot_with(|_| LatencySummary::default())
+    }
+
+    fn snapshot_with(&self, summary: impl Fn(&Latency) -> LatencySummary) -> Snapshot {
         let now = self.started.elapsed();
         Snapshot {
-            cameras: self.cameras.iter().map(|camera| camera.snapshot(now)).collect(),
-            joints: self.joints.snapshot(now),
-            prompts: self.prompts.snapshot(now),
+            cameras: self.cameras.iter().map(|camera| camera.snapshot(now, &summary)).collect(),
+            joints: self.joints.snapshot(now, &summary),
+            prompts: self.prompts.snapshot(now, &summary),
             frame_sets: self.frame_sets.get(),
             chunks: self.chunks.get(),
             last_spread_ms: f64::from_bits(self.last_spread_ms.load(Relaxed)),
             dropped: DropReason::ALL.map(|reason| (reason, self.dropped[reason as usize].get())),
             missed: Stage::ALL.map(|stage| (stage, self.missed[stage as usize].get())),
-            stages: Stage::ALL.map(|stage| (stage, self.stages[stage as usize].summary())),
+            stages: Stage::ALL.map(|stage| (stage, summary(&self.stages[stage as usize]))),
             last_error: self.last_error.lock().map_or(None, |last| last.clone()),
         }
     }

@@ -44,6 +44,11 @@ impl Snapshot {
         self.dropped[reason as usize].1
     }
 
+    /// Deadlines missed because of one stage.
+    pub fn missed(&self, stage: Stage) -> u64 {
+        self.missed[stage as usize].1
+    }
+
     /// Latency of one stage.
     pub fn stage(&self, stage: Stage) -> &LatencySummary {
         &self.stages[stage as usize].1

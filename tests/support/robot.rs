@@ -47,6 +47,9 @@ pub fn settings(folder: &Path) -> Settings {
         num_inference_steps: None,
         sensor_timeout_ms: 500.0,
         diagnostics_hz: 1.0,
+        latency_budget_ms: 50.0,
+        dashboard: None,
+        latency_folder: None,
     }
 }
 
