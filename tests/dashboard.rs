@@ -5,7 +5,7 @@ mod fake_robot;
 #[path = "support/http.rs"]
 mod http;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -257,7 +257,7 @@ fn promtool_has_nothing_to_complain_about() {
 fn slowest_answer(address: SocketAddr) -> Duration {
     let ask = |_| {
         let start = Instant::now();
-        assert_eq!(get(address, "/healthz").status, 200);
+        assert_eq!(get(address, "/api/status").status, 200);
         start.elapsed()
     };
     (0..5).map(ask).max().unwrap()
@@ -286,6 +286,13 @@ fn clients_that_never_read_or_never_ask_hold_nobody_up() {
     let start = Instant::now();
     for mut stream in silent {
         let _ = stream.read_to_end(&mut Vec::new());
+    }
+    for mut stream in deaf {
+        // What was not read makes the end a reset, seen by the next to write.
+        while stream.write_all(b"G").map_err(|error| error.kind()) != Err(ErrorKind::ConnectionReset) {
+            assert!(start.elapsed() < Duration::from_secs(15));
+            thread::sleep(Duration::from_millis(50));
+        }
     }
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     assert!(slowest_answer(dashboard.address()) < Duration::from_secs(2));
@@ -333,4 +340,23 @@ fn a_port_in_use_is_told() {
     let error = FakeRobot::new().dashboard_at(&address).err().expect("the port is taken").to_string();
     assert!(error.contains(&address) && error.contains("has this port"), "{error}");
     assert!(error.contains("'dashboard'"), "{error}");
+}
+
+/// For whoever works on the page: `DASHBOARD=127.0.0.1:9464 cargo test --test dashboard -- --ignored a_robot_to_look_at`.
+#[test]
+#[ignore = "serves for ten minutes"]
+fn a_robot_to_look_at() {
+    let address = std::env::var("DASHBOARD").unwrap_or_else(|_| "127.0.0.1:9464".into());
+    let mut robot = FakeRobot::new();
+    let dashboard = robot.dashboard_at(&address).unwrap();
+    println!("http://{}", dashboard.address());
+    for cycle in 1..18_000 {
+        robot.receive();
+        match cycle % 400 {
+            150 => robot.cycle(22.0),
+            200..204 => robot.dropped(DropReason::JointsStale),
+            _ => robot.cycle(0.0),
+        }
+        thread::sleep(Duration::from_millis(33));
+    }
 }

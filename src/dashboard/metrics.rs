@@ -117,7 +117,7 @@ impl Collector for Scrape {
         let Snapshot { frame_sets, chunks, dropped, missed, .. } = &self.counts;
         let build =
             [("version", env!("CARGO_PKG_VERSION")), ("device", &self.device), ("model", &self.model)];
-        out.gauge("build_info", "Version of the node, device and model in use", None, [(build, 1.0)])?;
+        out.gauge("build_info", "Version of the node, device and model in use", None, [(Some(build), 1.0)])?;
         let start =
             SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(self.uptime);
         // To the second, so that it stands still from one answer to the next.
@@ -128,8 +128,8 @@ impl Collector for Scrape {
             Some(Unit::Seconds),
             [(NONE, start_s)],
         )?;
-        let states =
-            State::ALL.map(|state| ([("state", state.name())], f64::from(u8::from(state == self.state))));
+        let states = State::ALL
+            .map(|state| (Some([("state", state.name())]), f64::from(u8::from(state == self.state))));
         out.gauge("state", "1 for the state that the control loop is in, 0 for the others", None, states)?;
         out.gauge(
             "latency_budget",
@@ -141,13 +141,13 @@ impl Collector for Scrape {
         out.counter("frame_sets", "Frame sets that were complete", [(NONE, *frame_sets)])?;
         out.counter("cycles", "Cycles that ended, with or without a chunk", [(NONE, self.cycles)])?;
         out.counter("chunks", "Action chunks handed out", [(NONE, *chunks)])?;
-        let drops = dropped.iter().map(|(reason, count)| ([("reason", reason.name())], *count));
+        let drops = dropped.iter().map(|(reason, count)| (Some([("reason", reason.name())]), *count));
         out.counter(
             "drops",
             "Frame sets that led to no chunk, and chunks that led nowhere, by reason",
             drops,
         )?;
-        let misses = missed.iter().map(|(stage, count)| ([("stage", stage.name())], *count));
+        let misses = missed.iter().map(|(stage, count)| (Some([("stage", stage.name())]), *count));
         out.counter(
             "deadline_misses",
             "Chunks that came after their deadline, by the stage that made them late",
@@ -186,17 +186,17 @@ impl Collector for Scrape {
 }
 
 /// Labels of a metric that has none.
-const NONE: [(&str, &str); 0] = [];
+const NONE: Option<[(&str, &str); 0]> = None;
 
 impl Scrape {
     /// A value of every sensor that has one.
     fn sensors<T>(
         &self,
         value: impl Fn(&SensorSnapshot) -> Option<T>,
-    ) -> impl Iterator<Item = ([(&'static str, &str); 1], T)> {
+    ) -> impl Iterator<Item = (Option<[(&'static str, &str); 1]>, T)> {
         self.counts
             .sensors()
-            .filter_map(move |sensor| Some(([("sensor", sensor.name.as_str())], value(sensor)?)))
+            .filter_map(move |sensor| Some((Some([("sensor", sensor.name.as_str())]), value(sensor)?)))
     }
 }
 
@@ -209,23 +209,25 @@ impl Out<'_, '_> {
         name: &str,
         help: &str,
         unit: Option<Unit>,
-        samples: impl IntoIterator<Item = (L, f64)>,
+        samples: impl IntoIterator<Item = (Option<L>, f64)>,
     ) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-        samples
-            .into_iter()
-            .try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_gauge(&value))
+        samples.into_iter().try_for_each(|(labels, value)| match labels {
+            Some(labels) => metric.encode_family(&labels)?.encode_gauge(&value),
+            None => metric.encode_gauge(&value),
+        })
     }
 
     fn counter<L: EncodeLabelSet>(
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = (L, u64)>,
+        samples: impl IntoIterator<Item = (Option<L>, u64)>,
     ) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        samples.into_iter().try_for_each(|(labels, value)| {
-            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
+        samples.into_iter().try_for_each(|(labels, value)| match labels {
+            Some(labels) => metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None),
+            None => metric.encode_counter::<NoLabelSet, _, f64>(&value, None),
         })
     }
 
