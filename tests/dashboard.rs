@@ -59,7 +59,7 @@ fn every_path_answers_with_its_type_and_the_security_headers() {
 
 #[test]
 fn the_page_needs_nothing_from_elsewhere() {
-    let dashboard = FakeRobot::new().dashboard();
+    let dashboard = ran().dashboard();
     let page = get(dashboard.address(), "/").body;
     let quoted = page.split('"').skip(1).step_by(2);
     let files: Vec<&str> = quoted.filter(|text| text.starts_with('/') && text.len() > 1).collect();
