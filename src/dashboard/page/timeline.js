@@ -45,21 +45,24 @@ export function show(news, budget) {
 
 function draw(width, height) {
   const now = nowS + (performance.now() - heardAt) / 1000;
+  // Soon after the start there is no past to show.
+  const span = Math.min(spanS, Math.max(20, now));
   const [left, right, top, bottom] = [MARGIN.left, width - MARGIN.right, MARGIN.top, height - MARGIN.bottom];
-  const shown = cycles.filter(([, at]) => at >= now - spanS);
+  const shown = cycles.filter(([, at]) => at >= now - span);
   const values = shown.map(([, , value]) => value).filter((value) => value !== null);
   // A few outliers are drawn at the edge rather than flatten all the rest.
   const highest = Math.max(budgetMs * 1.5, quantile(values, 0.95) * 1.3);
-  const x = (at) => right - ((now - at) / spanS) * (right - left);
+  const x = (at) => right - ((now - at) / span) * (right - left);
   const y = (value) => bottom - (Math.min(value, highest) / highest) * (bottom - top);
   const drawn = [];
 
   for (const tick of ticks(highest, 4)) drawn.push(...gridLine(y(tick), left, right, tick === 0 ? "0 ms" : String(tick)));
-  const stepS = spanS / 5;
-  for (let ago = 0; ago <= spanS; ago += stepS) {
-    const anchor = ago === 0 ? "end" : ago === spanS ? "start" : "middle";
-    const text = ago === 0 ? "now" : spanS > 60 ? `${ago / 60} min ago` : `${ago} s ago`;
-    drawn.push(svg("text", { x: x(now - ago), y: height - 4, "text-anchor": anchor }, text));
+  const step = [5, 10, 20, 30, 60].find((seconds) => span / seconds <= 7) ?? 60;
+  for (let ago = 0; ago <= span; ago += step) {
+    const at = x(now - ago);
+    const anchor = ago === 0 ? "end" : at - left < 30 ? "start" : "middle";
+    const text = ago === 0 ? "now" : ago % 60 === 0 ? `${ago / 60} min ago` : `${ago} s ago`;
+    drawn.push(svg("text", { x: at, y: height - 4, "text-anchor": anchor }, text));
   }
 
   const columns = gather(shown, x);
@@ -68,7 +71,7 @@ function draw(width, height) {
   // A gap longer than a few columns is a gap in the line, too.
   let before = -Infinity;
   const line = columns.map(([at, , median]) => {
-    const joined = at - before < Math.max(6 * COLUMN_PX, (2.5 * (right - left)) / spanS);
+    const joined = at - before < Math.max(6 * COLUMN_PX, (2.5 * (right - left)) / span);
     before = at;
     return `${joined ? "L" : "M"}${at + COLUMN_PX / 2} ${y(median)}`;
   });
@@ -93,7 +96,7 @@ function draw(width, height) {
     }
   }
   const typical = values.length > 0 ? `, typically ${ms(quantile(values, 0.5))} ms` : "";
-  element.setAttribute("aria-label", `The last ${spanS / 60} min: ${shown.length} cycles${typical}, ${late} late, ${without} without a chunk`);
+  element.setAttribute("aria-label", `The last ${Math.round(span)} s: ${shown.length} cycles${typical}, ${late} late, ${without} without a chunk`);
   return drawn;
 }
 
