@@ -16,7 +16,7 @@ use super::progress::Bar;
 use super::rate::rate;
 use crate::bag::messages::{CompressedImage, Image, JointState, JointTrajectory, Text};
 use crate::bag::{Bag, CdrError, ChunkWriter, Message, cdr};
-use crate::control::{self, Outcome, Wiring};
+use crate::control::{self, Wiring};
 use crate::observe::messages::Stamp;
 use crate::settings::{NODE_NAME, Settings, Transport, Value, read_parameters};
 
@@ -76,6 +76,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     }
     let topics = Topics::find(&bag, &settings)?;
     let mut wiring = control::assemble(&settings, &Bar::default())?;
+    // There is no robot that could move.
+    wiring.enable.set(true);
     eprintln!("replaying {} on {}", options.bag.display(), wiring.monitor.device());
     let topic = format!("/{NODE_NAME}/action_chunk");
     let mut output = options.output.as_deref().map(|path| ChunkWriter::create(path, &topic)).transpose()?;
@@ -98,11 +100,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         if let Err(error) = topics.put(&message, &mut wiring) {
             progress.suspend(|| eprintln!("warning: {error:#}"));
         }
-        if wiring.cycle.step(message.log_time) == Outcome::Chunk
-            && let (Some(chunk), Some(output)) = (wiring.chunks.try_recv(), &mut output)
-        {
+        wiring.cycle.step(message.log_time);
+        if let (Some(chunk), Some(output)) = (wiring.chunks.try_recv(message.log_time), &mut output) {
             let names = wiring.joints.names();
-            let trajectory = JointTrajectory::new(chunk.observation, names, &chunk.actions, chunk.control_hz);
+            let trajectory = JointTrajectory::new(chunk.observation, names, chunk.points(), chunk.control_hz);
             output.write(&trajectory, message.log_time)?;
         }
     }
@@ -214,11 +215,11 @@ impl Topics {
             match target {
                 Target::Camera(index, Transport::Raw) => {
                     let image: Image = self.decode(message, wiring)?;
-                    wiring.cameras[index].put_image(&image.view())?;
+                    wiring.cameras[index].put_image(&image.view(), message.log_time)?;
                 }
                 Target::Camera(index, Transport::Compressed) => {
                     let image: CompressedImage = self.decode(message, wiring)?;
-                    wiring.cameras[index].put_compressed(&image.view())?;
+                    wiring.cameras[index].put_compressed(&image.view(), message.log_time)?;
                 }
                 Target::Joints => {
                     let joints: JointState = self.decode(message, wiring)?;

@@ -11,59 +11,127 @@ use super::snapshot::{SensorSnapshot, Snapshot};
 /// A part of a cycle that is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// From an image's stamp until the edge received it, by the node's clock.
+    Transport,
+    /// From the first decoded frame of a set until the cycle starts on it.
+    SyncWait,
     /// Images to the device.
     Write,
     /// Images and prompt to the KV cache.
     Perceive,
-    /// State and noise to the device, all denoising steps, actions back.
+    /// The part of it that looks at the images.
+    Siglip,
+    /// The rest of it: the language model's prefix.
+    Prefix,
+    /// State and noise to the device, and all denoising steps.
     Act,
+    /// One denoising step.
+    DenoiseStep,
+    /// Actions back from the device.
+    Readback,
     /// Normalised actions to joint positions.
     DecodeActions,
-    /// The four above.
+    /// From the images' way to the device to the chunk's way out.
     Cycle,
-    /// From the observation's stamp to the finished chunk, by the clock that made the stamp.
+    /// From the chunk's way out until it is published.
+    Publish,
+    /// From the observation's stamp until the chunk is published, by the clock that made the stamp.
     Age,
+    /// How much longer or shorter it is from cycle to cycle than from observation to observation.
+    Jitter,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 6] =
-        [Stage::Write, Stage::Perceive, Stage::Act, Stage::DecodeActions, Stage::Cycle, Stage::Age];
+    pub const ALL: [Stage; 14] = [
+        Stage::Transport,
+        Stage::SyncWait,
+        Stage::Write,
+        Stage::Perceive,
+        Stage::Siglip,
+        Stage::Prefix,
+        Stage::Act,
+        Stage::DenoiseStep,
+        Stage::Readback,
+        Stage::DecodeActions,
+        Stage::Cycle,
+        Stage::Publish,
+        Stage::Age,
+        Stage::Jitter,
+    ];
 
     /// The name in tables and metrics.
     pub fn name(self) -> &'static str {
         match self {
+            Stage::Transport => "transport",
+            Stage::SyncWait => "sync_wait",
             Stage::Write => "write",
             Stage::Perceive => "perceive",
+            Stage::Siglip => "siglip",
+            Stage::Prefix => "prefix",
             Stage::Act => "act",
+            Stage::DenoiseStep => "denoise_step",
+            Stage::Readback => "readback",
             Stage::DecodeActions => "decode_actions",
             Stage::Cycle => "cycle",
+            Stage::Publish => "publish",
             Stage::Age => "observation_to_chunk",
+            Stage::Jitter => "cycle_jitter",
         }
     }
 }
 
-/// Why a frame set led to no chunk, or a chunk to no listener.
+/// Why a frame set led to no chunk, or a chunk was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
     /// No joint state has arrived yet.
     JointsMissing,
-    /// The newest joint state is older than `sensor_timeout_ms`.
+    /// The newest joint state is older than `max_joint_age_ms`.
     JointsStale,
+    /// The images are older than `max_image_age_ms`.
+    ImagesStale,
+    /// Images or joint state have stamps that the node's clock has not reached: clocks disagree, or one was set back.
+    StampsAhead,
     /// The model's actions are not all finite numbers.
     NotFinite,
     /// The device refused; the snapshot's last error says why.
     Device,
     /// A newer chunk came before anybody took this one.
     Overwritten,
+    /// The chunk came later than `latency_budget_ms`, and `on_deadline_miss` says not to send it.
+    Late,
+    /// The times of all its points were past.
+    Past,
+    /// A joint would leave its position limits.
+    PositionLimit,
+    /// A joint would move faster than it may.
+    VelocityLimit,
+    /// A joint would make a larger step than it may.
+    StepLimit,
+    /// Nobody has enabled the node.
+    Disabled,
+    /// The loop showed no sign of life for longer than `watchdog_ms`.
+    Stalled,
+    /// ROS 2 refused to send it.
+    Unsent,
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 5] = [
+    pub const ALL: [DropReason; 15] = [
         DropReason::JointsMissing,
         DropReason::JointsStale,
+        DropReason::ImagesStale,
+        DropReason::StampsAhead,
         DropReason::NotFinite,
         DropReason::Device,
         DropReason::Overwritten,
+        DropReason::Late,
+        DropReason::Past,
+        DropReason::PositionLimit,
+        DropReason::VelocityLimit,
+        DropReason::StepLimit,
+        DropReason::Disabled,
+        DropReason::Stalled,
+        DropReason::Unsent,
     ];
 
     /// The name in tables and metrics.
@@ -71,9 +139,63 @@ impl DropReason {
         match self {
             DropReason::JointsMissing => "joints_missing",
             DropReason::JointsStale => "joints_stale",
+            DropReason::ImagesStale => "images_stale",
+            DropReason::StampsAhead => "stamps_ahead_of_clock",
             DropReason::NotFinite => "actions_not_finite",
             DropReason::Device => "device_error",
             DropReason::Overwritten => "not_taken_in_time",
+            DropReason::Late => "deadline_missed",
+            DropReason::Past => "all_points_past",
+            DropReason::PositionLimit => "position_limit",
+            DropReason::VelocityLimit => "velocity_limit",
+            DropReason::StepLimit => "step_limit",
+            DropReason::Disabled => "not_enabled",
+            DropReason::Stalled => "loop_stalled",
+            DropReason::Unsent => "not_sent",
+        }
+    }
+}
+
+/// What took too long when a chunk came later than `latency_budget_ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissCause {
+    /// The images' way from the camera to the node.
+    Transport,
+    /// Images to the model's input, on the edge's thread.
+    Decode,
+    /// Waiting for the other cameras' frames, or for the cycle before.
+    SyncWait,
+    Write,
+    Perceive,
+    Act,
+    /// Actions from the device to joint positions.
+    DecodeActions,
+    Publish,
+}
+
+impl MissCause {
+    pub const ALL: [MissCause; 8] = [
+        MissCause::Transport,
+        MissCause::Decode,
+        MissCause::SyncWait,
+        MissCause::Write,
+        MissCause::Perceive,
+        MissCause::Act,
+        MissCause::DecodeActions,
+        MissCause::Publish,
+    ];
+
+    /// The name in tables and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            MissCause::Transport => "transport",
+            MissCause::Decode => "decode",
+            MissCause::SyncWait => "sync_wait",
+            MissCause::Write => "write",
+            MissCause::Perceive => "perceive",
+            MissCause::Act => "act",
+            MissCause::DecodeActions => "decode_actions",
+            MissCause::Publish => "publish",
         }
     }
 }
@@ -140,6 +262,7 @@ pub struct Metrics {
     /// Bits of an f64: the spread of the last complete but unmatched frames.
     last_spread_ms: AtomicU64,
     dropped: [Counter; DropReason::ALL.len()],
+    missed: [Counter; MissCause::ALL.len()],
     stages: [Latency; Stage::ALL.len()],
     last_error: Mutex<Option<String>>,
 }
@@ -156,6 +279,7 @@ impl Metrics {
             chunks: Counter::default(),
             last_spread_ms: AtomicU64::new(0.0_f64.to_bits()),
             dropped: Default::default(),
+            missed: Default::default(),
             stages: Default::default(),
             last_error: Mutex::new(None),
         }
@@ -189,6 +313,16 @@ impl Metrics {
         self.stages[stage as usize].record(since.elapsed());
     }
 
+    /// Adds a duration to a stage.
+    pub fn record(&self, stage: Stage, duration: Duration) {
+        self.stages[stage as usize].record(duration);
+    }
+
+    /// Adds a duration in milliseconds to a stage; a negative one (clocks that disagree) counts as zero.
+    pub fn record_ms(&self, stage: Stage, ms: f64) {
+        self.stages[stage as usize].record_ms(ms);
+    }
+
     /// Adds the age of an observation when its chunk is finished.
     pub fn age(&self, ms: f64) {
         self.stages[Stage::Age as usize].record_ms(ms);
@@ -202,6 +336,11 @@ impl Metrics {
     /// Counts a drop.
     pub fn dropped(&self, reason: DropReason) {
         self.dropped[reason as usize].add_one();
+    }
+
+    /// Counts a chunk that came too late, by what took too long.
+    pub fn missed(&self, cause: MissCause) {
+        self.missed[cause as usize].add_one();
     }
 
     /// Keeps an error's text for whoever watches. Never waits: where another thread is at it, that one's text stays.
@@ -222,6 +361,7 @@ impl Metrics {
             chunks: self.chunks.get(),
             last_spread_ms: f64::from_bits(self.last_spread_ms.load(Relaxed)),
             dropped: DropReason::ALL.map(|reason| (reason, self.dropped[reason as usize].get())),
+            missed: MissCause::ALL.map(|cause| (cause, self.missed[cause as usize].get())),
             stages: Stage::ALL.map(|stage| (stage, self.stages[stage as usize].summary())),
             last_error: self.last_error.lock().map_or(None, |last| last.clone()),
         }
@@ -239,6 +379,9 @@ mod tests {
         }
         for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
+        }
+        for (index, cause) in MissCause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, index);
         }
     }
 
