@@ -17,7 +17,7 @@ use faulty::{Faults, robot_on};
 use pi0_node::control::{Chunk, Outcome, Phase, Wiring};
 use pi0_node::observe::messages::{JointState, Stamp};
 use pi0_node::settings::{ChunkJoin, LimitSettings, OnDeadlineMiss};
-use pi0_node::telemetry::{DropReason, MissCause, Stage};
+use pi0_node::telemetry::{DropReason, Stage};
 use robot::{put_image, put_joints, stamp_ms};
 
 /// The robot's chunks have so many points, 20 ms apart.
@@ -164,7 +164,7 @@ fn a_miss_is_counted_with_what_took_too_long() {
 
     faults.delay_per_step_us.store(30_000, SeqCst);
     act_now(&mut wiring);
-    assert_eq!(wiring.monitor.snapshot().missed(MissCause::Act), 1);
+    assert_eq!(wiring.monitor.snapshot().missed(Stage::Act), 1);
     faults.delay_per_step_us.store(0, SeqCst);
 
     // An image that was long on its way.
@@ -174,7 +174,7 @@ fn a_miss_is_counted_with_what_took_too_long() {
     wiring.joints.put(&robot::joint_state(came), came).unwrap();
     assert_eq!(wiring.cycle.step(came), Outcome::Chunk);
     assert!(wiring.chunks.try_recv(came).is_some());
-    assert_eq!(wiring.monitor.snapshot().missed(MissCause::Transport), 1);
+    assert_eq!(wiring.monitor.snapshot().missed(Stage::Transport), 1);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::wake::Wake;
 use crate::device::{DeviceError, SectionTime};
 use crate::observe::messages::Stamp;
 use crate::observe::{DeltaMask, Normalizer, PromptTokens};
-use crate::telemetry::{DropReason, Metrics, MissCause, Stage};
+use crate::telemetry::{DropReason, Metrics, Stage};
 
 /// Longest sleep without a new message: how long a stop may go unnoticed.
 const SLEEP: Duration = Duration::from_millis(20);
@@ -205,10 +205,12 @@ impl Cycle {
             decode = decode.max(end.saturating_duration_since(start));
             wait = wait.max(began.at.saturating_duration_since(end));
         }
-        began.parts.set_ms(MissCause::Transport, transport_ms);
-        began.parts.set(MissCause::Decode, decode);
-        began.parts.set(MissCause::SyncWait, wait);
-        self.metrics.record(Stage::SyncWait, wait);
+        let transport = Duration::try_from_secs_f64(transport_ms / 1e3).unwrap_or(Duration::MAX);
+        for (stage, took) in [(Stage::Transport, transport), (Stage::Decode, decode), (Stage::SyncWait, wait)]
+        {
+            self.metrics.record(stage, took);
+            began.parts.set(stage, took);
+        }
         if clock_runs && let Some((last, last_observation)) = self.last_set {
             let cycles_ms = (began.at - last).as_secs_f64() * 1e3;
             self.metrics.record_ms(Stage::Jitter, (cycles_ms - observation.ms_since(last_observation)).abs());
@@ -222,12 +224,10 @@ impl Cycle {
         for (camera, frame) in self.frames.frames().enumerate() {
             self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
         }
-        parts.set(MissCause::Write, start.elapsed());
-        self.metrics.time(Stage::Write, start);
+        parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
         let start = Instant::now();
         self.model.perceive()?;
-        parts.set(MissCause::Perceive, start.elapsed());
-        self.metrics.time(Stage::Perceive, start);
+        parts.set(Stage::Perceive, self.metrics.time(Stage::Perceive, start));
         note_perceive_sections(&self.metrics, self.model.perceive_sections());
         Ok(())
     }
@@ -274,14 +274,12 @@ impl Cycle {
         // Of the images, so that acts on the same set follow the same flow.
         noise::fill(self.seed, images.1, &mut self.model.noise);
         self.model.act(choice)?;
-        began.parts.set(MissCause::Act, start.elapsed());
-        self.metrics.time(Stage::Act, start);
+        began.parts.set(Stage::Act, self.metrics.time(Stage::Act, start));
         note_act_sections(&self.metrics, self.model.act_sections(choice));
-        // What follows takes so little that it counts as the act's.
         let read = Instant::now();
         let denoising_steps = self.model.step_counts()[choice];
         let actions = self.model.read_actions(choice)?;
-        self.metrics.time(Stage::Readback, read);
+        began.parts.set(Stage::Readback, self.metrics.time(Stage::Readback, read));
 
         let decode = Instant::now();
         if !actions.iter().all(|action| action.is_finite()) {
@@ -295,9 +293,9 @@ impl Cycle {
         (chunk.first, chunk.horizon) = (0, chunk.actions.len() / chunk.joints);
         (chunk.hold, chunk.denoising_steps) = (None, denoising_steps);
         (chunk.observation, chunk.joint_stamp, chunk.sequence) = (observation, joints.stamp, self.sequence);
-        self.metrics.time(Stage::DecodeActions, decode);
+        began.parts.set(Stage::DecodeActions, self.metrics.time(Stage::DecodeActions, decode));
         self.metrics.time(Stage::Cycle, began.at);
-        began.parts.set(MissCause::DecodeActions, read.elapsed());
+        // With what follows it, so that the time that is left need only cover that.
         self.steps.record(choice, start.elapsed());
         chunk.made = Made {
             images: images.0,

@@ -12,7 +12,7 @@ use crate::observe::{
     ImageError, ImagePreprocessor, JointError, JointOrder, PromptTokenizer, PromptTokens, TokenizerError,
 };
 use crate::settings::Camera;
-use crate::telemetry::{Metrics, Stage};
+use crate::telemetry::Metrics;
 
 /// Where an edge puts the images of one camera.
 pub struct CameraInput {
@@ -63,7 +63,6 @@ impl CameraInput {
         (frame.stamp, frame.received) = (stamp, received);
         frame.decoding = (since, Instant::now());
         self.metrics.received(&self.metrics.cameras[self.index], since, result)?;
-        self.metrics.record_ms(Stage::Transport, received.ms_since(stamp));
         self.mailbox.send();
         Ok(())
     }

@@ -21,7 +21,7 @@ use super::state::{Phase, Shared};
 use super::wake::Wake;
 use crate::observe::messages::Stamp;
 use crate::settings::{ChunkJoin, OnDeadlineMiss, Settings};
-use crate::telemetry::{DropReason, Metrics, MissCause, Stage};
+use crate::telemetry::{DropReason, Metrics, Stage};
 
 /// Stamps that are further ahead of the clock than this are not of this clock, or of a time before it was set back.
 pub(super) const CLOCK_TOLERANCE_MS: f64 = 100.0;
@@ -207,7 +207,7 @@ impl ChunkOutput {
     /// Whether the chunk has missed its deadline; counts it and says why.
     fn is_late(&mut self, now: Stamp) -> bool {
         let made = &mut self.leaving.made;
-        made.parts.set(MissCause::Publish, made.handed_out.elapsed());
+        made.parts.set(Stage::Publish, made.handed_out.elapsed());
         let late = now.ms_since(self.leaving.observation) > self.rules.budget_ms;
         if late {
             self.metrics.missed(self.blame.of(&made.parts));

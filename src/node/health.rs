@@ -213,7 +213,9 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, s
     values.extend(drops.map(|(reason, count)| (format!("dropped_{}", reason.name()), count.to_string())));
     let missed = now.missed.iter();
     values.extend(
-        missed.map(|(cause, count)| (format!("late_because_of_{}", cause.name()), count.to_string())),
+        missed
+            .filter(|(_, count)| *count > 0)
+            .map(|(stage, count)| (format!("late_{}", stage.name()), count.to_string())),
     );
     for (stage, summary) in &now.stages {
         values.extend(latency(stage.name(), summary));

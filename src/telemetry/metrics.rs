@@ -13,6 +13,8 @@ use super::snapshot::{SensorSnapshot, Snapshot};
 pub enum Stage {
     /// From an image's stamp until the edge received it, by the node's clock.
     Transport,
+    /// Images to the model's input, on the edge's thread: the slowest camera of a set.
+    Decode,
     /// From the first decoded frame of a set until the cycle starts on it.
     SyncWait,
     /// Images to the device.
@@ -42,8 +44,9 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Stage; 14] = [
+    pub const ALL: [Stage; 15] = [
         Stage::Transport,
+        Stage::Decode,
         Stage::SyncWait,
         Stage::Write,
         Stage::Perceive,
@@ -63,6 +66,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Stage::Transport => "transport",
+            Stage::Decode => "decode",
             Stage::SyncWait => "sync_wait",
             Stage::Write => "write",
             Stage::Perceive => "perceive",
@@ -156,50 +160,6 @@ impl DropReason {
     }
 }
 
-/// What took too long when a chunk came later than `latency_budget_ms`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MissCause {
-    /// The images' way from the camera to the node.
-    Transport,
-    /// Images to the model's input, on the edge's thread.
-    Decode,
-    /// Waiting for the other cameras' frames, or for the cycle before.
-    SyncWait,
-    Write,
-    Perceive,
-    Act,
-    /// Actions from the device to joint positions.
-    DecodeActions,
-    Publish,
-}
-
-impl MissCause {
-    pub const ALL: [MissCause; 8] = [
-        MissCause::Transport,
-        MissCause::Decode,
-        MissCause::SyncWait,
-        MissCause::Write,
-        MissCause::Perceive,
-        MissCause::Act,
-        MissCause::DecodeActions,
-        MissCause::Publish,
-    ];
-
-    /// The name in tables and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            MissCause::Transport => "transport",
-            MissCause::Decode => "decode",
-            MissCause::SyncWait => "sync_wait",
-            MissCause::Write => "write",
-            MissCause::Perceive => "perceive",
-            MissCause::Act => "act",
-            MissCause::DecodeActions => "decode_actions",
-            MissCause::Publish => "publish",
-        }
-    }
-}
-
 /// A count that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -262,7 +222,8 @@ pub struct Metrics {
     /// Bits of an f64: the spread of the last complete but unmatched frames.
     last_spread_ms: AtomicU64,
     dropped: [Counter; DropReason::ALL.len()],
-    missed: [Counter; MissCause::ALL.len()],
+    /// By the stage that made a chunk miss its deadline.
+    missed: [Counter; Stage::ALL.len()],
     stages: [Latency; Stage::ALL.len()],
     last_error: Mutex<Option<String>>,
 }
@@ -308,9 +269,11 @@ impl Metrics {
         result
     }
 
-    /// Adds the time since `since` to a stage.
-    pub fn time(&self, stage: Stage, since: Instant) {
-        self.stages[stage as usize].record(since.elapsed());
+    /// Adds the time since `since` to a stage, and gives it.
+    pub fn time(&self, stage: Stage, since: Instant) -> Duration {
+        let duration = since.elapsed();
+        self.stages[stage as usize].record(duration);
+        duration
     }
 
     /// Adds a duration to a stage.
@@ -338,9 +301,9 @@ impl Metrics {
         self.dropped[reason as usize].add_one();
     }
 
-    /// Counts a chunk that came too late, by what took too long.
-    pub fn missed(&self, cause: MissCause) {
-        self.missed[cause as usize].add_one();
+    /// Counts a chunk that missed its deadline, by the stage that made it.
+    pub fn missed(&self, stage: Stage) {
+        self.missed[stage as usize].add_one();
     }
 
     /// Keeps an error's text for whoever watches. Never waits: where another thread is at it, that one's text stays.
@@ -361,7 +324,7 @@ impl Metrics {
             chunks: self.chunks.get(),
             last_spread_ms: f64::from_bits(self.last_spread_ms.load(Relaxed)),
             dropped: DropReason::ALL.map(|reason| (reason, self.dropped[reason as usize].get())),
-            missed: MissCause::ALL.map(|cause| (cause, self.missed[cause as usize].get())),
+            missed: Stage::ALL.map(|stage| (stage, self.missed[stage as usize].get())),
             stages: Stage::ALL.map(|stage| (stage, self.stages[stage as usize].summary())),
             last_error: self.last_error.lock().map_or(None, |last| last.clone()),
         }
@@ -379,9 +342,6 @@ mod tests {
         }
         for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
-        }
-        for (index, cause) in MissCause::ALL.into_iter().enumerate() {
-            assert_eq!(cause as usize, index);
         }
     }
 

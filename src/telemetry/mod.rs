@@ -6,5 +6,5 @@ mod metrics;
 mod snapshot;
 
 pub use latency::{Latency, LatencySummary};
-pub use metrics::{Counter, DropReason, Metrics, MissCause, SensorMetrics, Stage};
+pub use metrics::{Counter, DropReason, Metrics, SensorMetrics, Stage};
 pub use snapshot::{SensorSnapshot, Snapshot};

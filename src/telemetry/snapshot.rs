@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::latency::LatencySummary;
-use super::metrics::{DropReason, MissCause, Stage};
+use super::metrics::{DropReason, Stage};
 
 /// The metrics of one node at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,8 +18,8 @@ pub struct Snapshot {
     /// Largest difference of stamps of the last frames that were all there but did not match; 0 if there were none.
     pub last_spread_ms: f64,
     pub dropped: [(DropReason, u64); DropReason::ALL.len()],
-    /// Chunks that came later than the budget, by what took too long.
-    pub missed: [(MissCause, u64); MissCause::ALL.len()],
+    /// Chunks that missed their deadline, by the stage that made them.
+    pub missed: [(Stage, u64); Stage::ALL.len()],
     pub stages: [(Stage, LatencySummary); Stage::ALL.len()],
     pub last_error: Option<String>,
 }
@@ -44,9 +44,9 @@ impl Snapshot {
         self.dropped[reason as usize].1
     }
 
-    /// Deadlines missed for one cause.
-    pub fn missed(&self, cause: MissCause) -> u64 {
-        self.missed[cause as usize].1
+    /// Deadlines missed because of one stage.
+    pub fn missed(&self, stage: Stage) -> u64 {
+        self.missed[stage as usize].1
     }
 
     /// Latency of one stage.
@@ -84,8 +84,8 @@ impl fmt::Display for Snapshot {
         for (reason, count) in self.dropped.iter().filter(|(_, count)| *count > 0) {
             writeln!(f, "{:<30} {count:>8}", format!("dropped: {}", reason.name()))?;
         }
-        for (cause, count) in self.missed.iter().filter(|(_, count)| *count > 0) {
-            writeln!(f, "{:<30} {count:>8}", format!("late because of: {}", cause.name()))?;
+        for (stage, count) in self.missed.iter().filter(|(_, count)| *count > 0) {
+            writeln!(f, "{:<30} {count:>8}", format!("late: {}", stage.name()))?;
         }
         writeln!(f)?;
         writeln!(
