@@ -71,10 +71,13 @@ fn no_cycle_allocates(settings: &Settings) {
         ARMED.store(true, SeqCst);
         let outcome = wiring.cycle.step(stamp_ms(now));
         let idle = wiring.cycle.step(stamp_ms(now));
+        let sent = wiring
+            .chunks
+            .send(|| stamp_ms(now), |chunk| if chunk.sequence == cycle as u64 { Ok(()) } else { Err(()) });
         ARMED.store(false, SeqCst);
 
         assert_eq!((outcome, idle), (Outcome::Chunk, Outcome::Idle));
         assert_eq!(COUNT.load(SeqCst), 0, "cycle {cycle}");
-        assert_eq!(wiring.chunks.try_recv().unwrap().sequence, cycle as u64);
+        assert_eq!(sent, Ok(true));
     }
 }

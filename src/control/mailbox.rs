@@ -57,6 +57,11 @@ impl<T: Send> Receiver<T> {
         taken
     }
 
+    /// Whether a value has come that was not taken.
+    pub fn is_full(&self) -> bool {
+        self.output.updated()
+    }
+
     /// The value held: none until the first was taken.
     pub fn held(&self) -> Option<&T> {
         self.filled.then(|| self.output.output_buffer())

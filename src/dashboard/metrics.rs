@@ -12,7 +12,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Sources;
-use super::state::{Condition, State};
+use super::state::Condition;
+use crate::control::Phase;
 use crate::telemetry::{Distribution, LatencyName, SensorSnapshot, Snapshot};
 
 /// Upper ends of the buckets in seconds; close together around the usual budget of 50 ms.
@@ -104,7 +105,7 @@ struct Scrape {
     device: String,
     model: String,
     budget_s: f64,
-    state: State,
+    state: &'static str,
     uptime: Duration,
     cycles: u64,
     counts: Snapshot,
@@ -128,8 +129,9 @@ impl Collector for Scrape {
             Some(Unit::Seconds),
             [(NONE, start_s)],
         )?;
-        let states = State::ALL
-            .map(|state| (Some([("state", state.name())]), f64::from(u8::from(state == self.state))));
+        let states = Phase::ALL
+            .map(Phase::name)
+            .map(|state| (Some([("state", state)]), f64::from(u8::from(state == self.state))));
         out.gauge("state", "1 for the state that the control loop is in, 0 for the others", None, states)?;
         out.gauge(
             "latency_budget",

@@ -1,96 +1,69 @@
-//! Whether the loop runs, waits or holds, and why, in words: judged from the counters and the last cycle. Used by `watch`.
-
-use std::time::Duration;
+//! What the loop does and why, in words: its own state, and what the counters say about it. Used by `watch`.
 
 use serde::Serialize;
 
 use super::watch::Counted;
+use crate::control::{LoopState, Phase};
 use crate::settings::Settings;
-use crate::telemetry::{CycleResult, FinishedCycle, SensorSnapshot, Stage};
-
-/// What the loop does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Frame sets are wanting.
-    Waiting,
-    /// Chunks go out.
-    Running,
-    /// Frame sets come, but lead to no chunk.
-    Holding,
-}
-
-impl State {
-    pub const ALL: [State; 3] = [State::Waiting, State::Running, State::Holding];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Waiting => "waiting",
-            State::Running => "running",
-            State::Holding => "holding",
-        }
-    }
-}
+use crate::telemetry::{DropReason, SensorSnapshot, Stage};
 
 /// The loop's state and the reason for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Condition {
-    pub state: State,
+    /// The name of a [`Phase`].
+    pub state: &'static str,
     pub why: String,
-    /// Whether something is not as it should be although it runs.
+    /// Whether something is not as it should be.
     pub warning: bool,
 }
 
 impl Condition {
-    /// Judges the present (`now`) by the counters a few seconds ago (`rate`) and a minute ago (`recent`) and by the last
-    /// cycle.
-    pub fn judge(
+    /// Explains the loop's state now by the counters now, a few seconds ago (`rate`) and a minute ago (`recent`).
+    pub fn explain(
+        state: LoopState,
         now: &Counted,
         rate: &Counted,
         recent: &Counted,
-        last: Option<&FinishedCycle>,
         settings: &Settings,
     ) -> Self {
-        let Some(last) = last.filter(|last| now.at.saturating_sub(last.finished) < patience(last, settings))
-        else {
-            let waiting = |why| Self { state: State::Waiting, why, warning: true };
-            return waiting(wanting(now, last, settings));
+        let LoopState { phase, why } = state;
+        let error = || now.counts.last_error.as_deref().unwrap_or("no reason given").to_owned();
+        let reason = why.map_or("no reason given", DropReason::name);
+        let (why, warning) = match phase {
+            Phase::Running => running(now, rate, recent, settings),
+            Phase::Waiting => (wanting(now, why, settings), true),
+            Phase::Holding => {
+                let limits = now.counts.last_error.as_deref().filter(|error| error.starts_with("limits: "));
+                let limits = limits.map(|error| format!("; {error}")).unwrap_or_default();
+                (format!("the robot is told to stay where it is: {}{limits}", words(reason)), true)
+            }
+            Phase::Disabled => ("nothing is sent until the service ~/enable is called".to_owned(), true),
+            Phase::Stalled => {
+                let watchdog_ms = settings.watchdog_ms;
+                (format!("no sign of life for more than {watchdog_ms} ms; nothing is sent"), true)
+            }
+            Phase::Rebuilding => (format!("the device failed and is made anew: {}", error()), true),
+            Phase::Failed => (format!("the device failed, nothing is sent any more: {}", error()), true),
         };
-        match last.record.result {
-            CycleResult::Chunk => {
-                let seconds = now.at.saturating_sub(rate.at).as_secs_f64().max(1e-3);
-                let chunks = now.counts.chunks.saturating_sub(rate.counts.chunks) as f64 / seconds;
-                let late = late(now, recent);
-                let silent = silent(now, settings);
-                let notes: Vec<String> = late.into_iter().chain(silent).collect();
-                let warning = !notes.is_empty();
-                let why = [vec![format!("{chunks:.1} chunks per second")], notes].concat().join("; ");
-                Self { state: State::Running, why, warning }
-            }
-            CycleResult::Dropped(reason) => {
-                let error = now.counts.last_error.as_deref().filter(|error| error.starts_with("device"));
-                let error = error.map(|error| format!(" ({error})")).unwrap_or_default();
-                let why = format!("the last frame set gave no chunk: {}{error}", words(reason.name()));
-                Self { state: State::Holding, why, warning: true }
-            }
-        }
+        Self { state: phase.name(), why, warning }
     }
 
     pub fn is_running(&self) -> bool {
-        self.state == State::Running
+        self.state == Phase::Running.name()
     }
 }
 
-/// For how long after a cycle the loop is thought to go on: some of its cycles, for slow models, and a sensor's timeout.
-fn patience(last: &FinishedCycle, settings: &Settings) -> Duration {
-    let cycle =
-        Stage::ALL.into_iter().filter_map(|stage| last.record.duration(stage)).max().unwrap_or_default();
-    let timeout = Duration::try_from_secs_f64(settings.sensor_timeout_ms / 1e3).unwrap_or_default();
-    timeout.saturating_add(cycle.saturating_mul(3))
+/// How many chunks there are, and what is not well although there are.
+fn running(now: &Counted, rate: &Counted, recent: &Counted, settings: &Settings) -> (String, bool) {
+    let seconds = now.at.saturating_sub(rate.at).as_secs_f64().max(1e-3);
+    let chunks = now.counts.chunks.saturating_sub(rate.counts.chunks) as f64 / seconds;
+    let notes: Vec<String> = late(now, recent).into_iter().chain(silent(now, settings)).collect();
+    let warning = !notes.is_empty();
+    ([vec![format!("{chunks:.1} chunks per second")], notes].concat().join("; "), warning)
 }
 
 /// What the loop waits for.
-fn wanting(now: &Counted, last: Option<&FinishedCycle>, settings: &Settings) -> String {
+fn wanting(now: &Counted, why: Option<DropReason>, settings: &Settings) -> String {
     let counts = &now.counts;
     let never: Vec<&str> = sensors(now).filter(|sensor| sensor.age_ms.is_none()).map(|s| &*s.name).collect();
     if !never.is_empty() {
@@ -99,19 +72,18 @@ fn wanting(now: &Counted, last: Option<&FinishedCycle>, settings: &Settings) -> 
     if let Some(silent) = silent(now, settings) {
         return silent;
     }
+    if let Some(reason) = why {
+        return format!("the last frame set gave no chunk: {}", words(reason.name()));
+    }
     if counts.last_spread_ms > settings.sync_tolerance_ms {
         return format!(
             "the cameras' stamps are {:.1} ms apart, sync_tolerance_ms is {}",
             counts.last_spread_ms, settings.sync_tolerance_ms
         );
     }
-    match last {
-        Some(last) => {
-            let seconds = now.at.saturating_sub(last.finished).as_secs_f64();
-            format!("no complete frame set for {seconds:.1} s")
-        }
-        None if counts.frame_sets > 0 => "the first cycle is under way".to_owned(),
-        None => "no complete frame set yet".to_owned(),
+    match counts.frame_sets {
+        0 => "no complete frame set yet".to_owned(),
+        _ => "no chunk for more than a second: no frame set is complete, or a cycle takes long".to_owned(),
     }
 }
 
@@ -143,92 +115,75 @@ fn late(now: &Counted, recent: &Counted) -> Option<String> {
 }
 
 /// A name of the metrics as words.
-pub fn words(name: &str) -> String {
+fn words(name: &str) -> String {
     name.replace('_', " ")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::dashboard::watch::Counted;
-    use crate::telemetry::{CycleRecord, DropReason, Metrics};
+    use crate::settings::Value;
+    use crate::telemetry::Metrics;
 
     fn settings() -> Settings {
+        let texts = |text: &str| Value::Texts(vec![text.to_owned()]);
         let values = [
-            ("checkpoint", crate::settings::Value::Text("model".into())),
-            ("cameras", crate::settings::Value::Texts(vec!["top".into()])),
-            ("camera_topics", crate::settings::Value::Texts(vec!["/top".into()])),
-            ("joints", crate::settings::Value::Texts(vec!["waist".into()])),
+            ("checkpoint", Value::Text("model".into())),
+            ("cameras", texts("top")),
+            ("camera_topics", texts("/top")),
+            ("joints", texts("waist")),
         ];
         Settings::from_values(&values.map(|(name, value)| (name.to_owned(), value)).into()).unwrap()
     }
 
-    fn judge(metrics: &Metrics, before: &Counted, later: Duration) -> (State, String, bool) {
-        let now = Counted { at: metrics.uptime() + later, counts: metrics.counts() };
-        let last = metrics.cycles_since(0).pop();
-        let found = Condition::judge(&now, before, before, last.as_ref(), &settings());
-        (found.state, found.why, found.warning)
+    fn explain(metrics: &Metrics, phase: Phase, why: Option<DropReason>) -> (String, bool) {
+        let before = Counted { at: Duration::ZERO, counts: Metrics::new(["top"]).counts() };
+        let now = Counted { at: metrics.uptime(), counts: metrics.counts() };
+        let state = LoopState { phase, why };
+        let found = Condition::explain(state, &now, &before, &before, &settings());
+        assert_eq!((found.state, found.is_running()), (phase.name(), phase == Phase::Running));
+        (found.why, found.warning)
     }
 
-    fn receive(metrics: &Metrics) {
+    #[test]
+    fn a_waiting_loop_says_what_for() {
+        let metrics = Metrics::new(["top"]);
+        let why = |reason| explain(&metrics, Phase::Waiting, reason).0;
+        assert_eq!(why(None), "nothing has come yet from top, joints");
         for sensor in [&metrics.cameras[0], &metrics.joints] {
             let _ = metrics.received(sensor, Instant::now(), Ok::<_, String>(()));
         }
-    }
-
-    #[test]
-    fn a_loop_waits_runs_holds_and_waits_again() {
-        let metrics = Metrics::new(["top"]);
-        let before = Counted { at: Duration::ZERO, counts: metrics.counts() };
-        let state = |later| judge(&metrics, &before, later);
-        assert_eq!(
-            state(Duration::ZERO),
-            (State::Waiting, "nothing has come yet from top, joints".into(), true)
-        );
-
-        receive(&metrics);
-        assert_eq!(state(Duration::ZERO), (State::Waiting, "no complete frame set yet".into(), true));
+        assert_eq!(why(None), "no complete frame set yet");
         metrics.apart(45.0);
-        assert!(state(Duration::ZERO).1.contains("45.0 ms apart, sync_tolerance_ms is 20"));
+        assert!(why(None).contains("45.0 ms apart, sync_tolerance_ms is 20"));
+        assert_eq!(why(Some(DropReason::JointsStale)), "the last frame set gave no chunk: joints stale");
+    }
 
-        metrics.apart(0.0);
+    #[test]
+    fn a_running_loop_tells_its_late_chunks() {
+        let metrics = Metrics::new(["top"]);
         metrics.chunks.add_one();
-        metrics.cycle_finished(&CycleRecord::default());
-        let (running, why, warning) = state(Duration::ZERO);
-        assert!(running == State::Running && why.ends_with("chunks per second") && !warning, "{why}");
-
-        let dropped = CycleResult::Dropped(DropReason::JointsStale);
-        metrics.cycle_finished(&CycleRecord { result: dropped, ..CycleRecord::default() });
-        let why = "the last frame set gave no chunk: joints stale";
-        assert_eq!(state(Duration::ZERO), (State::Holding, why.into(), true));
-
-        let (waiting, why, _) = state(Duration::from_secs(9));
-        assert!(waiting == State::Waiting && why.starts_with("no complete frame set for 9."), "{why}");
+        metrics.chunks.add_one();
+        let (why, warning) = explain(&metrics, Phase::Running, None);
+        assert!(why.ends_with(" chunks per second") && !warning, "{why}");
+        metrics.missed(Stage::Perceive);
+        let (why, warning) = explain(&metrics, Phase::Running, None);
+        assert!(why.ends_with("; 1 of the last 2 were late, most by perceive") && warning, "{why}");
     }
 
     #[test]
-    fn late_chunks_are_told_while_it_runs() {
+    fn every_other_state_has_its_reason() {
         let metrics = Metrics::new(["top"]);
-        let before = Counted { at: Duration::ZERO, counts: metrics.counts() };
-        for missed in [None, Some(Stage::Perceive)] {
-            metrics.chunks.add_one();
-            metrics.cycle_finished(&CycleRecord { missed, ..CycleRecord::default() });
+        metrics.report("limits", &"joint 'waist' would be at 3.0");
+        let (why, _) = explain(&metrics, Phase::Holding, Some(DropReason::PositionLimit));
+        assert!(why.ends_with("position limit; limits: joint 'waist' would be at 3.0"), "{why}");
+        metrics.report("device", &"the card is gone");
+        for phase in [Phase::Rebuilding, Phase::Failed] {
+            assert!(explain(&metrics, phase, None).0.ends_with("device: the card is gone"));
         }
-        let (running, why, warning) = judge(&metrics, &before, Duration::ZERO);
-        assert!(running == State::Running && warning, "{why}");
-        assert!(why.ends_with("; 1 of the last 2 were late, most by perceive"), "{why}");
-    }
-
-    #[test]
-    fn a_slow_model_still_runs_between_its_cycles() {
-        let metrics = Metrics::new(["top"]);
-        let before = Counted { at: Duration::ZERO, counts: metrics.counts() };
-        let mut record = CycleRecord::default();
-        record.set(Stage::Cycle, Duration::from_secs(10));
-        metrics.cycle_finished(&record);
-        assert_eq!(judge(&metrics, &before, Duration::from_secs(20)).0, State::Running);
-        assert_eq!(judge(&metrics, &before, Duration::from_secs(40)).0, State::Waiting);
+        assert!(explain(&metrics, Phase::Disabled, None).0.contains("~/enable"));
+        assert!(explain(&metrics, Phase::Stalled, None).0.contains("more than 2000 ms"));
     }
 }

@@ -117,6 +117,10 @@ pub struct Chunk {
     /// Seconds on the clock of the messages' stamps.
     observation: String,
     control_hz: f64,
+    /// The number of its first point: those before were past when it was sent.
+    first: usize,
+    /// Why the robot is told to stay where it is, if it is.
+    hold: Option<&'static str>,
     joints: Vec<Joint>,
 }
 
@@ -130,15 +134,17 @@ struct Joint {
 impl Chunk {
     /// `names` are those of the chunk's columns.
     pub fn new(chunk: &control::Chunk, names: &[String]) -> Self {
-        let column =
-            |joint: usize| chunk.points().filter_map(move |point| point.get(joint)).map(|&x| round(x, 1e5));
+        let position = |point: &[f64], joint: usize| point.get(joint).map(|&position| round(position, 1e5));
+        let column = |joint| chunk.points().filter_map(|(_, point)| position(point, joint)).collect();
         let joints = names.iter().take(chunk.joints).enumerate();
         Self {
             sequence: chunk.sequence,
             observation: chunk.observation.to_string(),
             control_hz: chunk.control_hz,
+            first: chunk.first,
+            hold: chunk.hold.map(DropReason::name),
             joints: joints
-                .map(|(joint, name)| Joint { name: name.clone(), positions: column(joint).collect() })
+                .map(|(joint, name)| Joint { name: name.clone(), positions: column(joint) })
                 .collect(),
         }
     }

@@ -134,9 +134,8 @@ impl Watch {
         let before = |found: Option<&Counted>| found.cloned().unwrap_or_else(|| now.clone());
         let rate = before(memory.looks.front());
         let recent = before(memory.moments.front().map(|moment| &moment.counted));
-        let metrics = self.sources.monitor.metrics();
-        let last = metrics.cycles_since(metrics.cycles().saturating_sub(1)).pop();
-        let condition = Condition::judge(&now, &rate, &recent, last.as_ref(), &self.sources.settings);
+        let state = self.sources.monitor.state();
+        let condition = Condition::explain(state, &now, &rate, &recent, &self.sources.settings);
         Status::new(&self.sources, &now, &rate, &recent, condition)
     }
 

@@ -36,6 +36,13 @@ pub trait Device: Send {
     /// Runs a program and says how long each of its steps took. May be slower than [`Self::run`], and may allocate.
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError>;
 
+    /// How long each section of the program took in its last run, in the order in which they began; nothing where the
+    /// device does not time them. A section is what shares the first scope of its nodes' name paths: `vision`, `vlm`,
+    /// `steps.3` (a number belongs to its scope). Neither this nor the timing allocates.
+    fn sections(&self, _program: ProgramId) -> &[SectionTime] {
+        &[]
+    }
+
     /// What the machine can do at most, measured now; `None` where that is not known.
     fn peak(&mut self) -> Option<Peak> {
         None
@@ -62,6 +69,23 @@ pub struct StepTime {
     /// What the device runs for it.
     pub kernel: &'static str,
     pub time: Duration,
+}
+
+/// How long the steps of one section of a program took together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SectionTime {
+    pub name: String,
+    pub time: Duration,
+}
+
+/// The section that a node belongs to, by its name path.
+pub fn section_of(node: &str) -> &str {
+    let mut dots = node.match_indices('.').map(|(at, _)| at);
+    let Some(first) = dots.next() else { return node };
+    let second = dots.next().unwrap_or(node.len());
+    let number = &node[first + 1..second];
+    let numbered = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    &node[..if numbered { second } else { first }]
 }
 
 /// Hears how far a compilation is.
@@ -128,5 +152,23 @@ pub fn open(name: &str, options: DeviceOptions) -> Result<Box<dyn Device>, Devic
     match name {
         "cpu" => Ok(Box::new(cpu::CpuDevice::new(options)?)),
         other => Err(DeviceError::Unknown(other.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_the_first_scope_with_its_number() {
+        for (node, section) in [
+            ("vision.layers.3.attn.qkv", "vision"),
+            ("vlm.layers.0.mlp", "vlm"),
+            ("steps.3.expert.layers.1.q", "steps.3"),
+            ("steps.10", "steps.10"),
+            ("projector", "projector"),
+        ] {
+            assert_eq!(section_of(node), section);
+        }
     }
 }

@@ -1,6 +1,7 @@
-//! What the last cycles did, one record each: written by the control thread, read by whoever draws them.
+//! What the last cycles came to, one record each: written by the control thread and by whoever sends the chunks, read by
+//! whoever draws them.
 //!
-//! A ring of atomic words. Writing a record is a few dozen stores; a reader that is overtaken notices it by the number
+//! A ring of atomic words, of which every record takes the next slot. Writing a record is a few dozen stores; a reader that is overtaken notices it by the number
 //! that a slot bears before and after, and leaves that record out.
 
 use std::sync::atomic::{
@@ -15,11 +16,11 @@ use super::metrics::{DropReason, Stage};
 /// Nine minutes at 30 cycles a second.
 pub const KEPT_CYCLES: usize = 1 << 14;
 
-/// What one cycle did, from a new frame set to a chunk or to the reason why there is none.
+/// What one cycle came to: a chunk that was sent, or the reason why none was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CycleRecord {
     pub result: CycleResult,
-    /// The stage that made the chunk come after its deadline; none when it came in time.
+    /// The stage that made the chunk miss its deadline; none when it came in time.
     pub missed: Option<Stage>,
     /// By [`Stage`]; none for those that did not run.
     durations: [Option<Duration>; Stage::ALL.len()],
@@ -28,14 +29,19 @@ pub struct CycleRecord {
 /// How a cycle ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CycleResult {
-    /// A chunk was handed out.
+    /// A chunk was sent.
     #[default]
     Chunk,
-    /// There is none.
+    /// None was.
     Dropped(DropReason),
 }
 
 impl CycleRecord {
+    /// One that gave no chunk.
+    pub fn dropped(reason: DropReason) -> Self {
+        Self { result: CycleResult::Dropped(reason), ..Self::default() }
+    }
+
     /// Takes over how long a stage took, as [`Metrics::time`](super::Metrics::time) gives it.
     pub fn set(&mut self, stage: Stage, duration: Duration) {
         self.durations[stage as usize] = Some(duration);
@@ -86,7 +92,7 @@ impl CycleRing {
 
     /// Writes a record. Neither locks nor allocates.
     pub fn push(&self, finished: Duration, record: &CycleRecord) {
-        // One thread writes; should two, they take different slots.
+        // Two threads write at most, and never into the same slot, which would take thousands of records in between.
         let number = self.next.fetch_add(1, Relaxed);
         let slot = self.slot(number);
         slot.version.store(2 * number + 1, Relaxed);
@@ -173,8 +179,7 @@ mod tests {
         let ring = CycleRing::new(4);
         let mut late = record(Duration::from_millis(70));
         late.missed = Some(Stage::Act);
-        let dropped =
-            CycleRecord { result: CycleResult::Dropped(DropReason::NotFinite), ..CycleRecord::default() };
+        let dropped = CycleRecord::dropped(DropReason::NotFinite);
         ring.push(Duration::from_secs(1), &late);
         ring.push(Duration::from_secs(2), &dropped);
         let found = ring.since(0);

@@ -13,23 +13,56 @@ use super::snapshot::{SensorSnapshot, Snapshot};
 /// A part of a cycle that is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// From an image's stamp until the edge received it, by the node's clock.
+    Transport,
+    /// Images to the model's input, on the edge's thread: the slowest camera of a set.
+    Decode,
+    /// From the first decoded frame of a set until the cycle starts on it.
+    SyncWait,
     /// Images to the device.
     Write,
     /// Images and prompt to the KV cache.
     Perceive,
-    /// State and noise to the device, all denoising steps, actions back.
+    /// The part of it that looks at the images.
+    Siglip,
+    /// The rest of it: the language model's prefix.
+    Prefix,
+    /// State and noise to the device, and all denoising steps.
     Act,
+    /// One denoising step.
+    DenoiseStep,
+    /// Actions back from the device.
+    Readback,
     /// Normalised actions to joint positions.
     DecodeActions,
-    /// The four above.
+    /// From the images' way to the device to the chunk's way out.
     Cycle,
-    /// From the observation's stamp to the finished chunk, by the clock that made the stamp.
+    /// From the chunk's way out until it is published.
+    Publish,
+    /// From the observation's stamp until the chunk is published, by the clock that made the stamp.
     Age,
+    /// How much longer or shorter it is from cycle to cycle than from observation to observation.
+    Jitter,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 6] =
-        [Stage::Write, Stage::Perceive, Stage::Act, Stage::DecodeActions, Stage::Cycle, Stage::Age];
+    pub const ALL: [Stage; 15] = [
+        Stage::Transport,
+        Stage::Decode,
+        Stage::SyncWait,
+        Stage::Write,
+        Stage::Perceive,
+        Stage::Siglip,
+        Stage::Prefix,
+        Stage::Act,
+        Stage::DenoiseStep,
+        Stage::Readback,
+        Stage::DecodeActions,
+        Stage::Cycle,
+        Stage::Publish,
+        Stage::Age,
+        Stage::Jitter,
+    ];
 
     /// What the latency budget bounds.
     pub const END_TO_END: Stage = Stage::Age;
@@ -37,47 +70,99 @@ impl Stage {
     /// The name in tables and metrics.
     pub fn name(self) -> &'static str {
         match self {
+            Stage::Transport => "transport",
+            Stage::Decode => "decode",
+            Stage::SyncWait => "sync_wait",
             Stage::Write => "write",
             Stage::Perceive => "perceive",
+            Stage::Siglip => "siglip",
+            Stage::Prefix => "prefix",
             Stage::Act => "act",
+            Stage::DenoiseStep => "denoise_step",
+            Stage::Readback => "readback",
             Stage::DecodeActions => "decode_actions",
             Stage::Cycle => "cycle",
+            Stage::Publish => "publish",
             Stage::Age => "observation_to_chunk",
+            Stage::Jitter => "cycle_jitter",
         }
     }
 
-    /// Whether it is one of those that follow each other in a cycle and so add up, rather than a sum of some or a part
-    /// of one.
+    /// Whether it is one of those that follow each other from the observation to the chunk and so add up to its age, rather
+    /// than a part of one or a sum of some.
     pub fn adds_up(self) -> bool {
         match self {
-            Stage::Write | Stage::Perceive | Stage::Act | Stage::DecodeActions => true,
-            Stage::Cycle | Stage::Age => false,
+            Stage::Transport
+            | Stage::Decode
+            | Stage::SyncWait
+            | Stage::Write
+            | Stage::Perceive
+            | Stage::Act
+            | Stage::Readback
+            | Stage::DecodeActions
+            | Stage::Publish => true,
+            Stage::Siglip
+            | Stage::Prefix
+            | Stage::DenoiseStep
+            | Stage::Cycle
+            | Stage::Age
+            | Stage::Jitter => false,
         }
     }
 }
 
-/// Why a frame set led to no chunk, or a chunk to no listener.
+/// Why a frame set led to no chunk, or a chunk was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
     /// No joint state has arrived yet.
     JointsMissing,
-    /// The newest joint state is older than `sensor_timeout_ms`.
+    /// The newest joint state is older than `max_joint_age_ms`.
     JointsStale,
+    /// The images are older than `max_image_age_ms`.
+    ImagesStale,
+    /// Images or joint state have stamps that the node's clock has not reached: clocks disagree, or one was set back.
+    StampsAhead,
     /// The model's actions are not all finite numbers.
     NotFinite,
     /// The device refused; the snapshot's last error says why.
     Device,
     /// A newer chunk came before anybody took this one.
     Overwritten,
+    /// The chunk came later than `latency_budget_ms`, and `on_deadline_miss` says not to send it.
+    Late,
+    /// The times of all its points were past.
+    Past,
+    /// A joint would leave its position limits.
+    PositionLimit,
+    /// A joint would move faster than it may.
+    VelocityLimit,
+    /// A joint would make a larger step than it may.
+    StepLimit,
+    /// Nobody has enabled the node.
+    Disabled,
+    /// The loop showed no sign of life for longer than `watchdog_ms`.
+    Stalled,
+    /// ROS 2 refused to send it.
+    Unsent,
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 5] = [
+    pub const ALL: [DropReason; 15] = [
         DropReason::JointsMissing,
         DropReason::JointsStale,
+        DropReason::ImagesStale,
+        DropReason::StampsAhead,
         DropReason::NotFinite,
         DropReason::Device,
         DropReason::Overwritten,
+        DropReason::Late,
+        DropReason::Past,
+        DropReason::PositionLimit,
+        DropReason::VelocityLimit,
+        DropReason::StepLimit,
+        DropReason::Disabled,
+        DropReason::Stalled,
+        DropReason::Unsent,
     ];
 
     /// The name in tables and metrics.
@@ -85,9 +170,19 @@ impl DropReason {
         match self {
             DropReason::JointsMissing => "joints_missing",
             DropReason::JointsStale => "joints_stale",
+            DropReason::ImagesStale => "images_stale",
+            DropReason::StampsAhead => "stamps_ahead_of_clock",
             DropReason::NotFinite => "actions_not_finite",
             DropReason::Device => "device_error",
             DropReason::Overwritten => "not_taken_in_time",
+            DropReason::Late => "deadline_missed",
+            DropReason::Past => "all_points_past",
+            DropReason::PositionLimit => "position_limit",
+            DropReason::VelocityLimit => "velocity_limit",
+            DropReason::StepLimit => "step_limit",
+            DropReason::Disabled => "not_enabled",
+            DropReason::Stalled => "loop_stalled",
+            DropReason::Unsent => "not_sent",
         }
     }
 }
@@ -228,6 +323,16 @@ impl Metrics {
         duration
     }
 
+    /// Adds a duration to a stage.
+    pub fn record(&self, stage: Stage, duration: Duration) {
+        self.stages[stage as usize].record(duration);
+    }
+
+    /// Adds a duration in milliseconds to a stage; a negative one (clocks that disagree) counts as zero.
+    pub fn record_ms(&self, stage: Stage, ms: f64) {
+        self.record(stage, from_ms(ms));
+    }
+
     /// Adds the age of an observation when its chunk is finished, and gives it.
     pub fn age(&self, ms: f64) -> Duration {
         let duration = from_ms(ms);
@@ -235,12 +340,9 @@ impl Metrics {
         duration
     }
 
-    /// Keeps what a cycle did, for whoever draws the last ones, and counts the deadline if it missed it. Called by the
-    /// control thread at the end of each cycle; neither locks nor allocates.
+    /// Keeps what a cycle came to, for whoever draws the last ones. Called by the control thread and by whoever sends the
+    /// chunks; neither locks nor allocates.
     pub fn cycle_finished(&self, record: &CycleRecord) {
-        if let Some(stage) = record.missed {
-            self.missed[stage as usize].add_one();
-        }
         self.cycles.push(self.started.elapsed(), record);
     }
 
@@ -277,6 +379,11 @@ impl Metrics {
     /// Counts a drop.
     pub fn dropped(&self, reason: DropReason) {
         self.dropped[reason as usize].add_one();
+    }
+
+    /// Counts a chunk that missed its deadline, by the stage that made it.
+    pub fn missed(&self, stage: Stage) {
+        self.missed[stage as usize].add_one();
     }
 
     /// Keeps an error's text for whoever watches. Never waits: where another thread is at it, that one's text stays.
@@ -334,6 +441,7 @@ mod tests {
         record.set(Stage::Act, metrics.time(Stage::Act, Instant::now()));
         metrics.cycle_finished(&record);
         record.missed = Some(Stage::Act);
+        metrics.missed(Stage::Act);
         metrics.cycle_finished(&record);
         let snapshot = metrics.snapshot();
         assert_eq!(snapshot.missed.iter().map(|(_, count)| count).sum::<u64>(), 1);

@@ -13,7 +13,7 @@ pub struct Snapshot {
     pub joints: SensorSnapshot,
     pub prompts: SensorSnapshot,
     pub frame_sets: u64,
-    /// Chunks handed out.
+    /// Chunks sent.
     pub chunks: u64,
     /// Largest difference of stamps of the last frames that were all there but did not match; 0 if there were none.
     pub last_spread_ms: f64,

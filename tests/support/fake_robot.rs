@@ -7,17 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pi0_node::control::{Chunk, Monitor};
+use pi0_node::control::{Chunk, Monitor, Phase, Shared};
 use pi0_node::dashboard::{Dashboard, DashboardError, Sources};
 use pi0_node::observe::messages::Stamp;
 use pi0_node::settings::{Settings, Value};
-use pi0_node::telemetry::{CycleRecord, CycleResult, DropReason, Metrics, Stage};
+use pi0_node::telemetry::{CycleRecord, DropReason, Metrics, Stage};
 
 pub const CAMERAS: [&str; 3] = ["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"];
 const HORIZON: usize = 50;
 
 pub struct FakeRobot {
     pub metrics: Arc<Metrics>,
+    pub state: Arc<Shared>,
     pub settings: Settings,
     chunk: Arc<Mutex<Option<Chunk>>>,
     cycles: u64,
@@ -36,6 +37,7 @@ impl FakeRobot {
         ]);
         Self {
             metrics: Arc::new(Metrics::new(CAMERAS)),
+            state: Arc::new(Shared::new(60_000.0, true)),
             settings: Settings::from_values(&values).unwrap(),
             chunk: Arc::default(),
             cycles: 0,
@@ -43,10 +45,12 @@ impl FakeRobot {
     }
 
     pub fn sources(&self) -> Sources {
-        let model = "mini: 10 denoising steps, chunks of 50 points";
+        let device = "cpu (2 threads, avx512bf16, bf16)";
+        let model = "mini, 10 denoising steps, chunks of 50 points";
+        let (metrics, state) = (Arc::clone(&self.metrics), Arc::clone(&self.state));
         let chunk = Arc::clone(&self.chunk);
         Sources {
-            monitor: Monitor::new(Arc::clone(&self.metrics), "cpu (2 threads, avx512bf16, bf16)", model),
+            monitor: Monitor::new(metrics, state, device, model),
             settings: self.settings.clone(),
             chunk: Box::new(move || chunk.lock().unwrap().clone()),
         }
@@ -71,41 +75,58 @@ impl FakeRobot {
         }
     }
 
-    /// A cycle that takes about 38 ms from observation to chunk, or `delay_ms` longer in *act*; beyond the budget it is
+    /// A cycle that takes about 35 ms from observation to chunk, or `delay_ms` longer in *act*; beyond the budget it is
     /// late by that stage.
     pub fn cycle(&mut self, delay_ms: f64) {
+        let usual = |stage| match stage {
+            Stage::Transport => (3.0, 1.2),
+            Stage::Decode => (0.3, 0.2),
+            Stage::SyncWait => (5.0, 3.0),
+            Stage::Write => (0.25, 0.1),
+            Stage::Perceive => (16.0, 3.0),
+            Stage::Act => (9.0, 2.0),
+            Stage::Publish => (0.15, 0.1),
+            _ => (0.02, 0.01),
+        };
         let mut record = CycleRecord::default();
-        let parts = [
-            (Stage::Write, self.noise(0.25, 0.1)),
-            (Stage::Perceive, self.noise(16.0, 3.0)),
-            (Stage::Act, self.noise(9.0, 2.0) + delay_ms),
-            (Stage::DecodeActions, self.noise(0.02, 0.01)),
-        ];
-        for (stage, ms) in parts {
+        let mut age_ms = 0.0;
+        for stage in Stage::ALL.into_iter().filter(|stage| stage.adds_up()) {
+            let (ms, spread) = usual(stage);
+            let ms = self.noise(ms, spread) + if stage == Stage::Act { delay_ms } else { 0.0 };
             record.set(stage, self.metrics.time(stage, ago(ms)));
+            age_ms += ms;
         }
-        let cycle_ms: f64 = parts.iter().map(|(_, ms)| ms).sum();
-        record.set(Stage::Cycle, self.metrics.time(Stage::Cycle, ago(cycle_ms)));
-        let age_ms = cycle_ms + self.noise(9.0, 4.0);
+        for (stage, ms, spread) in [
+            (Stage::Siglip, 6.4, 1.0),
+            (Stage::Prefix, 9.6, 1.6),
+            (Stage::DenoiseStep, 0.9, 0.2),
+            (Stage::Cycle, 25.4, 4.0),
+            (Stage::Jitter, 0.6, 0.8),
+        ] {
+            self.metrics.time(stage, ago(self.noise(ms, spread)));
+        }
         record.set(Stage::Age, self.metrics.age(age_ms));
         if age_ms > self.settings.latency_budget_ms {
             record.missed = Some(Stage::Act);
+            self.metrics.missed(Stage::Act);
         }
         self.metrics.frame_sets.add_one();
         self.metrics.chunks.add_one();
         self.metrics.cycle_finished(&record);
         *self.chunk.lock().unwrap() = Some(self.chunk());
+        self.state.beat();
+        self.state.sent(Duration::from_micros(150));
+        self.state.set(Phase::Running, None);
         self.cycles += 1;
     }
 
     /// A cycle that gives no chunk.
     pub fn dropped(&mut self, reason: DropReason) {
-        let mut record = CycleRecord::default();
-        record.result = CycleResult::Dropped(reason);
-        record.set(Stage::Perceive, self.metrics.time(Stage::Perceive, ago(16.0)));
         self.metrics.frame_sets.add_one();
         self.metrics.dropped(reason);
-        self.metrics.cycle_finished(&record);
+        self.metrics.cycle_finished(&CycleRecord::dropped(reason));
+        self.state.beat();
+        self.state.set(Phase::Waiting, Some(reason));
         self.cycles += 1;
     }
 
@@ -116,15 +137,12 @@ impl FakeRobot {
             let (at, joint) = (time + point as f64 / 50.0, joint as f64);
             (at * (0.6 + 0.11 * joint) + joint).sin() * (1.2 - 0.07 * joint)
         };
-        Chunk {
-            observation: Stamp((time * 1e9) as i64),
-            joint_stamp: Stamp(0),
-            sequence: self.cycles,
-            horizon: HORIZON,
-            joints,
-            actions: (0..HORIZON * joints).map(|i| position(i / joints, i % joints)).collect(),
-            control_hz: self.settings.control_hz,
-        }
+        let mut chunk = Chunk::new(HORIZON, joints, self.settings.control_hz);
+        chunk.observation = Stamp((time * 1e9) as i64);
+        chunk.sequence = self.cycles;
+        chunk.first = 2;
+        chunk.actions = (0..HORIZON * joints).map(|i| position(i / joints, i % joints)).collect();
+        chunk
     }
 
     /// Around `ms`, seldom far above it; the same in every run.

@@ -31,7 +31,7 @@ export function show(news, budget) {
   showParts();
 }
 
-/** What is not in any part: on the way to the node and waiting there. */
+/** What is in no part. */
 function outside({ durations, endToEnd }) {
   return endToEnd === null ? 0 : Math.max(0, endToEnd - sum(durations));
 }
@@ -51,12 +51,14 @@ function draw(width, height) {
       const height = y(from) - y(to);
       return height < 0.2 ? [] : [svg("rect", { x: x + 0.75, y: y(to), width: Math.max(1, step - 1.5), height, ...attributes })];
     };
-    let from = outside(bar);
-    const tiles = tile(0, from, { class: "outside" });
+    let from = 0;
+    const tiles = [];
     bar.durations.forEach((duration, part) => {
       tiles.push(...tile(from, from + duration, { fill: partColour(part) }));
       from += duration;
     });
+    tiles.push(...tile(from, from + outside(bar), { class: "outside" }));
+    from += outside(bar);
     const middle = x + step / 2;
     const size = Math.min(6, step / 2);
     if (bar.late) tiles.push(svg("path", { class: "missed", d: `M${middle} ${y(from) - 2}l${-size} ${-1.7 * size}h${2 * size}Z` }));
@@ -72,8 +74,8 @@ function draw(width, height) {
 
 function showParts() {
   const means = parts.map((name, part) => ({ name: words(name), colour: partColour(part), mean: mean(bars.map((bar) => bar.durations[part])) }));
-  const before = { name: "before the cycle", colour: "var(--outside)", mean: mean(bars.map(outside)) };
-  const all = [before, ...means];
+  const elsewhere = { name: "elsewhere", colour: "var(--outside)", mean: mean(bars.map(outside)) };
+  const all = elsewhere.mean < 0.05 ? means : [...means, elsewhere];
   const list = byId("parts");
   if (list.children.length !== all.length) {
     list.replaceChildren(...all.map(() => html("li", "", html("span", "swatch"), html("span", ""), html("span", "amount"))));

@@ -18,7 +18,10 @@ export function show(news) {
   sequence = news.sequence;
   const points = news.joints[0]?.positions.length ?? 0;
   const seconds = (points / news.control_hz).toFixed(2).replace(/\.?0+$/, "");
-  say(byId("chunk-note"), `number ${news.sequence}: ${points} points, ${seconds} s at ${news.control_hz} Hz; first and last position`);
+  const note = byId("chunk-note");
+  note.classList.toggle("holding-note", news.hold !== null);
+  if (news.hold !== null) say(note, `number ${news.sequence}: hold, because of ${words(news.hold)}`);
+  else say(note, `number ${news.sequence}: ${points} points, ${seconds} s at ${news.control_hz} Hz; first and last position`);
   const list = byId("joints");
   if (list.children.length !== news.joints.length) list.replaceChildren(...news.joints.map(frame));
   news.joints.forEach((joint, index) => fill(list.children[index], joint));

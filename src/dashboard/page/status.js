@@ -2,7 +2,10 @@
 
 import { byId, figure, html, ms, say, since, svg, words } from "./draw.js";
 
-const TITLES = { running: "Running", waiting: "Waiting", holding: "Holding" };
+/** A state as a word to be read from afar. */
+function title(state) {
+  return state.charAt(0).toUpperCase() + state.slice(1);
+}
 
 /** Shows an answer of /api/status. */
 export function show(news) {
@@ -10,9 +13,9 @@ export function show(news) {
   const state = byId("state");
   state.dataset.state = condition.state;
   state.dataset.warning = condition.warning;
-  say(byId("state-word"), TITLES[condition.state] ?? condition.state);
+  say(byId("state-word"), title(condition.state));
   say(byId("state-why"), condition.why);
-  document.title = `${TITLES[condition.state] ?? condition.state} · pi0_node`;
+  document.title = `${title(condition.state)} · pi0_node`;
 
   figure(byId("figure-budget"), ms(node.budget_ms).replace(/\.0$/, ""), "ms");
   figure(byId("figure-rate"), news.chunks_hz.toFixed(1), "per second");

@@ -31,7 +31,7 @@ use self::load::{Loader, PackedWeights};
 use self::memory::{LargeMemory, Words};
 use self::pool::Pool;
 use self::program::Program;
-use super::{Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, StepTime};
+use super::{Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, SectionTime, StepTime};
 use crate::graph::{Graph, HostTensor, HostView, Source, Weights};
 
 /// Forces the kernels of one instruction set, for tests and comparisons: `portable`, `avx2`, `avx512`, `avx512bf16`.
@@ -136,6 +136,10 @@ impl Device for CpuDevice {
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
         let program = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
         Ok(program.profile(&mut self.pool))
+    }
+
+    fn sections(&self, program: ProgramId) -> &[SectionTime] {
+        self.programs.get(program.0).map_or(&[], Program::sections)
     }
 
     fn peak(&mut self) -> Option<Peak> {
