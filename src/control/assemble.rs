@@ -141,8 +141,16 @@ pub fn assemble_on(
     {
         model.set_prompt(prompt)?;
     }
+    let start = Instant::now();
     model.warm_up()?;
     let steps = expected_steps(&mut model)?;
+    let warm_up_ms = start.elapsed().as_secs_f64() * 1e3;
+    if warm_up_ms > settings.watchdog_ms {
+        tracing::warn!(
+            "the warm-up took {warm_up_ms:.0} ms and watchdog_ms is {}: if a cycle takes as long, nothing is sent",
+            settings.watchdog_ms
+        );
+    }
 
     let (cameras, frames) = camera_inputs(settings, &config, &wake, &metrics);
     let sample = JointSample { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints] };

@@ -34,12 +34,6 @@ impl<T: Send> Sender<T> {
         self.wake.wake();
         overwritten
     }
-
-    /// Whether the last value sent was taken.
-    #[cfg(test)]
-    pub fn taken(&self) -> bool {
-        self.input.consumed()
-    }
 }
 
 /// The reader's end.

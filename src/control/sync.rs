@@ -103,11 +103,9 @@ impl FrameSync {
         let mut look = Look::Waiting;
         for repetition in 0..=self.cameras.len() {
             let took = self.take_frames();
-            let missing = |cameras: &[Camera]| cameras.iter().filter(|camera| camera.missing).count();
-            let before = missing(&self.cameras);
-            self.cameras.iter_mut().for_each(|camera| camera.look_after(now, self.missing_after_ms));
-            // A camera that went missing may complete a set without any new frame.
-            if !took && !(repetition == 0 && missing(&self.cameras) != before) {
+            // A camera that goes missing may complete a set without any new frame.
+            let changed = self.look_for_missing(now);
+            if !took && (!changed || repetition > 0) {
                 break;
             }
             look = self.compare();
@@ -117,6 +115,17 @@ impl FrameSync {
             }
         }
         look
+    }
+
+    /// Looks which cameras are missing. True when that has changed.
+    fn look_for_missing(&mut self, now: Stamp) -> bool {
+        let mut changed = false;
+        for camera in &mut self.cameras {
+            let before = camera.missing;
+            camera.look_after(now, self.missing_after_ms);
+            changed |= camera.missing != before;
+        }
+        changed
     }
 
     /// The set after [`Look::Complete`], camera by camera; none for those that are missing.

@@ -19,7 +19,7 @@ use super::stop::{Stop, StopOnDrop};
 use crate::control::{self, Monitor};
 use crate::dashboard::{self, Sources};
 use crate::device::Progress;
-use crate::settings::{NODE_NAME, Settings};
+use crate::settings::{NODE_NAME, RealTimeSettings, Settings};
 
 /// How the node is run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +74,11 @@ pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
         cycle.run(|| control_clock.now(), stop.flag());
     })?);
     let chunks = wiring.chunks;
-    threads.push(start("publish", &stop, move |stop| chunk_publisher.run(chunks, &clock, stop))?);
+    threads.push(start("publish", &stop, move |stop| {
+        // As urgent as what it waits for, on any core; what is refused has been said by the control thread.
+        let _ = control::make_real_time(RealTimeSettings { core: None, ..real_time });
+        chunk_publisher.run(chunks, &clock, stop);
+    })?);
 
     let shown = last_chunk.clone();
     let sources = Sources {
