@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Query, Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::uri::Authority;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -81,12 +82,8 @@ fn refusal(loopback: bool, method: &Method, headers: &HeaderMap) -> Option<Respo
 }
 
 fn names_this_machine(host: &HeaderValue) -> bool {
-    let Ok(host) = host.to_str() else { return false };
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
@@ -135,7 +132,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_addresses_and_one_name() {
-        for host in ["127.0.0.1:9464", "localhost:9464", "LOCALHOST", "[::1]:9464", "::1", "192.168.0.7"] {
+        for host in ["127.0.0.1:9464", "localhost:9464", "LOCALHOST", "[::1]:9464", "[::1]", "192.168.0.7"] {
             assert!(names_this_machine(&HeaderValue::from_static(host)), "{host}");
         }
         for host in ["evil.example:9464", "localhost.evil.example", "", "127.0.0.1.evil.example:80"] {
