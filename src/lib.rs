@@ -6,6 +6,7 @@
 pub mod bag;
 pub mod cli;
 pub mod control;
+pub mod dashboard;
 pub mod device;
 pub mod graph;
 #[cfg(feature = "ros")]

@@ -305,7 +305,9 @@ fn an_empty_bag_is_an_error() {
 fn chunks_are_read_back_as_written_and_written_the_same_every_time() {
     let folder = tempfile::tempdir().unwrap();
     let names = ["waist".to_owned(), "elbow".to_owned()];
-    let chunk = JointTrajectory::new(Stamp(START), &names, &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 50.0);
+    let points = [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]];
+    let chunk =
+        JointTrajectory::new(Stamp(START), &names, points.iter().map(|row| &row[..]).enumerate(), 50.0);
     assert_eq!(chunk.points[2].time_from_start.nanosec, 40_000_000);
     let write = |name: &str| {
         let path = folder.path().join(name);

@@ -3,6 +3,7 @@
 #[path = "support/robot.rs"]
 mod robot;
 
+use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
@@ -35,7 +36,7 @@ fn chunk_at(wiring: &mut Wiring, ms: i64) -> Chunk {
     put_image(wiring, ms);
     put_joints(wiring, ms);
     assert_eq!(wiring.cycle.step(stamp_ms(ms)), Outcome::Chunk);
-    wiring.chunks.try_recv().unwrap()
+    wiring.chunks.try_recv(stamp_ms(ms)).unwrap()
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn the_same_observation_gives_the_same_chunk_whatever_came_before() {
 fn a_new_prompt_and_fewer_steps_change_the_actions() {
     let (_a, mut one) = robot();
     let (_b, mut other) = robot();
-    let (_c, mut short) = robot_with(|settings| settings.num_inference_steps = Some(2));
+    let (_c, mut short) = robot_with(|settings| settings.denoise_steps = vec![2]);
     other.prompt.put("stop").unwrap();
     let actions = chunk_at(&mut one, 100).actions;
     assert_ne!(actions, chunk_at(&mut other, 100).actions);
@@ -76,7 +77,7 @@ fn delta_actions_start_from_the_measured_joints() {
     let (_a, mut delta) = robot();
     let (_b, mut absolute) = robot_with(|settings| settings.delta_actions.clear());
     let (with, without) = (chunk_at(&mut delta, 100), chunk_at(&mut absolute, 100));
-    for (with, without) in with.points().zip(without.points()) {
+    for ((_, with), (_, without)) in with.points().zip(without.points()) {
         // The waist stands at 0.1; the elbow is absolute.
         assert!((with[0] - without[0] - 0.1).abs() < 1e-12 && with[1] == without[1]);
     }
@@ -93,6 +94,7 @@ fn without_fresh_joints_there_is_no_chunk() {
     put_joints(&mut wiring, 790);
     put_image(&mut wiring, 800);
     assert_eq!(wiring.cycle.step(stamp_ms(800)), Outcome::Chunk);
+    assert!(wiring.chunks.try_recv(stamp_ms(800)).is_some());
     let snapshot = wiring.monitor.snapshot();
     assert_eq!((snapshot.frame_sets, snapshot.chunks), (3, 1));
     assert_eq!(snapshot.dropped(DropReason::JointsMissing), 1);
@@ -106,7 +108,7 @@ fn refused_messages_change_nothing_and_are_counted() {
     let data = [0; 10];
     let image =
         Image { stamp: stamp_ms(100), height: 40, width: 60, encoding: "rgb8", step: 180, data: &data };
-    assert!(wiring.cameras[0].put_image(&image).is_err());
+    assert!(wiring.cameras[0].put_image(&image, stamp_ms(100)).is_err());
     let names = ["waist".to_owned()];
     assert!(
         wiring
@@ -118,7 +120,7 @@ fn refused_messages_change_nothing_and_are_counted() {
     assert_eq!(wiring.cycle.step(stamp_ms(100)), Outcome::Idle);
     put_image(&mut wiring, 110);
     assert_eq!(wiring.cycle.step(stamp_ms(110)), Outcome::Chunk);
-    assert_eq!(wiring.chunks.try_recv().unwrap().joint_stamp, stamp_ms(90));
+    assert_eq!(wiring.chunks.try_recv(stamp_ms(110)).unwrap().joint_stamp, stamp_ms(90));
     let snapshot = wiring.monitor.snapshot();
     assert_eq!((snapshot.cameras[0].refused, snapshot.joints.refused, snapshot.prompts.refused), (1, 1, 1));
     assert!(snapshot.last_error.unwrap().contains("tokens long"));
@@ -132,8 +134,8 @@ fn chunks_that_nobody_takes_give_way_to_newer_ones() {
         put_joints(&mut wiring, ms);
         assert_eq!(wiring.cycle.step(stamp_ms(ms)), Outcome::Chunk);
     }
-    assert_eq!(wiring.chunks.try_recv().unwrap().sequence, 2);
-    assert_eq!(wiring.chunks.try_recv(), None);
+    assert_eq!(wiring.chunks.try_recv(stamp_ms(300)).unwrap().sequence, 2);
+    assert_eq!(wiring.chunks.try_recv(stamp_ms(300)), None);
     assert_eq!(wiring.monitor.snapshot().dropped(DropReason::Overwritten), 2);
 }
 
@@ -142,15 +144,11 @@ fn joints_that_go_stale_while_the_model_looks_make_no_chunk() {
     let (_folder, mut wiring) = robot();
     put_image(&mut wiring, 100);
     put_joints(&mut wiring, 100);
-    // The cycle asks for the time before it perceives and again before it acts.
+    // The cycle asks for the time when it begins, before it perceives, and again before it acts.
     let asked = AtomicI64::new(0);
-    let stop = AtomicBool::new(false);
-    let clock = || {
-        let before = asked.fetch_add(1, SeqCst);
-        stop.store(before > 0, SeqCst);
-        stamp_ms(100 + before * 501)
-    };
-    wiring.cycle.run(clock, &stop);
+    let clock = || stamp_ms(if asked.fetch_add(1, SeqCst) < 2 { 100 } else { 601 });
+    let outcome = wiring.cycle.step_in_time(&clock);
+    assert_eq!(outcome, Outcome::Dropped(DropReason::JointsStale));
     let snapshot = wiring.monitor.snapshot();
     assert_eq!((snapshot.frame_sets, snapshot.chunks), (1, 0));
     assert_eq!(snapshot.dropped(DropReason::JointsStale), 1);
@@ -168,9 +166,13 @@ fn a_running_cycle_is_woken_by_its_inputs_and_ends_when_told() {
         for sequence in 0..5 {
             let now = clock();
             joints.put(&joint_state(now), now).unwrap();
-            cameras[0].put_image(&image(now)).unwrap();
-            let chunk = chunks.recv_timeout(Duration::from_secs(20)).expect("a chunk for each frame");
-            assert_eq!((chunk.sequence, chunk.observation), (sequence, now));
+            cameras[0].put_image(&image(now), now).unwrap();
+            assert!(chunks.wait(Duration::from_secs(20)), "a chunk for each frame");
+            let send = |chunk: &Chunk| -> Result<(), Infallible> {
+                assert_eq!((chunk.sequence, chunk.observation), (sequence, now));
+                Ok(())
+            };
+            assert_eq!(chunks.send(clock, send), Ok(true));
         }
         stop.store(true, SeqCst);
     });
@@ -198,7 +200,7 @@ fn actions_that_are_not_finite_never_leave() {
     put_image(&mut wiring, 100);
     put_joints(&mut wiring, 100);
     assert_eq!(wiring.cycle.step(stamp_ms(100)), Outcome::Dropped(DropReason::NotFinite));
-    assert_eq!(wiring.chunks.try_recv(), None);
+    assert_eq!(wiring.chunks.try_recv(stamp_ms(100)), None);
 }
 
 #[test]

@@ -7,11 +7,11 @@ mod robot;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use pi0_node::control::{Outcome, assemble};
+use pi0_node::control::{Outcome, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::device::cpu::Precision;
-use pi0_node::settings::Settings;
-use robot::{put_image, put_joints, settings, stamp_ms, write_checkpoint};
+use pi0_node::settings::{Camera, ChunkJoin, MissingCamera, Settings};
+use robot::{image, put_image, put_joints, settings, stamp_ms, write_checkpoint};
 
 struct Counting;
 
@@ -46,9 +46,10 @@ static ALLOCATOR: Counting = Counting;
 fn a_cycle_allocates_and_frees_nothing() {
     let folder = tempfile::tempdir().unwrap();
     write_checkpoint(folder.path());
-    for precision in [Precision::F32, Precision::Bf16] {
-        no_cycle_allocates(&Settings { precision, ..settings(folder.path()) });
-    }
+    let plain = settings(folder.path());
+    no_cycle_allocates(&Settings { precision: Precision::F32, ..plain.clone() });
+    no_cycle_allocates(&Settings { precision: Precision::Bf16, ..plain.clone() });
+    no_cycle_allocates(&with_everything(plain));
 
     // The counter does count.
     ARMED.store(true, SeqCst);
@@ -57,24 +58,57 @@ fn a_cycle_allocates_and_frees_nothing() {
     assert!(COUNT.load(SeqCst) > 0);
 }
 
+/// A choice of denoising steps, acts between frame sets, a blend, limits, and a camera that goes missing.
+fn with_everything(mut settings: Settings) -> Settings {
+    settings.denoise_steps = vec![4, 2];
+    settings.act_rate_hz = 100.0;
+    settings.chunk_join = ChunkJoin::Blend { blend_ms: 100.0 };
+    settings.limits.position_max = vec![1e3; 2];
+    settings.limits.velocity_max = vec![1e5; 2];
+    settings.limits.step_max = vec![1e3; 2];
+    settings.max_image_age_ms = 250.0;
+    settings.cameras[1] =
+        Camera { topic: Some("/left".into()), missing: MissingCamera::Mask, ..settings.cameras[1].clone() };
+    settings
+}
+
 fn no_cycle_allocates(settings: &Settings) {
     let mut wiring = assemble(settings, &Silent).unwrap();
-    for cycle in 0..5 {
+    let mut sequence = 0;
+    for cycle in 0..8 {
         let now = 100 * cycle;
         put_image(&mut wiring, now);
         put_joints(&mut wiring, now);
+        if let Some(camera) = wiring.cameras.get_mut(1).filter(|_| cycle < 4) {
+            camera.put_image(&image(stamp_ms(now)), stamp_ms(now)).unwrap();
+        }
         if cycle == 3 {
             // Long enough for other programs than the first prompt's.
             wiring.prompt.put(&"another task ".repeat(2)).unwrap();
         }
+        let [first, idle] = [0, 0].map(|_| counted_step(&mut wiring, now, &mut sequence));
+        // While a missing camera is waited for, these are acts on the set before.
+        assert_eq!((first, idle), (Outcome::Chunk, Outcome::Idle), "cycle {cycle}");
 
-        ARMED.store(true, SeqCst);
-        let outcome = wiring.cycle.step(stamp_ms(now));
-        let idle = wiring.cycle.step(stamp_ms(now));
-        ARMED.store(false, SeqCst);
-
-        assert_eq!((outcome, idle), (Outcome::Chunk, Outcome::Idle));
-        assert_eq!(COUNT.load(SeqCst), 0, "cycle {cycle}");
-        assert_eq!(wiring.chunks.try_recv().unwrap().sequence, cycle as u64);
+        put_joints(&mut wiring, now + 20);
+        let again = counted_step(&mut wiring, now + 20, &mut sequence);
+        assert_eq!(again == Outcome::Chunk, settings.act_rate_hz > 0.0, "cycle {cycle}");
     }
+    // Two sets waited in vain for the second camera, then it was left out.
+    let frame_sets = if wiring.cameras.len() > 1 { 6 } else { 8 };
+    assert_eq!(wiring.monitor.snapshot().frame_sets, frame_sets);
+}
+
+/// A step and what is sent after it, which must not allocate; counts the chunks in `sequence`.
+fn counted_step(wiring: &mut Wiring, ms: i64, sequence: &mut u64) -> Outcome {
+    let clock = || stamp_ms(ms);
+    ARMED.store(true, SeqCst);
+    let outcome = wiring.cycle.step_in_time(&clock);
+    let sent = wiring.chunks.send(clock, |chunk| if chunk.sequence == *sequence { Ok(()) } else { Err(()) });
+    ARMED.store(false, SeqCst);
+
+    assert_eq!(COUNT.load(SeqCst), 0, "at {ms} ms");
+    assert_eq!(sent, Ok(outcome == Outcome::Chunk), "at {ms} ms");
+    *sequence += u64::from(outcome == Outcome::Chunk);
+    outcome
 }

@@ -148,13 +148,17 @@ int32 sec
 uint32 nanosec
 ";
 
-    /// A trajectory of positions `[horizon, joints]` whose point i is at `stamp` + i / `rate_hz`.
-    pub fn new(stamp: Stamp, joint_names: &[String], positions: &[f64], rate_hz: f64) -> Self {
-        let rows = positions.chunks_exact(joint_names.len().max(1)).enumerate();
-        let points = rows.map(|(index, row)| {
+    /// A trajectory of points, each with the number that says its time: point i is at `stamp` + i / `rate_hz`.
+    pub fn new<'a>(
+        stamp: Stamp,
+        joint_names: &[String],
+        points: impl IntoIterator<Item = (usize, &'a [f64])>,
+        rate_hz: f64,
+    ) -> Self {
+        let points = points.into_iter().map(|(index, positions)| {
             let (sec, nanosec) = Stamp((index as f64 / rate_hz * 1e9).round() as i64).to_parts();
             JointTrajectoryPoint {
-                positions: row.to_vec(),
+                positions: positions.to_vec(),
                 time_from_start: Duration { sec, nanosec },
                 ..Default::default()
             }

@@ -16,7 +16,7 @@ use crate::device::tenstorrent::{
     self, Card, Precisions, Program, Residents, TenstorrentDevice, TenstorrentOptions,
 };
 use crate::device::{self, Account, Device, DeviceOptions};
-use crate::graph::{Graph, Weights};
+use crate::graph::{Graph, GraphError, Weights};
 use crate::policy::checkpoint::random::RandomWeights;
 use crate::policy::{Checkpoint, Intermediates, PolicyConfig, PolicyGraphs};
 
@@ -92,20 +92,19 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     }
 }
 
-/// Both graphs, rewritten as the device likes them.
+/// Both graphs, as the device likes them best.
 fn graphs(
     config: &PolicyConfig,
-    cameras: usize,
-    simplify: impl Fn(Graph) -> Result<Graph, crate::graph::GraphError>,
-) -> anyhow::Result<PolicyGraphs> {
-    let PolicyGraphs { perceive, act } = PolicyGraphs::as_written(config, cameras, &Intermediates::None)?;
-    Ok(PolicyGraphs { perceive: simplify(perceive)?, act: simplify(act)? })
+    options: &Options,
+    rewrite: impl Fn(Graph) -> Result<Graph, GraphError>,
+) -> Result<PolicyGraphs, GraphError> {
+    PolicyGraphs::rewritten(config, options.cameras, &Intermediates::None, rewrite)
 }
 
 fn on_cpu(config: &PolicyConfig, options: &Options, weights: &dyn Weights) -> anyhow::Result<Audited> {
-    let device_options = DeviceOptions { threads: 0, precision: options.dtype };
+    let device_options = DeviceOptions::cpu(0, options.dtype);
     let mut device = device::open(&options.device, device_options)?;
-    let graphs = graphs(config, options.cameras, |graph| device.simplify(graph))?;
+    let graphs = graphs(config, options, |graph| device.simplify(graph))?;
     let accounts = compile(&mut *device, &graphs, weights)?;
     Ok(Audited { device: device.describe(), graphs, accounts })
 }
@@ -142,7 +141,7 @@ fn on_card(
         ),
         _ => {}
     }
-    let graphs = graphs(config, options.cameras, |graph| device.simplify(graph))?;
+    let graphs = graphs(config, options, |graph| device.simplify(graph))?;
     let progress = Bar::default();
     let perceive = device.compile(&graphs.perceive, weights, &progress)?;
     let act = device.compile(&graphs.act, weights, &progress)?;
@@ -154,7 +153,7 @@ fn on_card(
 }
 
 fn lowered(config: &PolicyConfig, options: &Options, card: Card) -> anyhow::Result<Audited> {
-    let graphs = graphs(config, options.cameras, tenstorrent::simplify)?;
+    let graphs = graphs(config, options, tenstorrent::simplify)?;
     let (precisions, mut residents) = (Precisions::default(), Residents::new());
     let perceive = tenstorrent::lower(&graphs.perceive, &card, precisions, &mut residents)?;
     let act = tenstorrent::lower(&graphs.act, &card, precisions, &mut residents)?;

@@ -145,7 +145,8 @@ struct Plan {
 
 impl Plan {
     fn of(config: &PolicyConfig, card: Card, cameras: usize, options: &Options) -> anyhow::Result<Self> {
-        let graphs = PolicyGraphs::as_written(config, cameras, &Intermediates::None)?;
+        let graphs =
+            PolicyGraphs::rewritten(config, cameras, &Intermediates::None, tenstorrent::simplify)?;
         let mut residents = Residents::new();
         let mut plan = Self {
             card,
@@ -156,7 +157,6 @@ impl Plan {
             budget_ms: options.budget_ms,
         };
         for graph in [graphs.perceive, graphs.act] {
-            let graph = tenstorrent::simplify(graph)?;
             let program = tenstorrent::lower(&graph, &card, Precisions::default(), &mut residents)?;
             plan.dram_bytes += program.fixed_bytes();
             plan.add(&program, options);

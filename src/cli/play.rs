@@ -27,6 +27,9 @@ pub struct Options {
     /// Stamp in the messages' headers.
     #[arg(long, value_enum, default_value = "now")]
     stamp: StampFrom,
+    /// Publish the bag's time on /clock too, for nodes with use_sim_time; goes with --stamp bag.
+    #[arg(long)]
+    clock: bool,
     /// Wait until N of the bag's topics have a subscriber.
     #[arg(long, value_name = "N", default_value_t = 0)]
     wait_for_subscribers: usize,
@@ -44,6 +47,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         looped: options.looped,
         delay: Duration::from_secs_f64(options.delay),
         stamp: options.stamp,
+        clock: options.clock,
         wait_for_subscribers: options.wait_for_subscribers,
     })
 }

@@ -4,8 +4,10 @@
 //! chunks depend on the bag, the checkpoint and the settings alone, never on how fast this machine is.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -16,7 +18,8 @@ use super::progress::Bar;
 use super::rate::rate;
 use crate::bag::messages::{CompressedImage, Image, JointState, JointTrajectory, Text};
 use crate::bag::{Bag, CdrError, ChunkWriter, Message, cdr};
-use crate::control::{self, Outcome, Wiring};
+use crate::control::{self, Chunk, Monitor, Wiring};
+use crate::dashboard::{Dashboard, Sources};
 use crate::observe::messages::Stamp;
 use crate::settings::{NODE_NAME, Settings, Transport, Value, read_parameters};
 
@@ -49,6 +52,9 @@ pub struct Options {
     /// Seed of the noise; wins over the parameter file's.
     #[arg(long)]
     seed: Option<u32>,
+    /// Show the replay on the dashboard, at an address such as 127.0.0.1:9464; best with --rate.
+    #[arg(long, value_name = "ADDRESS")]
+    dashboard: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy)]
@@ -76,7 +82,12 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     }
     let topics = Topics::find(&bag, &settings)?;
     let mut wiring = control::assemble(&settings, &Bar::default())?;
+    // There is no robot that could move.
+    wiring.enable.set(true);
     eprintln!("replaying {} on {}", options.bag.display(), wiring.monitor.device());
+    let shown = Shown::default();
+    let _dashboard =
+        options.dashboard.map(|at| shown.dashboard(at, &wiring.monitor, &settings)).transpose()?;
     let topic = format!("/{NODE_NAME}/action_chunk");
     let mut output = options.output.as_deref().map(|path| ChunkWriter::create(path, &topic)).transpose()?;
 
@@ -98,13 +109,14 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         if let Err(error) = topics.put(&message, &mut wiring) {
             progress.suspend(|| eprintln!("warning: {error:#}"));
         }
-        if wiring.cycle.step(message.log_time) == Outcome::Chunk
-            && let (Some(chunk), Some(output)) = (wiring.chunks.try_recv(), &mut output)
-        {
+        wiring.cycle.step(message.log_time);
+        let Some(chunk) = wiring.chunks.try_recv(message.log_time) else { continue };
+        if let Some(output) = &mut output {
             let names = wiring.joints.names();
-            let trajectory = JointTrajectory::new(chunk.observation, names, &chunk.actions, chunk.control_hz);
+            let trajectory = JointTrajectory::new(chunk.observation, names, chunk.points(), chunk.control_hz);
             output.write(&trajectory, message.log_time)?;
         }
+        shown.set(chunk);
     }
     progress.finish_and_clear();
 
@@ -125,6 +137,33 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         println!("\n{} chunks written to {}", output.finish()?, path.display());
     }
     Ok(())
+}
+
+/// The last chunk, for the dashboard.
+#[derive(Clone, Default)]
+struct Shown(Arc<Mutex<Option<Chunk>>>);
+
+impl Shown {
+    fn set(&self, chunk: Chunk) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(chunk);
+    }
+
+    fn dashboard(
+        &self,
+        address: SocketAddr,
+        monitor: &Monitor,
+        settings: &Settings,
+    ) -> anyhow::Result<Dashboard> {
+        let shown = self.clone();
+        let sources = Sources {
+            monitor: monitor.clone(),
+            settings: settings.clone(),
+            chunk: Box::new(move || shown.0.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        };
+        let dashboard = Dashboard::start(address, sources)?;
+        eprintln!("the dashboard is at http://{}", dashboard.address());
+        Ok(dashboard)
+    }
 }
 
 /// The parameter file's settings, with the options in place of what they name.
@@ -214,11 +253,11 @@ impl Topics {
             match target {
                 Target::Camera(index, Transport::Raw) => {
                     let image: Image = self.decode(message, wiring)?;
-                    wiring.cameras[index].put_image(&image.view())?;
+                    wiring.cameras[index].put_image(&image.view(), message.log_time)?;
                 }
                 Target::Camera(index, Transport::Compressed) => {
                     let image: CompressedImage = self.decode(message, wiring)?;
-                    wiring.cameras[index].put_compressed(&image.view())?;
+                    wiring.cameras[index].put_compressed(&image.view(), message.log_time)?;
                 }
                 Target::Joints => {
                     let joints: JointState = self.decode(message, wiring)?;

@@ -2,15 +2,21 @@
 //! that all of it fits together. Called by `node` and `cli replay`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::chunk::{self, ChunkOutput};
-use super::cycle::Cycle;
+use super::budget::StepChooser;
+use super::chunk::Chunk;
+use super::cycle::{Cycle, Timing};
 use super::inputs::{CameraInput, JointInput, JointSample, PromptInput};
+use super::limits::{Limits, LimitsError};
 use super::mailbox::mailbox;
 use super::model::{Model, ModelError};
+use super::output::{ChunkOutput, Rules, output};
+use super::rebuild::Rebuild;
+use super::state::{Enable, LoopState, Shared};
 use super::sync::{Frame, FrameSync};
 use super::wake::Wake;
-use crate::device::{self, DeviceError, DeviceOptions, Progress};
+use crate::device::{self, Device, DeviceError, DeviceOptions, Progress, Silent};
 use crate::observe::messages::Stamp;
 use crate::observe::{
     DeltaError, DeltaMask, ImagePreprocessor, JointOrder, NormalizationError, Normalizer, PromptTokenizer,
@@ -20,6 +26,9 @@ use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
 use crate::settings::Settings;
 use crate::telemetry::{Metrics, Snapshot};
 
+/// Opens the device that the settings name, at first and after it has failed.
+pub type OpenDevice = Box<dyn FnMut(&Settings) -> Result<Box<dyn Device>, DeviceError> + Send>;
+
 /// A control loop and its ends.
 pub struct Wiring {
     /// The cameras that have a topic, in the order of the settings.
@@ -28,6 +37,7 @@ pub struct Wiring {
     pub prompt: PromptInput,
     pub cycle: Cycle,
     pub chunks: ChunkOutput,
+    pub enable: Enable,
     pub monitor: Monitor,
 }
 
@@ -35,23 +45,54 @@ pub struct Wiring {
 #[derive(Clone)]
 pub struct Monitor {
     metrics: Arc<Metrics>,
+    shared: Arc<Shared>,
     device: Arc<str>,
+    model: Arc<str>,
 }
 
 impl Monitor {
+    /// Of a loop that records into `metrics` and `shared` and runs `model` on `device`, both as people call them.
+    pub fn new(metrics: Arc<Metrics>, shared: Arc<Shared>, device: &str, model: &str) -> Self {
+        Self { metrics, shared, device: device.into(), model: model.into() }
+    }
+
+    /// Everything that is counted and timed.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Counts and latencies up to now.
     pub fn snapshot(&self) -> Snapshot {
         self.metrics.snapshot()
+    }
+
+    /// What the loop is doing, and why.
+    pub fn state(&self) -> LoopState {
+        self.shared.state()
     }
 
     /// The device that runs the model.
     pub fn device(&self) -> &str {
         &self.device
     }
+
+    /// The model and what its latency depends on, in a few words.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
 }
 
 /// Builds the loop. The programs have run once when this returns, so that the first cycle is like any other.
 pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, AssembleError> {
+    assemble_on(settings, progress, Box::new(open_device))
+}
+
+/// As [`assemble`], on devices that `open` opens.
+pub fn assemble_on(
+    settings: &Settings,
+    progress: &dyn Progress,
+    mut open: OpenDevice,
+) -> Result<Wiring, AssembleError> {
     let cameras = settings.cameras.iter().filter(|camera| camera.topic.is_some()).count();
     if cameras == 0 {
         return Err(AssembleError::NoCamera);
@@ -60,8 +101,7 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
         return Err(AssembleError::NoJoints);
     }
     let checkpoint = Checkpoint::open(&settings.checkpoint)?;
-    let mut config = *checkpoint.config();
-    config.denoising_steps = settings.num_inference_steps.unwrap_or(config.denoising_steps);
+    let config = *checkpoint.config();
 
     // Cheap things first: nobody should wait for a compilation to hear of a missing file.
     let joints = settings.joints.len();
@@ -76,6 +116,7 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
     if normalizer.relative_actions() && settings.delta_actions.is_empty() {
         return Err(AssembleError::RelativeActions);
     }
+    let rules = Rules::new(settings, Limits::new(&settings.limits, &settings.joints)?);
     let wake = Wake::default();
     let metrics = Arc::new(Metrics::new(
         settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.name.as_str()),
@@ -91,24 +132,40 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
     };
     prompt.put(&settings.prompt)?;
 
-    let device = device::open(
-        &settings.device,
-        DeviceOptions { threads: settings.threads, precision: settings.precision },
-    )?;
-    let mut model = Model::compile(&checkpoint, &config, cameras, device, progress)?;
+    let mut model = make_model(settings, &checkpoint, cameras, open(settings)?, progress)?;
+    let description = describe(&checkpoint, &config, model.step_counts());
+    drop(checkpoint);
     // With the first prompt, so that the programs that warm up are those that will run.
     if prompt_receiver.take()
         && let Some(prompt) = prompt_receiver.held()
     {
         model.set_prompt(prompt)?;
     }
+    let start = Instant::now();
     model.warm_up()?;
+    let steps = expected_steps(&mut model)?;
+    let warm_up_ms = start.elapsed().as_secs_f64() * 1e3;
+    if warm_up_ms > settings.watchdog_ms {
+        tracing::warn!(
+            "the warm-up took {warm_up_ms:.0} ms and watchdog_ms is {}: if a cycle takes as long, nothing is sent",
+            settings.watchdog_ms
+        );
+    }
 
     let (cameras, frames) = camera_inputs(settings, &config, &wake, &metrics);
     let sample = JointSample { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints] };
     let (joint_sender, joint_receiver) = mailbox(&sample, &wake);
-    let (chunk_sender, chunks) = chunk::output(config.action_horizon, joints, settings.control_hz);
-    let monitor = Monitor { metrics: metrics.clone(), device: model.device().into() };
+    let shared = Arc::new(Shared::new(settings.watchdog_ms, !settings.require_enable));
+    let room = Chunk::new(config.action_horizon, joints, settings.control_hz);
+    let (chunk_sender, chunks) = output(&room, rules, shared.clone(), metrics.clone());
+    let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description);
+    let rebuild = {
+        let (settings, cameras) = (settings.clone(), cameras.len());
+        Rebuild::new(Box::new(move || {
+            let checkpoint = Checkpoint::open(&settings.checkpoint)?;
+            make_model(&settings, &checkpoint, cameras, open(&settings)?, &Silent)
+        }))
+    };
     Ok(Wiring {
         cameras,
         joints: JointInput {
@@ -118,6 +175,7 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
             metrics: metrics.clone(),
         },
         prompt,
+        enable: Enable { shared: shared.clone(), wake: wake.clone() },
         cycle: Cycle {
             model,
             frames,
@@ -128,13 +186,62 @@ pub fn assemble(settings: &Settings, progress: &dyn Progress) -> Result<Wiring, 
             chunks: chunk_sender,
             seed: settings.seed,
             sequence: 0,
-            sensor_timeout_ms: settings.sensor_timeout_ms,
+            timing: Timing {
+                max_image_age_ms: settings.max_image_age_ms,
+                max_joint_age_ms: settings.max_joint_age_ms,
+                budget_ms: settings.latency_budget_ms,
+                act_interval_ms: (settings.act_rate_hz > 0.0).then(|| 1e3 / settings.act_rate_hz),
+            },
+            steps,
+            view: None,
+            last_set: None,
+            was_enabled: !settings.require_enable,
+            rebuild,
             wake,
+            shared,
             metrics,
         },
         chunks,
         monitor,
     })
+}
+
+/// The checkpoint and what its latency depends on, for people.
+fn describe(checkpoint: &Checkpoint, config: &PolicyConfig, step_counts: &[usize]) -> String {
+    let name = checkpoint.folder().file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let steps: Vec<String> = step_counts.iter().map(usize::to_string).collect();
+    let points = config.action_horizon;
+    format!("{name}, {} denoising steps, chunks of {points} points", steps.join(" or "))
+}
+
+fn open_device(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
+    device::open(&settings.device, DeviceOptions::cpu(settings.threads, settings.precision))
+}
+
+fn make_model(
+    settings: &Settings,
+    checkpoint: &Checkpoint,
+    cameras: usize,
+    device: Box<dyn Device>,
+    progress: &dyn Progress,
+) -> Result<Model, AssembleError> {
+    let config = checkpoint.config();
+    let own = [config.denoising_steps];
+    let step_counts = if settings.denoise_steps.is_empty() { &own[..] } else { &settings.denoise_steps };
+    Ok(Model::compile(checkpoint, config, cameras, step_counts, device, progress)?)
+}
+
+/// What each number of denoising steps takes, measured once each after the warm-up; nothing where there is no choice.
+fn expected_steps(model: &mut Model) -> Result<StepChooser, DeviceError> {
+    let mut steps = StepChooser::new(model.step_counts());
+    let choices = model.step_counts().len();
+    // The smallest first, so that the last measured is the one that will run.
+    for choice in (0..choices).rev().filter(|_| choices > 1) {
+        let start = Instant::now();
+        model.act(choice)?;
+        steps.record(choice, start.elapsed());
+    }
+    Ok(steps)
 }
 
 /// An input for each camera with a topic, and what matches their frames.
@@ -145,7 +252,7 @@ fn camera_inputs(
     metrics: &Arc<Metrics>,
 ) -> (Vec<CameraInput>, FrameSync) {
     let side = config.vision.image;
-    let empty = Frame { stamp: Stamp(0), pixels: vec![0.0; 3 * side * side] };
+    let empty = Frame::empty(3 * side * side);
     let (mut inputs, mut mailboxes) = (Vec::new(), Vec::new());
     for camera in &settings.cameras {
         let Some(topic) = &camera.topic else { continue };
@@ -158,9 +265,9 @@ fn camera_inputs(
             mailbox: sender,
             metrics: metrics.clone(),
         });
-        mailboxes.push(receiver);
+        mailboxes.push((receiver, camera.missing));
     }
-    (inputs, FrameSync::new(mailboxes, settings.sync_tolerance_ms))
+    (inputs, FrameSync::new(mailboxes, settings.sync_tolerance_ms, settings.max_image_age_ms))
 }
 
 /// Settings from which no control loop can be made.
@@ -181,6 +288,8 @@ pub enum AssembleError {
     Normalization(#[from] NormalizationError),
     #[error(transparent)]
     Delta(#[from] DeltaError),
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]

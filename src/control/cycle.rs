@@ -1,31 +1,38 @@
-//! The cycle: a look at the mailboxes, and when there is a new frame set, perceive, act, decode, hand out the chunk.
-//! Owned by the control thread; nothing here allocates, locks or blocks.
+//! The cycle: a look at the mailboxes, and when there is something new, perceive, act, decode, hand out the chunk.
+//! Owned by the control thread; nothing here allocates, locks or blocks, as long as the device works.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::chunk::Chunk;
+use super::budget::StepChooser;
+use super::chunk::{Chunk, Made};
+use super::deadline::Parts;
 use super::inputs::JointSample;
 use super::mailbox::{Receiver, Sender};
 use super::model::Model;
 use super::noise;
+use super::output::too_old;
+use super::rebuild::Rebuild;
+use super::state::{Phase, Shared};
 use super::sync::{FrameSync, Look};
 use super::wake::Wake;
-use crate::device::DeviceError;
+use crate::device::{DeviceError, SectionTime};
 use crate::observe::messages::Stamp;
 use crate::observe::{DeltaMask, Normalizer, PromptTokens};
-use crate::telemetry::{DropReason, Metrics, Stage};
+use crate::telemetry::{CycleRecord, DropReason, Metrics, Stage};
 
 /// Longest sleep without a new message: how long a stop may go unnoticed.
 const SLEEP: Duration = Duration::from_millis(20);
+/// Shortest sleep before an act that is due soon.
+const SHORTEST_SLEEP: Duration = Duration::from_micros(200);
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
-    /// No new frame set.
+    /// Nothing new to act on.
     Idle,
-    /// A frame set led to no chunk.
+    /// What was new led to no chunk.
     Dropped(DropReason),
     /// A chunk was handed out.
     Chunk,
@@ -42,117 +49,319 @@ pub struct Cycle {
     pub(super) chunks: Sender<Chunk>,
     pub(super) seed: u64,
     pub(super) sequence: u64,
-    pub(super) sensor_timeout_ms: f64,
+    pub(super) timing: Timing,
+    pub(super) steps: StepChooser,
+    /// What the KV cache holds; none before the first frame set and after a new prompt.
+    pub(super) view: Option<View>,
+    /// When the last cycle on a frame set began, and its observation.
+    pub(super) last_set: Option<(Instant, Stamp)>,
+    pub(super) was_enabled: bool,
+    pub(super) rebuild: Rebuild,
     pub(super) wake: Wake,
+    pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// The settings that say when what is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    pub max_image_age_ms: f64,
+    pub max_joint_age_ms: f64,
+    pub budget_ms: f64,
+    /// Shortest time between acts on the same frame set; none: one act for each.
+    pub act_interval_ms: Option<f64>,
+}
+
+/// What the KV cache was made of, and what was made of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    /// Oldest and newest stamp of the images.
+    images: (Stamp, Stamp),
+    /// When the last act began.
+    acted: Option<Stamp>,
+    /// The joint state of the last act.
+    joints: Stamp,
+}
+
+/// How a step takes the time.
+struct Now<'a> {
+    clock: &'a dyn Fn() -> Stamp,
+    /// Whether the clock runs, so that it matters how long things take.
+    runs: bool,
+}
+
+/// When a chunk's making began, by the node's clock and by this machine's, and what took how long.
+#[derive(Clone, Copy)]
+struct Began {
+    stamp: Stamp,
+    at: Instant,
+    parts: Parts,
+}
+
+impl Began {
+    fn now(stamp: Stamp) -> Self {
+        Self { stamp, at: Instant::now(), parts: Parts::default() }
+    }
 }
 
 impl Cycle {
     /// Steps whenever something has come, until `stop`. `clock` is the clock of the messages' receivers.
     pub fn run(&mut self, clock: impl Fn() -> Stamp, stop: &AtomicBool) {
+        let now = Now { clock: &clock, runs: true };
         while !stop.load(Relaxed) {
-            self.step_by(&clock);
-            self.wake.wait(SLEEP);
+            self.step_by(&now);
+            self.wake.wait(self.sleep(clock()));
         }
     }
 
-    /// Looks at the mailboxes once, and makes a chunk if there is a new frame set. `now` is the time on the clock of the
+    /// Looks at the mailboxes once, and makes a chunk if there is something new. `now` is the time on the clock of the
     /// messages' receivers, which stands still meanwhile: what comes out does not depend on how long this takes.
     pub fn step(&mut self, now: Stamp) -> Outcome {
-        self.step_by(&|| now)
+        self.step_by(&Now { clock: &|| now, runs: false })
     }
 
-    fn step_by(&mut self, clock: &impl Fn() -> Stamp) -> Outcome {
-        let result = self.update_prompt().and_then(|()| self.look(clock));
-        match result {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                self.metrics.report("device", &error);
-                self.dropped(DropReason::Device)
-            }
+    /// As [`Self::step`], by a clock that runs: the budget decides how many denoising steps there are.
+    pub fn step_in_time(&mut self, clock: &dyn Fn() -> Stamp) -> Outcome {
+        self.step_by(&Now { clock, runs: true })
+    }
+
+    fn step_by(&mut self, now: &Now) -> Outcome {
+        self.shared.beat();
+        if self.rebuild.has_failed() {
+            return Outcome::Idle;
         }
+        self.follow_enable((now.clock)());
+        match self.update_prompt().and_then(|()| self.look(now)) {
+            Ok(outcome) => outcome,
+            Err(error) => self.recover(&error, (now.clock)()),
+        }
+    }
+
+    /// How long there is nothing to do unless something comes.
+    fn sleep(&self, now: Stamp) -> Duration {
+        let acted = self.view.and_then(|view| view.acted);
+        match (self.timing.act_interval_ms, acted) {
+            (Some(interval_ms), Some(acted)) => {
+                let left_ms = interval_ms - now.ms_since(acted);
+                Duration::try_from_secs_f64(left_ms / 1e3).unwrap_or(SLEEP).clamp(SHORTEST_SLEEP, SLEEP)
+            }
+            _ => SLEEP,
+        }
+    }
+
+    /// Tells the robot to stay where it is when the node has been disabled.
+    fn follow_enable(&mut self, now: Stamp) {
+        let enabled = self.shared.is_enabled();
+        if self.was_enabled && !enabled {
+            self.hold(DropReason::Disabled, now);
+        }
+        self.was_enabled = enabled;
     }
 
     fn update_prompt(&mut self) -> Result<(), DeviceError> {
         if self.prompt.take()
             && let Some(prompt) = self.prompt.held()
         {
+            // The KV cache is of the old prompt, and maybe of other programs.
+            self.view = None;
             self.model.set_prompt(prompt)?;
         }
         Ok(())
     }
 
-    fn look(&mut self, clock: &impl Fn() -> Stamp) -> Result<Outcome, DeviceError> {
-        match self.frames.look() {
-            Look::Waiting => Ok(Outcome::Idle),
+    fn look(&mut self, now: &Now) -> Result<Outcome, DeviceError> {
+        let stamp = (now.clock)();
+        match self.frames.look(stamp) {
+            Look::Waiting => self.act_again(now),
             Look::Apart { spread_ms } => {
                 self.metrics.apart(spread_ms);
-                Ok(Outcome::Idle)
+                self.act_again(now)
             }
-            Look::Complete => {
-                self.metrics.frame_sets.add_one();
-                let (now, start) = (clock(), Instant::now());
-                self.perceive()?;
-                let outcome = self.act(clock())?;
-                if outcome == Outcome::Chunk {
-                    self.metrics.time(Stage::Cycle, start);
-                    let age_ms = self.frames.newest().map_or(0.0, |observation| now.ms_since(observation));
-                    self.metrics.age(age_ms + start.elapsed().as_secs_f64() * 1e3);
-                }
-                Ok(outcome)
-            }
+            Look::Complete => self.perceive_and_act(stamp, now),
         }
+    }
+
+    /// A new frame set to a chunk.
+    fn perceive_and_act(&mut self, stamp: Stamp, now: &Now) -> Result<Outcome, DeviceError> {
+        self.metrics.frame_sets.add_one();
+        self.view = None;
+        let Some(images) = self.frames.span() else { return Ok(Outcome::Idle) };
+        if let Some(reason) = self.images_too_old(images, stamp) {
+            return Ok(self.dropped(reason));
+        }
+        let mut began = Began::now(stamp);
+        self.note_arrival(&mut began, images.1, now.runs);
+        self.perceive(&mut began.parts)?;
+        self.view = Some(View { images, acted: None, joints: Stamp(0) });
+        self.act(images.1, began, now)
+    }
+
+    /// What the frames of this set went through before the cycle began.
+    fn note_arrival(&mut self, began: &mut Began, observation: Stamp, clock_runs: bool) {
+        let (mut transport_ms, mut decode, mut wait) = (0.0_f64, Duration::ZERO, Duration::ZERO);
+        for frame in self.frames.frames().flatten() {
+            let (start, end) = frame.decoding;
+            transport_ms = transport_ms.max(frame.received.ms_since(frame.stamp));
+            decode = decode.max(end.saturating_duration_since(start));
+            wait = wait.max(began.at.saturating_duration_since(end));
+        }
+        let transport = Duration::try_from_secs_f64(transport_ms / 1e3).unwrap_or(Duration::MAX);
+        for (stage, took) in [(Stage::Transport, transport), (Stage::Decode, decode), (Stage::SyncWait, wait)]
+        {
+            self.metrics.record(stage, took);
+            began.parts.set(stage, took);
+        }
+        if clock_runs && let Some((last, last_observation)) = self.last_set {
+            let cycles_ms = (began.at - last).as_secs_f64() * 1e3;
+            self.metrics.record_ms(Stage::Jitter, (cycles_ms - observation.ms_since(last_observation)).abs());
+        }
+        self.last_set = Some((began.at, observation));
     }
 
     /// The frame set to the KV cache.
-    fn perceive(&mut self) -> Result<(), DeviceError> {
+    fn perceive(&mut self, parts: &mut Parts) -> Result<(), DeviceError> {
         let start = Instant::now();
         for (camera, frame) in self.frames.frames().enumerate() {
-            self.model.set_image(camera, &frame.pixels)?;
+            self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
         }
-        self.metrics.time(Stage::Write, start);
+        parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
         let start = Instant::now();
         self.model.perceive()?;
-        self.metrics.time(Stage::Perceive, start);
+        parts.set(Stage::Perceive, self.metrics.time(Stage::Perceive, start));
+        note_perceive_sections(&self.metrics, self.model.perceive_sections());
         Ok(())
     }
 
-    /// The newest joint state and the KV cache to a chunk. Perceiving may have taken long, so `now` is later than when
-    /// the cycle began.
-    fn act(&mut self, now: Stamp) -> Result<Outcome, DeviceError> {
+    /// A newer joint state with the KV cache as it is, if that is wanted and due.
+    fn act_again(&mut self, now: &Now) -> Result<Outcome, DeviceError> {
+        let (Some(interval_ms), Some(view)) = (self.timing.act_interval_ms, self.view) else {
+            return Ok(Outcome::Idle);
+        };
+        let stamp = (now.clock)();
+        if let Some(reason) = self.images_too_old(view.images, stamp) {
+            self.view = None;
+            return Ok(self.dropped(reason));
+        }
         self.joints.take();
-        let (Some(joints), Some(observation)) = (self.joints.held(), self.frames.newest()) else {
+        let newer = self.joints.held().map(JointSample::since).filter(|&since| since > view.joints);
+        let due = view.acted.is_none_or(|acted| stamp.ms_since(acted) >= interval_ms);
+        match newer {
+            Some(since) if due => self.act(since.max(view.images.1), Began::now(stamp), now),
+            _ => Ok(Outcome::Idle),
+        }
+    }
+
+    /// The newest joint state and the KV cache to a chunk whose first point is for `observation`.
+    fn act(&mut self, observation: Stamp, mut began: Began, now: &Now) -> Result<Outcome, DeviceError> {
+        // Perceiving may have taken long.
+        let stamp = (now.clock)();
+        self.joints.take();
+        let (Some(joints), Some(view)) = (self.joints.held(), &mut self.view) else {
             return Ok(self.dropped(DropReason::JointsMissing));
         };
-        if now.ms_since(joints.received) > self.sensor_timeout_ms {
-            return Ok(self.dropped(DropReason::JointsStale));
+        let since = joints.since();
+        (view.acted, view.joints) = (Some(stamp), since);
+        let images = view.images;
+        let joints_too_old = too_old(since, stamp, self.timing.max_joint_age_ms, DropReason::JointsStale);
+        if let Some(reason) = joints_too_old.or(self.images_too_old(images, stamp)) {
+            return Ok(self.dropped(reason));
         }
 
+        let left_ms = self.timing.budget_ms - stamp.ms_since(observation) - self.shared.publish_ms();
+        let choice = if now.runs { self.steps.choose(left_ms) } else { 0 };
         let start = Instant::now();
         self.normalizer.normalize_state(&joints.positions, &mut self.model.state);
-        noise::fill(self.seed, observation, &mut self.model.noise);
-        let actions = self.model.act()?;
-        self.metrics.time(Stage::Act, start);
+        // Of the images, so that acts on the same set follow the same flow.
+        noise::fill(self.seed, images.1, &mut self.model.noise);
+        self.model.act(choice)?;
+        began.parts.set(Stage::Act, self.metrics.time(Stage::Act, start));
+        note_act_sections(&self.metrics, self.model.act_sections(choice));
+        let read = Instant::now();
+        let denoising_steps = self.model.step_counts()[choice];
+        let actions = self.model.read_actions(choice)?;
+        began.parts.set(Stage::Readback, self.metrics.time(Stage::Readback, read));
 
-        let start = Instant::now();
+        let decode = Instant::now();
         if !actions.iter().all(|action| action.is_finite()) {
+            self.hold(DropReason::NotFinite, stamp);
             return Ok(self.dropped(DropReason::NotFinite));
         }
         let chunk = self.chunks.buffer();
         self.normalizer.unnormalize_actions(actions, &mut chunk.actions);
         self.delta.add_state(&joints.positions, &mut chunk.actions);
+        chunk.measured.copy_from_slice(&joints.positions);
+        (chunk.first, chunk.horizon) = (0, chunk.actions.len() / chunk.joints);
+        (chunk.hold, chunk.denoising_steps) = (None, denoising_steps);
         (chunk.observation, chunk.joint_stamp, chunk.sequence) = (observation, joints.stamp, self.sequence);
-        self.sequence += 1;
-        self.metrics.time(Stage::DecodeActions, start);
-        if self.chunks.send() {
-            self.metrics.dropped(DropReason::Overwritten);
-        }
-        self.metrics.chunks.add_one();
+        began.parts.set(Stage::DecodeActions, self.metrics.time(Stage::DecodeActions, decode));
+        self.metrics.time(Stage::Cycle, began.at);
+        // With what follows it, so that the time that is left need only cover that.
+        self.steps.record(choice, start.elapsed());
+        chunk.made = Made {
+            images: images.0,
+            joints: since,
+            began: (began.stamp, began.at),
+            handed_out: Instant::now(),
+            parts: began.parts,
+        };
+        self.hand_out();
         Ok(Outcome::Chunk)
     }
 
-    fn dropped(&self, reason: DropReason) -> Outcome {
+    /// Hands out a chunk that tells the robot to stay where it was measured; without a joint state, there is no such
+    /// place.
+    pub(super) fn hold(&mut self, reason: DropReason, now: Stamp) {
+        self.shared.set(Phase::Holding, Some(reason));
+        self.joints.take();
+        let Some(joints) = self.joints.held() else { return };
+        let chunk = self.chunks.buffer();
+        chunk.measured.copy_from_slice(&joints.positions);
+        chunk.hold = Some(reason);
+        (chunk.observation, chunk.joint_stamp, chunk.sequence) = (now, joints.stamp, self.sequence);
+        (chunk.made.joints, chunk.made.handed_out) = (joints.since(), Instant::now());
+        self.hand_out();
+    }
+
+    fn hand_out(&mut self) {
+        self.sequence += 1;
+        if self.chunks.send() {
+            self.metrics.dropped(DropReason::Overwritten);
+            self.metrics.cycle_finished(&CycleRecord::dropped(DropReason::Overwritten));
+        }
+    }
+
+    fn images_too_old(&self, (oldest, newest): (Stamp, Stamp), now: Stamp) -> Option<DropReason> {
+        let too_old = |stamp| too_old(stamp, now, self.timing.max_image_age_ms, DropReason::ImagesStale);
+        too_old(oldest).or(too_old(newest))
+    }
+
+    pub(super) fn dropped(&self, reason: DropReason) -> Outcome {
         self.metrics.dropped(reason);
+        self.metrics.cycle_finished(&CycleRecord::dropped(reason));
+        if self.shared.phase() != Phase::Holding {
+            self.shared.set(Phase::Waiting, Some(reason));
+        }
         Outcome::Dropped(reason)
     }
+}
+
+/// SigLIP's time and the rest's.
+fn note_perceive_sections(metrics: &Metrics, sections: &[SectionTime]) {
+    if sections.is_empty() {
+        return;
+    }
+    let (mut siglip, mut prefix) = (Duration::ZERO, Duration::ZERO);
+    for section in sections {
+        let part =
+            if matches!(section.name.as_str(), "vision" | "projector") { &mut siglip } else { &mut prefix };
+        *part += section.time;
+    }
+    metrics.record(Stage::Siglip, siglip);
+    metrics.record(Stage::Prefix, prefix);
+}
+
+/// Each denoising step's time.
+fn note_act_sections(metrics: &Metrics, sections: &[SectionTime]) {
+    let steps = sections.iter().filter(|section| section.name.starts_with("steps."));
+    steps.for_each(|section| metrics.record(Stage::DenoiseStep, section.time));
 }

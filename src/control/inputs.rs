@@ -36,12 +36,14 @@ impl CameraInput {
         &self.topic
     }
 
-    pub fn put_image(&mut self, image: &Image) -> Result<(), ImageError> {
-        self.put(image.stamp, |preprocessor, pixels| preprocessor.raw(image, pixels))
+    /// `received` is when the edge received it, by the clock that the cycle is given.
+    pub fn put_image(&mut self, image: &Image, received: Stamp) -> Result<(), ImageError> {
+        self.put(image.stamp, received, |preprocessor, pixels| preprocessor.raw(image, pixels))
     }
 
-    pub fn put_compressed(&mut self, image: &CompressedImage) -> Result<(), ImageError> {
-        self.put(image.stamp, |preprocessor, pixels| preprocessor.compressed(image, pixels))
+    /// As [`Self::put_image`].
+    pub fn put_compressed(&mut self, image: &CompressedImage, received: Stamp) -> Result<(), ImageError> {
+        self.put(image.stamp, received, |preprocessor, pixels| preprocessor.compressed(image, pixels))
     }
 
     /// Counts a message from which the edge could not even get an image message.
@@ -52,12 +54,14 @@ impl CameraInput {
     fn put(
         &mut self,
         stamp: Stamp,
+        received: Stamp,
         preprocess: impl FnOnce(&mut ImagePreprocessor, &mut [f32]) -> Result<(), ImageError>,
     ) -> Result<(), ImageError> {
         let since = Instant::now();
         let frame = self.mailbox.buffer();
         let result = preprocess(&mut self.preprocessor, &mut frame.pixels);
-        frame.stamp = stamp;
+        (frame.stamp, frame.received) = (stamp, received);
+        frame.decoding = (since, Instant::now());
         self.metrics.received(&self.metrics.cameras[self.index], since, result)?;
         self.mailbox.send();
         Ok(())
@@ -72,6 +76,13 @@ pub(super) struct JointSample {
     pub received: Stamp,
     /// `[joints]`, radians or metres.
     pub positions: Vec<f64>,
+}
+
+impl JointSample {
+    /// What its age counts from: the stamp, unless the driver leaves it out or the message came before it.
+    pub fn since(&self) -> Stamp {
+        if self.stamp.0 == 0 { self.received } else { self.stamp.min(self.received) }
+    }
 }
 
 /// Where an edge puts joint states.

@@ -34,12 +34,6 @@ impl<T: Send> Sender<T> {
         self.wake.wake();
         overwritten
     }
-
-    /// Whether the last value sent was taken.
-    #[cfg(test)]
-    pub fn taken(&self) -> bool {
-        self.input.consumed()
-    }
 }
 
 /// The reader's end.
@@ -55,6 +49,11 @@ impl<T: Send> Receiver<T> {
         let taken = self.output.update();
         self.filled |= taken;
         taken
+    }
+
+    /// Whether a value has come that was not taken.
+    pub fn is_full(&self) -> bool {
+        self.output.updated()
     }
 
     /// The value held: none until the first was taken.

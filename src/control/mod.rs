@@ -1,20 +1,32 @@
-//! The control loop: mailboxes that edges fill, frame sync, the cycle (perceive, act, decode), chunk timing.
+//! The control loop: mailboxes that edges fill, frame sync, the cycle (perceive, act, decode), and the way out.
 //! Live and replay run the same cycle; only the edges and the clock differ.
 //!
 //! [`assemble`] puts everything together from the settings. What it gives goes to different threads: inputs to whoever
-//! receives messages, the [`Cycle`] to the control thread, the [`ChunkOutput`] to whoever publishes.
+//! receives messages, the [`Cycle`] to the control thread, the [`ChunkOutput`] to whoever sends.
 
 mod assemble;
-pub mod chunk;
+mod budget;
+mod chunk;
 mod cycle;
+mod deadline;
 mod inputs;
+mod join;
+mod limits;
 mod mailbox;
 mod model;
 mod noise;
+mod output;
+mod real_time;
+mod rebuild;
+mod state;
 mod sync;
 mod wake;
 
-pub use assemble::{AssembleError, Monitor, Wiring, assemble};
-pub use chunk::{Chunk, ChunkOutput};
+pub use assemble::{AssembleError, Monitor, OpenDevice, Wiring, assemble, assemble_on};
+pub use chunk::Chunk;
 pub use cycle::{Cycle, Outcome};
 pub use inputs::{CameraInput, JointInput, PromptInput};
+pub use limits::LimitsError;
+pub use output::ChunkOutput;
+pub use real_time::make_real_time;
+pub use state::{Enable, LoopState, Phase, Shared};

@@ -1,7 +1,7 @@
-//! The policy on its device: two programs, and the buffers through which they are fed and read. Used by the cycle.
+//! The policy on its device: its programs, and the buffers through which they are fed and read. Used by the cycle.
 
-use crate::device::{self, Device, DeviceError, ProgramId, Progress};
-use crate::graph::{GraphError, HostTensor, HostView, TensorType};
+use crate::device::{Account, Device, DeviceError, ProgramId, Progress, SectionTime, StepTime};
+use crate::graph::{Graph, GraphError, HostTensor, HostView, TensorType, Weights};
 use crate::observe::PromptTokens;
 use crate::policy::{
     ACTIONS, Checkpoint, IMAGE_MASKS, Intermediates, NOISE, PolicyConfig, PolicyGraphs, STATE, TOKEN_MASK,
@@ -20,7 +20,13 @@ pub(super) struct Model {
     programs: Vec<Programs>,
     /// The one whose length fits the prompt.
     current: usize,
+    /// Numbers of denoising steps, the largest first.
+    step_counts: Vec<usize>,
     images: Vec<String>,
+    /// Which cameras give images.
+    image_masks: Vec<bool>,
+    /// What the model sees of a camera that gives none.
+    no_image: Vec<f32>,
     /// `[1, state_dim]`, normalised.
     pub state: Vec<f32>,
     /// `[action_horizon, action_dim]`
@@ -28,42 +34,58 @@ pub(super) struct Model {
     actions: HostTensor,
 }
 
-/// Both programs for prompts of up to `prompt_tokens`. They share their weights with those of other lengths.
+/// The programs for prompts of up to `prompt_tokens`. They share their weights with those of other lengths.
 struct Programs {
     prompt_tokens: usize,
     perceive: ProgramId,
-    act: ProgramId,
+    /// One for each number of denoising steps, in the order of [`Model::step_counts`].
+    act: Vec<ProgramId>,
 }
 
 impl Model {
-    /// Compiles the programs for the cameras that are there. Absent ones are left out: by the mask no token sees theirs,
-    /// and positions do not count them, so this is the same as a black image that is masked, for less work.
+    /// Compiles the programs for the cameras that are there, and acts of each of `step_counts` denoising steps. Absent
+    /// cameras are left out: by the mask no token sees theirs, and positions do not count them, so this is the same as a
+    /// black image that is masked, for less work.
     pub fn compile(
         checkpoint: &Checkpoint,
         config: &PolicyConfig,
         cameras: usize,
+        step_counts: &[usize],
         mut device: Box<dyn Device>,
         progress: &dyn Progress,
     ) -> Result<Self, ModelError> {
         let mut programs = Vec::new();
         for prompt_tokens in prompt_lengths(config.prompt_tokens) {
             let config = PolicyConfig { prompt_tokens, ..*config };
-            let graphs = PolicyGraphs::build(&config, cameras, &Intermediates::None)?;
-            let perceive = device.compile(&graphs.perceive, checkpoint, progress)?;
-            let act = device.compile(&graphs.act, checkpoint, progress)?;
-            device.write(perceive, IMAGE_MASKS, HostView::Bool(&vec![true; cameras]))?;
+            let perceive = graphs(&config, cameras, &*device)?.perceive;
+            let perceive = device.compile(&perceive, checkpoint, progress)?;
+            let mut act = Vec::with_capacity(step_counts.len());
+            for &denoising_steps in step_counts {
+                let config = PolicyConfig { denoising_steps, ..config };
+                let graph = graphs(&config, cameras, &*device)?.act;
+                act.push(device.compile(&graph, checkpoint, progress)?);
+            }
             programs.push(Programs { prompt_tokens, perceive, act });
         }
         let actions = TensorType::f32([config.action_horizon, config.action_dim]);
+        let side = config.vision.image;
         Ok(Self {
             device,
             programs,
             current: 0,
+            step_counts: step_counts.to_vec(),
             images: (0..cameras).map(image_input).collect(),
+            image_masks: vec![true; cameras],
+            no_image: vec![-1.0; 3 * side * side],
             state: vec![0.0; config.state_dim],
             noise: vec![0.0; actions.elements()],
             actions: HostTensor::zeros(&actions),
         })
+    }
+
+    /// Gives the device back, with all that it holds: there is not room for two everywhere. Nothing runs after that.
+    pub fn release(&mut self) {
+        self.device = Box::new(NoDevice);
     }
 
     /// The device's own words about itself.
@@ -71,13 +93,18 @@ impl Model {
         self.device.describe()
     }
 
+    /// Numbers of denoising steps to choose from, the largest first.
+    pub fn step_counts(&self) -> &[usize] {
+        &self.step_counts
+    }
+
     /// Runs the prompt's programs once on nothing in particular: pages are touched, threads are awake.
     pub fn warm_up(&mut self) -> Result<(), DeviceError> {
         self.perceive()?;
-        self.act().map(drop)
+        (0..self.step_counts.len()).try_for_each(|choice| self.act(choice))
     }
 
-    /// Chooses the programs that fit `prompt`. Images must be set anew before these perceive.
+    /// Chooses the programs that fit `prompt`. Images must be set anew, and perceived, before these act.
     pub fn set_prompt(&mut self, prompt: &PromptTokens) -> Result<(), DeviceError> {
         let length = prompt.mask.iter().rposition(|&real| real).map_or(0, |last| last + 1);
         self.current = self.programs.iter().rposition(|fits| length <= fits.prompt_tokens).unwrap_or(0);
@@ -86,23 +113,31 @@ impl Model {
         self.device.write(perceive, TOKEN_MASK, HostView::Bool(&prompt.mask[..prompt_tokens]))
     }
 
-    /// `pixels` `[3, height, width]` of a camera, numbered among those that are there.
-    pub fn set_image(&mut self, camera: usize, pixels: &[f32]) -> Result<(), DeviceError> {
+    /// `pixels` `[3, height, width]` of a camera, numbered among those that are there; none while it gives no images.
+    pub fn set_image(&mut self, camera: usize, pixels: Option<&[f32]>) -> Result<(), DeviceError> {
+        self.image_masks[camera] = pixels.is_some();
         let perceive = self.programs[self.current].perceive;
-        self.device.write(perceive, &self.images[camera], HostView::F32(pixels))
+        self.device.write(perceive, &self.images[camera], HostView::F32(pixels.unwrap_or(&self.no_image)))
     }
 
     /// Images and prompt to the KV cache.
     pub fn perceive(&mut self) -> Result<(), DeviceError> {
-        self.device.run(self.programs[self.current].perceive)
+        let perceive = self.programs[self.current].perceive;
+        self.device.write(perceive, IMAGE_MASKS, HostView::Bool(&self.image_masks))?;
+        self.device.run(perceive)
     }
 
-    /// [`Self::state`] and [`Self::noise`] with the KV cache to actions `[action_horizon, action_dim]`.
-    pub fn act(&mut self) -> Result<&[f32], DeviceError> {
-        let act = self.programs[self.current].act;
+    /// [`Self::state`] and [`Self::noise`] with the KV cache to actions, in `step_counts()[choice]` denoising steps.
+    pub fn act(&mut self, choice: usize) -> Result<(), DeviceError> {
+        let act = self.programs[self.current].act[choice];
         self.device.write(act, STATE, HostView::F32(&self.state))?;
         self.device.write(act, NOISE, HostView::F32(&self.noise))?;
-        self.device.run(act)?;
+        self.device.run(act)
+    }
+
+    /// The actions `[action_horizon, action_dim]` of the last act, which was of the same choice.
+    pub fn read_actions(&mut self, choice: usize) -> Result<&[f32], DeviceError> {
+        let act = self.programs[self.current].act[choice];
         self.device.read(act, ACTIONS, &mut self.actions)?;
         match &self.actions {
             HostTensor::F32(actions) => Ok(actions),
@@ -110,6 +145,58 @@ impl Model {
             HostTensor::I32(_) | HostTensor::Bool(_) => Ok(&[]),
         }
     }
+
+    /// How long each section of the last perception took.
+    pub fn perceive_sections(&self) -> &[SectionTime] {
+        self.device.sections(self.programs[self.current].perceive)
+    }
+
+    /// How long each section of the last act of this choice took.
+    pub fn act_sections(&self, choice: usize) -> &[SectionTime] {
+        self.device.sections(self.programs[self.current].act[choice])
+    }
+}
+
+/// Stands where a device was.
+struct NoDevice;
+
+impl NoDevice {
+    const GONE: DeviceError = DeviceError::NoProgram(0);
+}
+
+impl Device for NoDevice {
+    fn describe(&self) -> String {
+        "no device".into()
+    }
+
+    fn compile(&mut self, _: &Graph, _: &dyn Weights, _: &dyn Progress) -> Result<ProgramId, DeviceError> {
+        Err(Self::GONE)
+    }
+
+    fn write(&mut self, _: ProgramId, _: &str, _: HostView) -> Result<(), DeviceError> {
+        Err(Self::GONE)
+    }
+
+    fn run(&mut self, _: ProgramId) -> Result<(), DeviceError> {
+        Err(Self::GONE)
+    }
+
+    fn profile(&mut self, _: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
+        Err(Self::GONE)
+    }
+
+    fn account(&self, _: ProgramId) -> Result<Account, DeviceError> {
+        Err(Self::GONE)
+    }
+
+    fn read(&mut self, _: ProgramId, _: &str, _: &mut HostTensor) -> Result<(), DeviceError> {
+        Err(Self::GONE)
+    }
+}
+
+/// Both graphs, as the device likes them best.
+fn graphs(config: &PolicyConfig, cameras: usize, device: &dyn Device) -> Result<PolicyGraphs, GraphError> {
+    PolicyGraphs::rewritten(config, cameras, &Intermediates::None, |graph| device.simplify(graph))
 }
 
 /// The lengths that prompts of at most `longest` tokens are padded to, the longest first.
@@ -125,14 +212,14 @@ pub enum ModelError {
     #[error("the model does not fit together: {0}")]
     Graph(#[from] GraphError),
     #[error("the device cannot run the model: {0}")]
-    Device(#[from] device::DeviceError),
+    Device(#[from] DeviceError),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Silent;
     use crate::device::cpu::{CpuDevice, Precision};
+    use crate::device::{DeviceOptions, Silent};
     use crate::graph::WeightFormat;
     use crate::policy::checkpoint::init::write_random;
 
@@ -145,15 +232,20 @@ mod tests {
         assert_eq!(lengths(5), [5]);
     }
 
+    fn act(model: &mut Model) -> Vec<f32> {
+        model.act(0).unwrap();
+        model.read_actions(0).unwrap().to_vec()
+    }
+
     /// The programs for short prompts give what masking the padding gives, up to the order of sums.
     #[test]
     fn less_padding_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         write_random(folder.path(), &PolicyConfig::TINY, 3, WeightFormat::F32, &|_| {}).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        let options = device::DeviceOptions { threads: 1, precision: Precision::F32 };
+        let options = DeviceOptions::cpu(1, Precision::F32);
         let device = Box::new(CpuDevice::new(options).unwrap());
-        let mut model = Model::compile(&checkpoint, &PolicyConfig::TINY, 1, device, &Silent).unwrap();
+        let mut model = Model::compile(&checkpoint, &PolicyConfig::TINY, 1, &[10], device, &Silent).unwrap();
         let pixels: Vec<f32> = (0..3 * 56 * 56).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
         model.noise.iter_mut().enumerate().for_each(|(i, noise)| *noise = (i % 13) as f32 / 6.0 - 1.0);
         model.state.fill(0.3);
@@ -165,17 +257,17 @@ mod tests {
         for (length, fits) in [(5, 16), (16, 16), (17, 32), (40, 48)] {
             model.set_prompt(&prompt(length)).unwrap();
             assert_eq!(model.programs[model.current].prompt_tokens, fits);
-            model.set_image(0, &pixels).unwrap();
+            model.set_image(0, Some(&pixels)).unwrap();
             model.perceive().unwrap();
-            let short = model.act().unwrap().to_vec();
+            let short = act(&mut model);
 
             model.current = 0;
             let perceive = model.programs[0].perceive;
             model.device.write(perceive, TOKENS, HostView::I32(&prompt(length).ids)).unwrap();
             model.device.write(perceive, TOKEN_MASK, HostView::Bool(&prompt(length).mask)).unwrap();
-            model.set_image(0, &pixels).unwrap();
+            model.set_image(0, Some(&pixels)).unwrap();
             model.perceive().unwrap();
-            let long = model.act().unwrap();
+            let long = act(&mut model);
             let largest = short.iter().zip(long).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(largest < 1e-5, "{length} tokens: {largest:e}");
         }

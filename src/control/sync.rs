@@ -3,9 +3,15 @@
 //! A set is complete when every camera has a frame newer than in the last set and all stamps lie within the
 //! tolerance. Cameras take their newest frame, with one exception: one that is ahead of another waits for it, so that
 //! a camera that always comes late still finds its partners.
+//!
+//! A camera that may be missing is waited for like any other while it gives images; when its newest is too old, sets go
+//! without it until it gives images again.
+
+use std::time::Instant;
 
 use super::mailbox::Receiver;
 use crate::observe::messages::Stamp;
+use crate::settings::MissingCamera;
 
 /// A stamp that lies further back than this is not an old frame but a clock that was set back (a simulation or a bag
 /// that starts again).
@@ -15,8 +21,20 @@ const CLOCK_RESET_MS: f64 = 1000.0;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
     pub stamp: Stamp,
+    /// When the edge received it, by the clock that the cycle is given.
+    pub received: Stamp,
+    /// When its decoding began and ended.
+    pub decoding: (Instant, Instant),
     /// `[3, height, width]` in [-1, 1].
     pub pixels: Vec<f32>,
+}
+
+impl Frame {
+    /// Room for a frame of so many elements.
+    pub fn empty(elements: usize) -> Self {
+        let now = Instant::now();
+        Self { stamp: Stamp(0), received: Stamp(0), decoding: (now, now), pixels: vec![0.0; elements] }
+    }
 }
 
 /// What a look at the cameras found.
@@ -35,13 +53,18 @@ pub enum Look {
 pub struct FrameSync {
     cameras: Vec<Camera>,
     tolerance_ms: f64,
+    /// A camera whose newest frame is older is missing.
+    missing_after_ms: f64,
 }
 
 #[derive(Debug)]
 struct Camera {
     mailbox: Receiver<Frame>,
-    /// Stamp of this camera's frame in the last set.
+    policy: MissingCamera,
+    /// Stamp of this camera's frame in the last set it was in.
     used: Option<Stamp>,
+    /// Whether sets go without it now.
+    missing: bool,
 }
 
 impl Camera {
@@ -49,42 +72,71 @@ impl Camera {
     fn fresh(&self) -> Option<Stamp> {
         let stamp = self.mailbox.held()?.stamp;
         let newer = |used: Stamp| stamp > used || used.ms_since(stamp) > CLOCK_RESET_MS;
-        self.used.is_none_or(newer).then_some(stamp)
+        (!self.missing && self.used.is_none_or(newer)).then_some(stamp)
+    }
+
+    /// Looks whether it gives images that are young enough, where sets may go without it.
+    fn look_after(&mut self, now: Stamp, missing_after_ms: f64) {
+        if self.policy == MissingCamera::Mask {
+            let age_ms = |frame: &Frame| now.ms_since(frame.stamp).abs();
+            self.missing = self.mailbox.held().is_none_or(|frame| age_ms(frame) > missing_after_ms);
+        }
     }
 }
 
 impl FrameSync {
-    pub fn new(mailboxes: Vec<Receiver<Frame>>, tolerance_ms: f64) -> Self {
-        let cameras = mailboxes.into_iter();
-        Self { cameras: cameras.map(|mailbox| Camera { mailbox, used: None }).collect(), tolerance_ms }
+    /// Cameras with what happens while they are missing, that is, when their newest frame is older than
+    /// `missing_after_ms`.
+    pub fn new(
+        cameras: impl IntoIterator<Item = (Receiver<Frame>, MissingCamera)>,
+        tolerance_ms: f64,
+        missing_after_ms: f64,
+    ) -> Self {
+        let camera = |(mailbox, policy)| Camera { mailbox, policy, used: None, missing: false };
+        Self { cameras: cameras.into_iter().map(camera).collect(), tolerance_ms, missing_after_ms }
     }
 
-    /// Takes what has come and tells whether it makes a set.
-    pub fn look(&mut self) -> Look {
+    /// Takes what has come and tells whether it makes a set. `now` is by the clock of the stamps.
+    pub fn look(&mut self, now: Stamp) -> Look {
         // A camera that catches up may leave another one behind, hence the repetition; its bound keeps cameras that
         // never pause from holding the cycle here.
         let mut look = Look::Waiting;
-        for _ in 0..=self.cameras.len() {
-            if !self.take_frames() {
+        for repetition in 0..=self.cameras.len() {
+            let took = self.take_frames();
+            // A camera that goes missing may complete a set without any new frame.
+            let changed = self.look_for_missing(now);
+            if !took && (!changed || repetition > 0) {
                 break;
             }
             look = self.compare();
             if look == Look::Complete {
-                self.cameras.iter_mut().for_each(|camera| camera.used = camera.fresh());
+                self.cameras.iter_mut().for_each(|camera| camera.used = camera.fresh().or(camera.used));
                 break;
             }
         }
         look
     }
 
-    /// The frames held, camera by camera: after [`Look::Complete`], the set.
-    pub fn frames(&self) -> impl Iterator<Item = &Frame> {
-        self.cameras.iter().filter_map(|camera| camera.mailbox.held())
+    /// Looks which cameras are missing. True when that has changed.
+    fn look_for_missing(&mut self, now: Stamp) -> bool {
+        let mut changed = false;
+        for camera in &mut self.cameras {
+            let before = camera.missing;
+            camera.look_after(now, self.missing_after_ms);
+            changed |= camera.missing != before;
+        }
+        changed
     }
 
-    /// The newest stamp of the frames held.
-    pub fn newest(&self) -> Option<Stamp> {
-        self.frames().map(|frame| frame.stamp).max()
+    /// The set after [`Look::Complete`], camera by camera; none for those that are missing.
+    pub fn frames(&self) -> impl Iterator<Item = Option<&Frame>> {
+        self.cameras.iter().map(|camera| camera.mailbox.held().filter(|_| !camera.missing))
+    }
+
+    /// The oldest and the newest stamp of the frames held.
+    pub fn span(&self) -> Option<(Stamp, Stamp)> {
+        let stamps = || self.frames().flatten().map(|frame| frame.stamp);
+        Some((stamps().min()?, stamps().max()?))
     }
 
     /// Every camera takes its newest frame, but those that are ahead of another keep theirs. False when nothing came.
@@ -107,7 +159,7 @@ impl FrameSync {
     /// Compares the stamps of the frames held.
     fn compare(&self) -> Look {
         let mut range: Option<(Stamp, Stamp)> = None;
-        for camera in &self.cameras {
+        for camera in self.cameras.iter().filter(|camera| !camera.missing) {
             let Some(stamp) = camera.fresh() else {
                 return Look::Waiting;
             };
@@ -129,16 +181,20 @@ mod tests {
     use crate::control::wake::Wake;
 
     const TOLERANCE_MS: f64 = 10.0;
+    const MISSING_AFTER_MS: f64 = 300.0;
 
     fn cameras<const N: usize>() -> ([Sender<Frame>; N], FrameSync) {
+        cameras_with([MissingCamera::Wait; N])
+    }
+
+    fn cameras_with<const N: usize>(policies: [MissingCamera; N]) -> ([Sender<Frame>; N], FrameSync) {
         let mut receivers = Vec::new();
-        let senders = [(); N].map(|()| {
-            let empty = Frame { stamp: Stamp(0), pixels: Vec::new() };
-            let (sender, receiver) = mailbox(&empty, &Wake::default());
-            receivers.push(receiver);
+        let senders = policies.map(|policy| {
+            let (sender, receiver) = mailbox(&Frame::empty(0), &Wake::default());
+            receivers.push((receiver, policy));
             sender
         });
-        (senders, FrameSync::new(receivers, TOLERANCE_MS))
+        (senders, FrameSync::new(receivers, TOLERANCE_MS, MISSING_AFTER_MS))
     }
 
     fn put(camera: &mut Sender<Frame>, ms: i64) {
@@ -146,20 +202,29 @@ mod tests {
         camera.send();
     }
 
+    /// A look at a time that does not matter, because no camera may be missing.
+    fn look(sync: &mut FrameSync) -> Look {
+        sync.look(Stamp(0))
+    }
+
+    fn look_at(sync: &mut FrameSync, ms: i64) -> Look {
+        sync.look(Stamp(ms * 1_000_000))
+    }
+
     fn stamps_ms(sync: &FrameSync) -> Vec<i64> {
-        sync.frames().map(|frame| frame.stamp.0 / 1_000_000).collect()
+        sync.frames().flatten().map(|frame| frame.stamp.0 / 1_000_000).collect()
     }
 
     #[test]
     fn a_set_is_complete_when_every_camera_has_a_frame() {
         let ([mut a, mut b], mut sync) = cameras();
-        assert_eq!(sync.look(), Look::Waiting);
+        assert_eq!(look(&mut sync), Look::Waiting);
         put(&mut a, 100);
-        assert_eq!(sync.look(), Look::Waiting);
+        assert_eq!(look(&mut sync), Look::Waiting);
         put(&mut b, 110);
-        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Complete);
         assert_eq!(stamps_ms(&sync), [100, 110]);
-        assert_eq!(sync.newest(), Some(Stamp(110_000_000)));
+        assert_eq!(sync.span(), Some((Stamp(100_000_000), Stamp(110_000_000))));
     }
 
     #[test]
@@ -167,13 +232,13 @@ mod tests {
         let ([mut a, mut b], mut sync) = cameras();
         put(&mut a, 100);
         put(&mut b, 100);
-        assert_eq!(sync.look(), Look::Complete);
-        assert_eq!(sync.look(), Look::Waiting);
+        assert_eq!(look(&mut sync), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Waiting);
         put(&mut a, 100);
         put(&mut b, 105);
-        assert_eq!(sync.look(), Look::Waiting);
+        assert_eq!(look(&mut sync), Look::Waiting);
         put(&mut a, 105);
-        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Complete);
         assert_eq!(stamps_ms(&sync), [105, 105]);
     }
 
@@ -182,10 +247,10 @@ mod tests {
         let ([mut a, mut b], mut sync) = cameras();
         put(&mut a, 100);
         put(&mut a, 104);
-        assert_eq!(sync.look(), Look::Waiting);
+        assert_eq!(look(&mut sync), Look::Waiting);
         put(&mut a, 108);
         put(&mut b, 110);
-        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Complete);
         assert_eq!(stamps_ms(&sync), [108, 110]);
     }
 
@@ -193,10 +258,10 @@ mod tests {
     fn the_newest_frame_wins_wherever_its_camera_stands() {
         let ([mut a, mut b], mut sync) = cameras();
         put(&mut b, 104);
-        assert_eq!(sync.look(), Look::Waiting);
+        assert_eq!(look(&mut sync), Look::Waiting);
         put(&mut b, 108);
         put(&mut a, 110);
-        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Complete);
         assert_eq!(stamps_ms(&sync), [110, 108]);
     }
 
@@ -205,9 +270,9 @@ mod tests {
         let ([mut a, mut b], mut sync) = cameras();
         put(&mut a, 100);
         put(&mut b, 111);
-        assert_eq!(sync.look(), Look::Apart { spread_ms: 11.0 });
+        assert_eq!(look(&mut sync), Look::Apart { spread_ms: 11.0 });
         put(&mut a, 120);
-        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Complete);
     }
 
     #[test]
@@ -216,10 +281,10 @@ mod tests {
         let mut sets = Vec::new();
         for ms in (100..2000).step_by(100) {
             put(&mut a, ms);
-            sync.look();
+            look(&mut sync);
             // More than one period late.
             put(&mut b, ms - 100);
-            if sync.look() == Look::Complete {
+            if look(&mut sync) == Look::Complete {
                 sets.push(stamps_ms(&sync));
             }
         }
@@ -233,11 +298,11 @@ mod tests {
         put(&mut b, 100);
         for ms in (100..5000).step_by(100) {
             put(&mut a, ms + 50);
-            assert_ne!(sync.look(), Look::Complete);
+            assert_ne!(look(&mut sync), Look::Complete);
         }
         put(&mut a, 5000);
         put(&mut b, 5000);
-        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Complete);
         assert_eq!(stamps_ms(&sync), [5000, 5000]);
     }
 
@@ -246,12 +311,12 @@ mod tests {
         let ([mut a, mut b], mut sync) = cameras();
         put(&mut a, 60_000);
         put(&mut b, 60_000);
-        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Complete);
         put(&mut b, 60_100);
-        assert_eq!(sync.look(), Look::Waiting);
+        assert_eq!(look(&mut sync), Look::Waiting);
         put(&mut a, 100);
         put(&mut b, 100);
-        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Complete);
         assert_eq!(stamps_ms(&sync), [100, 100]);
     }
 
@@ -260,9 +325,55 @@ mod tests {
         let ([mut a, mut b], mut sync) = cameras();
         put(&mut a, 500);
         put(&mut b, 500);
-        assert_eq!(sync.look(), Look::Complete);
+        assert_eq!(look(&mut sync), Look::Complete);
         put(&mut a, 400);
         put(&mut b, 400);
-        assert_eq!(sync.look(), Look::Waiting);
+        assert_eq!(look(&mut sync), Look::Waiting);
+    }
+
+    #[test]
+    fn a_camera_that_may_be_missing_is_waited_for_while_it_gives_images() {
+        let ([mut a, mut b], mut sync) = cameras_with([MissingCamera::Wait, MissingCamera::Mask]);
+        put(&mut a, 100);
+        put(&mut b, 100);
+        assert_eq!(look_at(&mut sync, 105), Look::Complete);
+        put(&mut a, 200);
+        assert_eq!(look_at(&mut sync, 205), Look::Waiting);
+        put(&mut b, 200);
+        assert_eq!(look_at(&mut sync, 210), Look::Complete);
+        assert_eq!(stamps_ms(&sync), [200, 200]);
+    }
+
+    #[test]
+    fn a_camera_that_went_missing_is_left_out_until_it_returns() {
+        let ([mut a, mut b], mut sync) = cameras_with([MissingCamera::Wait, MissingCamera::Mask]);
+        put(&mut a, 100);
+        assert_eq!(look_at(&mut sync, 100), Look::Complete);
+        assert_eq!(sync.frames().map(|frame| frame.is_some()).collect::<Vec<_>>(), [true, false]);
+        put(&mut a, 200);
+        put(&mut b, 200);
+        assert_eq!(look_at(&mut sync, 200), Look::Complete);
+        assert_eq!(stamps_ms(&sync), [200, 200]);
+        // Now b stops.
+        put(&mut a, 450);
+        assert_eq!(look_at(&mut sync, 450), Look::Waiting);
+        // No frame completes this set, but the time that b was waited for is over.
+        assert_eq!(look_at(&mut sync, 501), Look::Complete);
+        assert_eq!(stamps_ms(&sync), [450]);
+        put(&mut b, 550);
+        put(&mut a, 550);
+        assert_eq!(look_at(&mut sync, 550), Look::Complete);
+        assert_eq!(stamps_ms(&sync), [550, 550]);
+    }
+
+    #[test]
+    fn without_any_camera_there_is_no_set() {
+        let ([mut a, mut b], mut sync) = cameras_with([MissingCamera::Mask; 2]);
+        assert_eq!(look_at(&mut sync, 100), Look::Waiting);
+        put(&mut a, 100);
+        assert_eq!(look_at(&mut sync, 900), Look::Waiting);
+        put(&mut b, 900);
+        assert_eq!(look_at(&mut sync, 900), Look::Complete);
+        assert_eq!(stamps_ms(&sync), [900]);
     }
 }

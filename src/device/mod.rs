@@ -8,7 +8,7 @@ pub mod tenstorrent;
 
 use std::time::Duration;
 
-use self::tenstorrent::{Card, TenstorrentDevice, TenstorrentError, TenstorrentOptions};
+use self::tenstorrent::{Card, TenstorrentDevice, TenstorrentError, TenstorrentOptions, Tuning};
 use crate::graph::{DType, Graph, GraphError, HostTensor, HostView, WeightError, Weights, passes};
 
 /// A compiled graph of one device.
@@ -45,6 +45,13 @@ pub trait Device: Send {
 
     /// What the program consists of, for an audit.
     fn account(&self, program: ProgramId) -> Result<Account, DeviceError>;
+
+    /// How long each section of the program took in its last run, in the order in which they began; nothing where the
+    /// device does not time them. A section is what shares the first scope of its nodes' name paths: `vision`, `vlm`,
+    /// `steps.3` (a number belongs to its scope). Neither this nor the timing allocates.
+    fn sections(&self, _program: ProgramId) -> &[SectionTime] {
+        &[]
+    }
 
     /// What the machine can do at most, measured now; `None` where that is not known.
     fn peak(&mut self) -> Option<Peak> {
@@ -100,6 +107,23 @@ pub struct StepTime {
     /// What the device runs for it.
     pub kernel: &'static str,
     pub time: Duration,
+}
+
+/// How long the steps of one section of a program took together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SectionTime {
+    pub name: String,
+    pub time: Duration,
+}
+
+/// The section that a node belongs to, by its name path.
+pub fn section_of(node: &str) -> &str {
+    let mut dots = node.match_indices('.').map(|(at, _)| at);
+    let Some(first) = dots.next() else { return node };
+    let second = dots.next().unwrap_or(node.len());
+    let number = &node[first + 1..second];
+    let numbered = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    &node[..if numbered { second } else { first }]
 }
 
 /// Hears how far a compilation is.
@@ -161,6 +185,15 @@ pub struct DeviceOptions {
     pub threads: usize,
     /// How the CPU stores weights and what they are multiplied with.
     pub precision: cpu::Precision,
+    /// How a Tenstorrent card is used.
+    pub tenstorrent: Tuning,
+}
+
+impl DeviceOptions {
+    /// The CPU with so many threads, 0 for one per core.
+    pub fn cpu(threads: usize, precision: cpu::Precision) -> Self {
+        Self { threads, precision, tenstorrent: Tuning::default() }
+    }
 }
 
 /// The card of a device's name, after the colon; none is any.
@@ -176,9 +209,28 @@ pub fn open(name: &str, options: DeviceOptions) -> Result<Box<dyn Device>, Devic
     match name.split_once(':').unwrap_or((name, "")) {
         ("cpu", "") => Ok(Box::new(cpu::CpuDevice::new(options)?)),
         ("tenstorrent", card) => {
-            let options = TenstorrentOptions { card: card_named(card)?, ..TenstorrentOptions::default() };
+            let (card, tuning) = (card_named(card)?, options.tenstorrent);
+            let options = TenstorrentOptions { card, tuning, ..TenstorrentOptions::default() };
             Ok(Box::new(TenstorrentDevice::open(options)?))
         }
         _ => Err(DeviceError::Unknown(name.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_the_first_scope_with_its_number() {
+        for (node, section) in [
+            ("vision.layers.3.attn.qkv", "vision"),
+            ("vlm.layers.0.mlp", "vlm"),
+            ("steps.3.expert.layers.1.q", "steps.3"),
+            ("steps.10", "steps.10"),
+            ("projector", "projector"),
+        ] {
+            assert_eq!(section_of(node), section);
+        }
     }
 }

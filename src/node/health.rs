@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::graph::{Expected, Publishers, expected_topics};
-use crate::control::Monitor;
+use crate::control::{LoopState, Monitor, Phase};
 use crate::settings::Settings;
 use crate::telemetry::{DropReason, LatencySummary, SensorSnapshot, Snapshot};
 
@@ -114,7 +114,7 @@ impl Observer {
             })
             .map(|sensor| sensor.health(uptime, &self.publishers, now.last_error.as_deref()))
             .collect();
-        parts.push(control(before, now, rates, self.settings.sync_tolerance_ms));
+        parts.push(control(before, now, rates, self.monitor.state(), &self.settings));
         parts
     }
 }
@@ -173,26 +173,37 @@ impl Sensor<'_> {
 }
 
 /// The control loop.
-fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, tolerance_ms: f64) -> Part {
+fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, settings: &Settings) -> Part {
     let dropped = DropReason::ALL.map(|reason| (reason, now.dropped(reason) - before.dropped(reason)));
-    let worst = dropped.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
-    let (level, message) = match worst {
-        Some((DropReason::Device, _)) => {
-            let error = now.last_error.as_deref().unwrap_or("no reason given");
-            (Level::Error, format!("the device refuses: {error}"))
+    let (level, message) = match state.phase {
+        Phase::Stalled => {
+            let message = format!(
+                "stalled: the loop has shown no sign of life for more than {} ms; nothing is sent",
+                settings.watchdog_ms
+            );
+            (Level::Error, message)
         }
-        Some((reason, count)) => (Level::Warn, format!("{count} dropped: {}", reason.name())),
-        None if now.chunks == 0 && now.last_spread_ms > tolerance_ms => (
-            Level::Warn,
-            format!(
-                "no chunk yet: the cameras' stamps are {:.1} ms apart, sync_tolerance_ms is {tolerance_ms}",
-                now.last_spread_ms
-            ),
-        ),
-        None if now.chunks == 0 => (Level::Warn, "no chunk yet: no complete frame set".to_owned()),
-        None => (Level::Ok, format!("{:.1} chunks per second", rates.chunks_hz)),
+        Phase::Rebuilding | Phase::Failed => {
+            let error = now.last_error.as_deref().unwrap_or("no reason given");
+            let what =
+                if state.phase == Phase::Failed { "nothing is sent any more" } else { "it is made anew" };
+            (Level::Error, format!("the device refuses, {what}: {error}"))
+        }
+        Phase::Holding => {
+            let why = state.why.map_or("for no reason", DropReason::name);
+            let limits = now.last_error.as_deref().filter(|error| error.starts_with("limits: "));
+            (
+                Level::Error,
+                format!("holding: {why}{}", limits.map(|why| format!("; {why}")).unwrap_or_default()),
+            )
+        }
+        Phase::Disabled => {
+            (Level::Warn, "disabled: call the service ~/enable to have chunks sent".to_owned())
+        }
+        Phase::Waiting | Phase::Running => under_way(dropped, now, rates, settings),
     };
     let mut values = vec![
+        ("state".to_owned(), state.phase.name().to_owned()),
         ("frame_sets".to_owned(), now.frame_sets.to_string()),
         ("frame_sets_hz".to_owned(), format!("{:.2}", rates.frame_sets_hz)),
         ("chunks".to_owned(), now.chunks.to_string()),
@@ -200,10 +211,48 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, tolerance_ms: f64) 
     ];
     let drops = now.dropped.iter();
     values.extend(drops.map(|(reason, count)| (format!("dropped_{}", reason.name()), count.to_string())));
+    let missed = now.missed.iter();
+    values.extend(
+        missed
+            .filter(|(_, count)| *count > 0)
+            .map(|(stage, count)| (format!("late_{}", stage.name()), count.to_string())),
+    );
     for (stage, summary) in &now.stages {
         values.extend(latency(stage.name(), summary));
     }
     Part { name: "control".to_owned(), level, message, values }
+}
+
+/// A loop that neither holds nor is out of order: what it drops, what it waits for, or how it runs.
+fn under_way(
+    dropped: [(DropReason, u64); DropReason::ALL.len()],
+    now: &Snapshot,
+    rates: &Rates,
+    settings: &Settings,
+) -> (Level, String) {
+    let worst = dropped.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
+    match worst {
+        Some((reason, count)) => (Level::Warn, format!("{count} dropped: {}{}", reason.name(), hint(reason))),
+        None if now.chunks == 0 && now.last_spread_ms > settings.sync_tolerance_ms => (
+            Level::Warn,
+            format!(
+                "no chunk yet: the cameras' stamps are {:.1} ms apart, sync_tolerance_ms is {}",
+                now.last_spread_ms, settings.sync_tolerance_ms
+            ),
+        ),
+        None if now.chunks == 0 => (Level::Warn, "no chunk yet: no complete frame set".to_owned()),
+        None => (Level::Ok, format!("{:.1} chunks per second", rates.chunks_hz)),
+    }
+}
+
+/// What a drop that depends on the clock may come from.
+fn hint(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::ImagesStale | DropReason::JointsStale | DropReason::StampsAhead | DropReason::Past => {
+            " (do the drivers stamp with the node's clock? with use_sim_time, is /clock published?)"
+        }
+        _ => "",
+    }
 }
 
 fn latency(name: &str, summary: &LatencySummary) -> [(String, String); 2] {
@@ -216,9 +265,22 @@ fn latency(name: &str, summary: &LatencySummary) -> [(String, String); 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Value;
     use crate::telemetry::Metrics;
 
     const TIMEOUT_MS: f64 = 500.0;
+    const RUNNING: LoopState = LoopState { phase: Phase::Running, why: None };
+
+    fn settings() -> Settings {
+        let texts = |texts: &[&str]| Value::Texts(texts.iter().map(|text| (*text).to_owned()).collect());
+        let values = [
+            ("checkpoint", Value::Text("model".into())),
+            ("cameras", texts(&["base_0_rgb"])),
+            ("camera_topics", texts(&["/top"])),
+            ("joints", texts(&["waist"])),
+        ];
+        Settings::from_values(&values.map(|(name, value)| (name.to_owned(), value)).into()).unwrap()
+    }
 
     fn sensor(received: u64, refused: u64, age_ms: Option<f64>) -> SensorSnapshot {
         SensorSnapshot {
@@ -277,14 +339,17 @@ mod tests {
         metrics.dropped(DropReason::JointsStale);
         let now = metrics.snapshot();
         let rates = Rates::between(&before, &now, Duration::from_secs(1));
-        let part = control(&before, &now, &rates, 20.0);
-        assert_eq!((part.level, part.message.as_str()), (Level::Warn, "1 dropped: joints_stale"));
+        let part = control(&before, &now, &rates, RUNNING, &settings());
+        assert_eq!(
+            (part.level, part.message.as_str()),
+            (Level::Warn, format!("1 dropped: joints_stale{}", hint(DropReason::JointsStale)).as_str())
+        );
         assert!(part.values.contains(&("dropped_joints_stale".into(), "1".into())));
 
         metrics.chunks.add_one();
         let later = metrics.snapshot();
         let rates = Rates::between(&now, &later, Duration::from_millis(500));
-        let part = control(&now, &later, &rates, 20.0);
+        let part = control(&now, &later, &rates, RUNNING, &settings());
         assert_eq!((part.level, part.message.as_str()), (Level::Ok, "2.0 chunks per second"));
     }
 
@@ -292,9 +357,29 @@ mod tests {
     fn without_chunks_the_loop_says_what_it_waits_for() {
         let metrics = Metrics::new(["base_0_rgb"]);
         let before = metrics.snapshot();
-        let message = |now: &Snapshot| control(&before, now, &Rates::default(), 20.0).message;
+        let message = |now: &Snapshot| control(&before, now, &Rates::default(), RUNNING, &settings()).message;
         assert_eq!(message(&before), "no chunk yet: no complete frame set");
         metrics.apart(45.0);
         assert!(message(&metrics.snapshot()).contains("45.0 ms apart, sync_tolerance_ms is 20"));
+    }
+
+    #[test]
+    fn a_loop_that_does_not_run_says_why() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        let before = metrics.snapshot();
+        metrics.report("limits", &"joint 'waist' would be at 3.0000 in point 2; its limit is 1.0000");
+        let now = metrics.snapshot();
+        let part = |phase, why| {
+            let part = control(&before, &now, &Rates::default(), LoopState { phase, why }, &settings());
+            (part.level, part.message)
+        };
+        let (level, message) = part(Phase::Holding, Some(DropReason::PositionLimit));
+        assert_eq!(level, Level::Error);
+        assert!(message.starts_with("holding: position_limit; limits: joint 'waist'"), "{message}");
+        let (level, message) = part(Phase::Stalled, None);
+        assert_eq!(level, Level::Error);
+        assert!(message.contains("no sign of life for more than 2000 ms"), "{message}");
+        assert_eq!(part(Phase::Failed, None).0, Level::Error);
+        assert_eq!(part(Phase::Disabled, None).0, Level::Warn);
     }
 }

@@ -12,11 +12,12 @@ use futures::{FutureExt, Stream, StreamExt};
 use r2r::qos::QosProfile;
 use r2r::sensor_msgs::msg as sensor;
 use r2r::std_msgs::msg as std_msgs;
+use r2r::std_srvs::srv::SetBool;
 
 use super::clock::Clock;
 use super::latest::Latest;
 use super::stop::{Stop, StopOnDrop};
-use crate::control::{CameraInput, JointInput, PromptInput};
+use crate::control::{CameraInput, Enable, JointInput, PromptInput};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::settings::Transport;
 
@@ -33,34 +34,37 @@ const SENSOR_QOS: QosProfile = QosProfile::sensor_data().keep_last(1);
 pub fn camera(
     node: &mut r2r::Node,
     input: CameraInput,
+    clock: &Clock,
     stop: &Stop,
 ) -> anyhow::Result<(Drain, thread::JoinHandle<()>)> {
     match input.camera().transport {
-        Transport::Raw => camera_of(node, input, stop, |input, image: &sensor::Image| {
-            input.put_image(&Image {
+        Transport::Raw => camera_of(node, input, clock, stop, |input, image: &sensor::Image, received| {
+            let image = Image {
                 stamp: stamp(&image.header),
                 height: image.height,
                 width: image.width,
                 encoding: &image.encoding,
                 step: image.step,
                 data: &image.data,
-            })
+            };
+            input.put_image(&image, received)
         }),
-        Transport::Compressed => camera_of(node, input, stop, |input, image: &sensor::CompressedImage| {
-            input.put_compressed(&CompressedImage {
-                stamp: stamp(&image.header),
-                format: &image.format,
-                data: &image.data,
+        Transport::Compressed => {
+            camera_of(node, input, clock, stop, |input, image: &sensor::CompressedImage, received| {
+                let image =
+                    CompressedImage { stamp: stamp(&image.header), format: &image.format, data: &image.data };
+                input.put_compressed(&image, received)
             })
-        }),
+        }
     }
 }
 
 fn camera_of<M, E>(
     node: &mut r2r::Node,
     mut input: CameraInput,
+    clock: &Clock,
     stop: &Stop,
-    put: impl Fn(&mut CameraInput, &M) -> Result<(), E> + Send + 'static,
+    put: impl Fn(&mut CameraInput, &M, Stamp) -> Result<(), E> + Send + 'static,
 ) -> anyhow::Result<(Drain, thread::JoinHandle<()>)>
 where
     M: r2r::WrappedTypesupport + Send + 'static,
@@ -71,19 +75,21 @@ where
         .subscribe::<M>(&topic, SENSOR_QOS)
         .with_context(|| format!("cannot subscribe to {topic} (camera_topics)"))?;
     let newest = Arc::new(Latest::default());
-    let received = Arc::clone(&newest);
-    let drain = Box::new(move || {
-        if let Some(image) = ready(&mut images).last() {
-            received.put(image);
-        }
-    });
+    let drain = {
+        let (newest, clock) = (Arc::clone(&newest), clock.clone());
+        Box::new(move || {
+            if let Some(image) = ready(&mut images).last() {
+                newest.put((image, clock.now()));
+            }
+        })
+    };
 
     let ending = StopOnDrop(stop.clone());
     let decode = move || {
         let mut complaints = Complaints::default();
         while !ending.0.is_set() {
-            if let Some(image) = newest.take(PATIENCE)
-                && let Err(error) = put(&mut input, &image)
+            if let Some((image, received)) = newest.take(PATIENCE)
+                && let Err(error) = put(&mut input, &image, received)
             {
                 complaints.warn(&topic, &error);
             }
@@ -127,8 +133,27 @@ pub fn prompt(node: &mut r2r::Node, mut input: PromptInput) -> anyhow::Result<Dr
     }))
 }
 
+/// Offers `~/enable`.
+pub fn enable(node: &mut r2r::Node, enable: Enable) -> anyhow::Result<Drain> {
+    let mut requests = node
+        .create_service::<SetBool::Service>("~/enable", QosProfile::services_default())
+        .context("cannot offer the service ~/enable")?;
+    Ok(Box::new(move || {
+        for request in ready(&mut requests) {
+            let on = request.message.data;
+            enable.set(on);
+            let message = if on { "enabled: chunks are sent" } else { "disabled: no chunk is sent" };
+            tracing::info!("~/enable: {message}");
+            let response = SetBool::Response { success: true, message: message.to_owned() };
+            if let Err(error) = request.respond(response) {
+                tracing::warn!("~/enable: cannot answer: {error}");
+            }
+        }
+    }))
+}
+
 /// The messages that are there, oldest first.
-fn ready<M>(stream: &mut (impl Stream<Item = M> + Unpin)) -> impl Iterator<Item = M> {
+pub fn ready<M>(stream: &mut (impl Stream<Item = M> + Unpin)) -> impl Iterator<Item = M> {
     std::iter::from_fn(|| stream.next().now_or_never().flatten())
 }
 

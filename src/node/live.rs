@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use super::clock::Clock;
 use super::connect::connect;
 use super::diagnostics::Diagnostics;
+use super::dump::LatencyDump;
 use super::graph::{GraphWatch, Publishers};
 use super::health::Observer;
 use super::inputs::{self, Drain};
@@ -16,8 +17,9 @@ use super::publish::{ChunkPublisher, LastChunk};
 use super::status::{Status, Style, print};
 use super::stop::{Stop, StopOnDrop};
 use crate::control::{self, Monitor};
+use crate::dashboard::{self, Sources};
 use crate::device::Progress;
-use crate::settings::{NODE_NAME, Settings};
+use crate::settings::{NODE_NAME, RealTimeSettings, Settings};
 
 /// How the node is run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,23 +51,47 @@ pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
     let mut drains = Vec::new();
     let mut threads = Vec::new();
     for camera in wiring.cameras {
-        let (drain, thread) = inputs::camera(&mut node, camera, &stop)?;
+        let (drain, thread) = inputs::camera(&mut node, camera, &clock, &stop)?;
         drains.push(drain);
         threads.push(thread);
     }
     drains.push(inputs::joints(&mut node, wiring.joints, &clock)?);
     drains.push(inputs::prompt(&mut node, wiring.prompt)?);
+    drains.push(inputs::enable(&mut node, wiring.enable)?);
+    let dump = LatencyDump::new(&watch.monitor, settings.latency_folder.as_deref());
+    drains.push(dump.serve(&mut node)?);
     let name = node.fully_qualified_name()?;
     let spin =
         Spin { graph: GraphWatch::new(&settings, publishers), node, services, drains, clock: clock.clone() };
 
     threads.push(start("spin", &stop, move |stop| spin.run(stop))?);
     let mut cycle = wiring.cycle;
-    threads.push(start("control", &stop, move |stop| cycle.run(|| clock.now(), stop.flag()))?);
+    let (real_time, control_clock) = (settings.real_time, clock.clone());
+    threads.push(start("control", &stop, move |stop| {
+        for refused in control::make_real_time(real_time) {
+            tracing::warn!("{refused}");
+        }
+        cycle.run(|| control_clock.now(), stop.flag());
+    })?);
     let chunks = wiring.chunks;
-    threads.push(start("publish", &stop, move |stop| chunk_publisher.run(chunks, stop))?);
+    threads.push(start("publish", &stop, move |stop| {
+        // As urgent as what it waits for, on any core; what is refused has been said by the control thread.
+        let _ = control::make_real_time(RealTimeSettings { core: None, ..real_time });
+        chunk_publisher.run(chunks, &clock, stop);
+    })?);
 
+    let shown = last_chunk.clone();
+    let sources = Sources {
+        monitor: watch.monitor.clone(),
+        settings: settings.clone(),
+        chunk: Box::new(move || shown.get()),
+    };
+    // It ends with this function.
+    let _dashboard = dashboard::start(sources);
     tracing::info!("{name} is running on {}", watch.monitor.device());
+    if settings.require_enable {
+        tracing::info!("nothing is sent until {name}/enable is called with true");
+    }
     watch.run(options, &settings, &last_chunk, &stop);
     for thread in threads {
         let name = thread.thread().name().unwrap_or("unnamed").to_owned();
@@ -73,6 +99,7 @@ pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
             bail!("the {name} thread failed; its message stands above");
         }
     }
+    dump.finish();
     let snapshot = watch.monitor.snapshot();
     print(&snapshot.to_string());
     if let Some(error) = &snapshot.last_error {

@@ -5,6 +5,7 @@
 //! - one *camera* thread per camera turns its newest image into the model's input;
 //! - *control* runs the cycle;
 //! - *publish* waits for chunks and sends them;
+//! - *dashboard* answers who looks at the page, if there is one (`crate::dashboard`);
 //! - the main thread publishes `/diagnostics`, draws the status, and waits for the signal to stop.
 //!
 //! [`play`] is the other side: a bag's topics as a robot's drivers would publish them. Called by `cli run` and `cli play`.
@@ -12,6 +13,7 @@
 mod clock;
 mod connect;
 mod diagnostics;
+mod dump;
 mod graph;
 mod health;
 mod inputs;

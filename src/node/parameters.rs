@@ -55,10 +55,10 @@ fn from_ros(value: &ParameterValue) -> Value {
         ParameterValue::Double(float) => Value::Float(*float),
         ParameterValue::StringArray(texts) => Value::Texts(texts.clone()),
         ParameterValue::IntegerArray(integers) => Value::Integers(integers.clone()),
-        ParameterValue::Bool(_) => Value::Other("true or false (write a text in quotes)"),
+        ParameterValue::Bool(value) => Value::Bool(*value),
         ParameterValue::BoolArray(_) => Value::Other("a list of true and false"),
         ParameterValue::ByteArray(_) => Value::Other("a list of bytes"),
-        ParameterValue::DoubleArray(_) => Value::Other("a list of numbers with a decimal point"),
+        ParameterValue::DoubleArray(floats) => Value::Floats(floats.clone()),
         ParameterValue::NotSet => Value::Other("nothing"),
     }
 }
@@ -70,6 +70,8 @@ fn to_ros(value: &Value) -> ParameterValue {
         Value::Float(float) => ParameterValue::Double(*float),
         Value::Texts(texts) => ParameterValue::StringArray(texts.clone()),
         Value::Integers(integers) => ParameterValue::IntegerArray(integers.clone()),
+        Value::Floats(floats) => ParameterValue::DoubleArray(floats.clone()),
+        Value::Bool(value) => ParameterValue::Bool(*value),
         Value::EmptyList | Value::Other(_) => ParameterValue::NotSet,
     }
 }

@@ -25,6 +25,8 @@ pub struct Options {
     /// Pause before the first message, after the subscribers are there.
     pub delay: Duration,
     pub stamp: StampFrom,
+    /// Publish the bag's time on `/clock`, for nodes with `use_sim_time`.
+    pub clock: bool,
     /// Wait until so many of the topics have a subscriber.
     pub wait_for_subscribers: usize,
 }
@@ -48,6 +50,7 @@ pub fn play(options: &Options) -> anyhow::Result<()> {
     let mut node = connect("pi0_player")?;
     let stop = Stop::on_signals()?;
     let outputs = outputs(&mut node, bag.topics())?;
+    let clock = if options.clock { Some(ClockPublisher::new(&mut node)?) } else { None };
     if !wait_for_subscribers(&outputs, options.wait_for_subscribers, &stop)? {
         return Ok(());
     }
@@ -65,7 +68,7 @@ pub fn play(options: &Options) -> anyhow::Result<()> {
     let mut sent = 0;
     let mut start = Present::now();
     loop {
-        let (count, finished) = pass(&mut bag, &outputs, options, &timing, start, &stop)?;
+        let (count, finished) = pass(&mut bag, &outputs, clock.as_ref(), options, &timing, start, &stop)?;
         sent += count;
         if !finished || !options.looped {
             break;
@@ -80,6 +83,7 @@ pub fn play(options: &Options) -> anyhow::Result<()> {
 fn pass(
     bag: &mut Bag,
     outputs: &[Option<Output>],
+    clock: Option<&ClockPublisher>,
     options: &Options,
     timing: &Timing,
     start: Present,
@@ -101,6 +105,9 @@ fn pass(
         };
         if !stop.sleep_until(start.instant + timing.since_start(message.log_time, options.rate)) {
             return Ok((sent, false));
+        }
+        if let Some(clock) = clock {
+            clock.publish(message.log_time)?;
         }
         if options.stamp == StampFrom::Now && output.stamped {
             let present = |recorded| start.stamp_of(recorded, timing.first, options.rate);
@@ -168,6 +175,22 @@ impl Present {
     fn stamp_of(self, recorded: Stamp, first: Stamp, rate: f64) -> Stamp {
         let after = recorded.0.saturating_sub(first.0) as f64 / rate;
         Stamp(self.stamp.0.saturating_add(after.round() as i64))
+    }
+}
+
+/// The bag's time on `/clock`.
+struct ClockPublisher(r2r::Publisher<r2r::rosgraph_msgs::msg::Clock>);
+
+impl ClockPublisher {
+    fn new(node: &mut r2r::Node) -> anyhow::Result<Self> {
+        let publisher = node.create_publisher("/clock", QosProfile::default());
+        publisher.map(Self).context("cannot publish /clock")
+    }
+
+    fn publish(&self, time: Stamp) -> anyhow::Result<()> {
+        let mut message = r2r::rosgraph_msgs::msg::Clock::default();
+        (message.clock.sec, message.clock.nanosec) = time.to_parts();
+        self.0.publish(&message).context("cannot publish /clock")
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use r2r::qos::QosProfile;
 
+use super::clock::Clock;
 use super::stop::Stop;
 use crate::bag::cdr;
 use crate::bag::messages::JointTrajectory;
@@ -42,22 +43,23 @@ impl ChunkPublisher {
         Ok(Self { publisher, joints: joints.to_vec(), last: LastChunk::default() })
     }
 
-    /// Sends every chunk until it is time to stop.
-    pub fn run(&self, mut chunks: ChunkOutput, stop: &Stop) {
+    /// Sends every chunk that may leave, until it is time to stop.
+    pub fn run(&self, mut chunks: ChunkOutput, clock: &Clock, stop: &Stop) {
         const PATIENCE: Duration = Duration::from_millis(50);
         while !stop.is_set() {
-            if let Some(chunk) = chunks.recv_timeout(PATIENCE) {
-                if let Err(error) = self.publish(&chunk) {
-                    tracing::error!("cannot publish chunk {}: {error:#}", chunk.sequence);
-                }
-                self.last.set(chunk);
+            if chunks.wait(PATIENCE)
+                && let Err(error) = chunks.send(|| clock.now(), |chunk| self.publish(chunk))
+            {
+                tracing::error!("cannot publish a chunk: {error:#}");
             }
         }
     }
 
     fn publish(&self, chunk: &Chunk) -> anyhow::Result<()> {
-        let Chunk { observation, actions, control_hz, .. } = chunk;
-        let trajectory = JointTrajectory::new(*observation, &self.joints, actions, *control_hz);
-        Ok(self.publisher.publish_raw(&cdr::encode(&trajectory)?)?)
+        let Chunk { observation, control_hz, .. } = chunk;
+        let trajectory = JointTrajectory::new(*observation, &self.joints, chunk.points(), *control_hz);
+        self.publisher.publish_raw(&cdr::encode(&trajectory)?)?;
+        self.last.set(chunk.clone());
+        Ok(())
     }
 }

@@ -20,6 +20,10 @@ pub enum Style {
     Lines,
 }
 
+/// The stages on the screen: where a cycle's time goes. The final table and `/diagnostics` have all.
+const SHOWN: [Stage; 6] =
+    [Stage::Write, Stage::Perceive, Stage::Act, Stage::DecodeActions, Stage::Cycle, Stage::Age];
+
 pub struct Status {
     screen: bool,
     started: Instant,
@@ -78,8 +82,8 @@ impl Status {
             "{:<22} {:>8} {:>10} {:>10} {:>10} {:>10}",
             "latency (ms)", "count", "p50", "p90", "p99", "max"
         );
-        for (stage, summary) in &snapshot.stages {
-            let _ = writeln!(page, "{:<22} {summary}", stage.name());
+        for stage in SHOWN {
+            let _ = writeln!(page, "{:<22} {}", stage.name(), snapshot.stage(stage));
         }
         let _ = writeln!(page, "{}", totals(snapshot));
         if let Some(chunk) = chunk {
@@ -96,9 +100,12 @@ impl Status {
         const COLUMNS: usize = 2;
         let mut text = format!(
             "chunk {}: {} points at {} Hz after {}, first and last:\n",
-            chunk.sequence, chunk.horizon, chunk.control_hz, chunk.observation
+            chunk.sequence,
+            chunk.points().count(),
+            chunk.control_hz,
+            chunk.observation
         );
-        let (Some(first), Some(last)) = (chunk.points().next(), chunk.points().last()) else {
+        let (Some((_, first)), Some((_, last))) = (chunk.points().next(), chunk.points().last()) else {
             return text;
         };
         let ends = first.iter().zip(last);
@@ -180,17 +187,12 @@ mod tests {
     }
 
     fn chunk(joints: usize) -> Chunk {
-        Chunk {
-            observation: Stamp(1_500_000_000),
-            joint_stamp: Stamp(0),
-            sequence: 7,
-            horizon: 3,
-            joints,
-            actions: (0..3)
-                .flat_map(|point| (0..joints).map(move |joint| joint as f64 + 0.1 * f64::from(point)))
-                .collect(),
-            control_hz: 50.0,
-        }
+        let points = (0..3).flat_map(|point| (0..joints).map(move |joint| (point, joint)));
+        let mut chunk = Chunk::new(3, joints, 50.0);
+        chunk.observation = Stamp(1_500_000_000);
+        chunk.sequence = 7;
+        chunk.actions = points.map(|(point, joint)| joint as f64 + 0.1 * f64::from(point)).collect();
+        chunk
     }
 
     #[test]

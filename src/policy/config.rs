@@ -21,7 +21,7 @@ const LARGEST_IMAGE: usize = 4096;
 const MOST_TOKENS: usize = 4096;
 /// Published: 50. Attention takes memory by its square.
 const LONGEST_CHUNK: usize = 1024;
-/// Published: 10. The graph has every step in it. The parameter `num_inference_steps` has the same limit.
+/// Published: 10. The graph has every step in it. The parameter `denoise_steps` has the same limit.
 const MOST_STEPS: usize = 1000;
 
 /// Sizes of a transformer stack of the Gemma family.

@@ -55,8 +55,18 @@ impl PolicyGraphs {
         cameras: usize,
         intermediates: &Intermediates,
     ) -> Result<Self, GraphError> {
+        Self::rewritten(config, cameras, intermediates, passes::simplify)
+    }
+
+    /// The graphs rewritten by `rewrite`: as the device that will run them likes them best.
+    pub fn rewritten(
+        config: &PolicyConfig,
+        cameras: usize,
+        intermediates: &Intermediates,
+        rewrite: impl Fn(Graph) -> Result<Graph, GraphError>,
+    ) -> Result<Self, GraphError> {
         let raw = Self::as_written(config, cameras, intermediates)?;
-        Ok(Self { perceive: passes::simplify(raw.perceive)?, act: passes::simplify(raw.act)? })
+        Ok(Self { perceive: rewrite(raw.perceive)?, act: rewrite(raw.act)? })
     }
 
     /// The graphs as the formulas stand, before any pass.

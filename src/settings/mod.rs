@@ -9,6 +9,7 @@ mod read;
 mod value;
 mod yaml;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::device::cpu::Precision;
@@ -48,12 +49,32 @@ pub struct Settings {
     pub control_hz: f64,
     /// Largest difference between the stamps of one frame set.
     pub sync_tolerance_ms: f64,
-    /// Denoising steps; without it, the checkpoint's.
-    pub num_inference_steps: Option<usize>,
-    /// A camera or joint topic silent for longer is reported as stale, and no chunk is made from stale joints.
+    /// Numbers of denoising steps to choose from, the largest first; empty: the checkpoint's.
+    pub denoise_steps: Vec<usize>,
+    /// A camera or joint topic silent for longer is reported.
     pub sensor_timeout_ms: f64,
+    /// No chunk leaves that was made from older images.
+    pub max_image_age_ms: f64,
+    /// No chunk leaves that was made from an older joint state.
+    pub max_joint_age_ms: f64,
+    /// From the observation's stamp until its chunk is published.
+    pub latency_budget_ms: f64,
+    pub on_deadline_miss: OnDeadlineMiss,
+    /// Rate of chunks from newer joint states between frame sets; 0: none.
+    pub act_rate_hz: f64,
+    pub chunk_join: ChunkJoin,
+    pub limits: LimitSettings,
+    /// Nothing is sent until somebody enables it.
+    pub require_enable: bool,
+    /// A loop that shows no sign of life for longer has stalled.
+    pub watchdog_ms: f64,
+    pub real_time: RealTimeSettings,
     /// Rate of `/diagnostics`.
     pub diagnostics_hz: f64,
+    /// Where the dashboard answers; none where there is none.
+    pub dashboard: Option<SocketAddr>,
+    /// Where files with latencies are written when the node stops and on `~/dump_latency`; none where they are not.
+    pub latency_folder: Option<PathBuf>,
 }
 
 /// One camera of the model.
@@ -64,6 +85,61 @@ pub struct Camera {
     /// Topic, or none where the robot has no such camera.
     pub topic: Option<String>,
     pub transport: Transport,
+    pub missing: MissingCamera,
+}
+
+/// What happens while a camera gives no images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissingCamera {
+    /// There are no frame sets without it.
+    #[default]
+    Wait,
+    /// Frame sets go without it: the model's image mask says so.
+    Mask,
+}
+
+/// What happens to a chunk that is later than the budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDeadlineMiss {
+    /// It is sent, without the points that are past.
+    #[default]
+    Publish,
+    /// It is not sent; the one before goes on.
+    Drop,
+    /// The robot holds its position.
+    Hold,
+}
+
+/// How a chunk follows the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ChunkJoin {
+    #[default]
+    Replace,
+    /// Leads over to the new one along a cosine.
+    Blend { blend_ms: f64 },
+}
+
+/// What a chunk must keep to. Lists have one number per joint, or are empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LimitSettings {
+    /// Position and velocity limits where the lists are empty.
+    pub urdf: Option<PathBuf>,
+    /// Radians or metres.
+    pub position_min: Vec<f64>,
+    pub position_max: Vec<f64>,
+    /// Radians or metres per second.
+    pub velocity_max: Vec<f64>,
+    /// Radians or metres.
+    pub step_max: Vec<f64>,
+}
+
+/// How the control thread runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RealTimeSettings {
+    /// The core it stays on.
+    pub core: Option<usize>,
+    /// SCHED_FIFO priority, 1 to 99; none: ordinary scheduling.
+    pub priority: Option<u8>,
 }
 
 /// Message type of a camera topic.

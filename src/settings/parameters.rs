@@ -22,6 +22,8 @@ pub enum DefaultValue {
     Integer(i64),
     Integers(&'static [i64]),
     Float(f64),
+    Floats(&'static [f64]),
+    Bool(bool),
 }
 
 /// Which values of the right type are allowed.
@@ -31,12 +33,12 @@ pub enum Allowed {
     /// A text or list that is not empty. Where the default is empty, the parameter must be given.
     NotEmpty,
     OneOf(&'static [&'static str]),
-    /// Integers or numbers, both ends included.
+    /// Integers or numbers, alone or each of a list, both ends included.
     Range(f64, f64),
 }
 
 use Allowed::{Any, NotEmpty, OneOf, Range};
-use DefaultValue::{Float, Integer, Integers, Text, Texts};
+use DefaultValue::{Bool, Float, Floats, Integer, Integers, Text, Texts};
 
 /// Every parameter of the node, in the order in which they are shown.
 pub const PARAMETERS: &[Parameter] = &[
@@ -76,11 +78,12 @@ pub const PARAMETERS: &[Parameter] = &[
         description: "Seed of the noise that each chunk starts from",
     },
     Parameter {
-        name: "num_inference_steps",
-        default: Integer(0),
+        name: "denoise_steps",
+        default: Integers(&[]),
         unit: "steps",
-        allowed: Range(0.0, 1000.0),
-        description: "Denoising steps; 0 means as many as the checkpoint says",
+        allowed: Range(1.0, 1000.0),
+        description: "Denoising steps; of several numbers, such as [10, 8, 5], each chunk takes the largest that fits \
+                      the time left of latency_budget_ms; empty means as many as the checkpoint says",
     },
     Parameter {
         name: "cameras",
@@ -103,6 +106,14 @@ pub const PARAMETERS: &[Parameter] = &[
         allowed: OneOf(&["raw", "compressed"]),
         description: "How each camera's images come: raw (sensor_msgs/Image) or compressed \
                       (sensor_msgs/CompressedImage); empty means all raw",
+    },
+    Parameter {
+        name: "camera_missing",
+        default: Texts(&[]),
+        unit: "",
+        allowed: OneOf(&["wait", "mask"]),
+        description: "What happens while a camera gives no images, for each camera: wait (no chunks) or mask (the model \
+                      is told that it has no such camera); empty means all wait",
     },
     Parameter {
         name: "joint_states_topic",
@@ -174,8 +185,125 @@ pub const PARAMETERS: &[Parameter] = &[
         default: Float(500.0),
         unit: "ms",
         allowed: Range(1.0, 60_000.0),
-        description: "A camera or joint topic that is silent for longer is reported, and no chunk is made from \
-                      joint states that old",
+        description: "A camera or joint topic that is silent for longer is reported",
+    },
+    Parameter {
+        name: "max_image_age_ms",
+        default: Float(500.0),
+        unit: "ms",
+        allowed: Range(1.0, 600_000.0),
+        description: "No chunk leaves that was made from images older than this, by their stamps and the node's clock",
+    },
+    Parameter {
+        name: "max_joint_age_ms",
+        default: Float(500.0),
+        unit: "ms",
+        allowed: Range(1.0, 600_000.0),
+        description: "No chunk leaves that was made from a joint state older than this, by its stamp and the node's clock",
+    },
+    Parameter {
+        name: "latency_budget_ms",
+        default: Float(50.0),
+        unit: "ms",
+        allowed: Range(0.1, 600_000.0),
+        description: "Time from the observation's stamp until its chunk is published; every chunk that needs longer is \
+                      counted with the stage that took too long",
+    },
+    Parameter {
+        name: "on_deadline_miss",
+        default: Text("publish"),
+        unit: "",
+        allowed: OneOf(&["publish", "drop", "hold"]),
+        description: "What happens to a chunk that is later than latency_budget_ms: it is published, without the points \
+                      that are past, or dropped, or the robot holds its position",
+    },
+    Parameter {
+        name: "act_rate_hz",
+        default: Float(0.0),
+        unit: "Hz",
+        allowed: Range(0.0, 1000.0),
+        description: "Rate at which chunks are made from newer joint states while no new images come; 0 means one chunk \
+                      for each frame set",
+    },
+    Parameter {
+        name: "chunk_join",
+        default: Text("replace"),
+        unit: "",
+        allowed: OneOf(&["replace", "blend"]),
+        description: "How a chunk follows the one before: it replaces it at once, or its first blend_ms lead over to it",
+    },
+    Parameter {
+        name: "blend_ms",
+        default: Float(100.0),
+        unit: "ms",
+        allowed: Range(1.0, 10_000.0),
+        description: "How long `chunk_join: blend` leads from one chunk to the next, along a cosine",
+    },
+    Parameter {
+        name: "urdf",
+        default: Text(""),
+        unit: "",
+        allowed: Any,
+        description: "URDF file with the joints' position and velocity limits; the lists below win over it",
+    },
+    Parameter {
+        name: "joint_position_min",
+        default: Floats(&[]),
+        unit: "rad or m",
+        allowed: Any,
+        description: "Lowest position of each joint; a chunk that goes below makes the robot hold; empty means the URDF's",
+    },
+    Parameter {
+        name: "joint_position_max",
+        default: Floats(&[]),
+        unit: "rad or m",
+        allowed: Any,
+        description: "Highest position of each joint; a chunk that goes above makes the robot hold; empty means the URDF's",
+    },
+    Parameter {
+        name: "joint_velocity_max",
+        default: Floats(&[]),
+        unit: "rad/s or m/s",
+        allowed: Range(1e-6, 1e6),
+        description: "Largest velocity of each joint between the points of a chunk, and from one chunk to the next; empty \
+                      means the URDF's",
+    },
+    Parameter {
+        name: "joint_step_max",
+        default: Floats(&[]),
+        unit: "rad or m",
+        allowed: Range(1e-6, 1e6),
+        description: "Largest step of each joint from where it was sent before (or stands) to a chunk's first point, and \
+                      from point to point; empty means any",
+    },
+    Parameter {
+        name: "require_enable",
+        default: Bool(false),
+        unit: "",
+        allowed: Any,
+        description: "Whether nothing is sent until the service ~/enable (std_srvs/SetBool) is called with true",
+    },
+    Parameter {
+        name: "watchdog_ms",
+        default: Float(2000.0),
+        unit: "ms",
+        allowed: Range(10.0, 600_000.0),
+        description: "A control loop that shows no sign of life for longer is reported as stalled, and what it makes then \
+                      is not sent; must be longer than a cycle",
+    },
+    Parameter {
+        name: "control_core",
+        default: Integer(-1),
+        unit: "",
+        allowed: Range(-1.0, 4095.0),
+        description: "CPU core that the control thread stays on; -1 leaves that to the system",
+    },
+    Parameter {
+        name: "control_priority",
+        default: Integer(0),
+        unit: "",
+        allowed: Range(0.0, 99.0),
+        description: "SCHED_FIFO priority of the control thread, with all memory locked; 0 means ordinary scheduling",
     },
     Parameter {
         name: "diagnostics_hz",
@@ -183,6 +311,23 @@ pub const PARAMETERS: &[Parameter] = &[
         unit: "Hz",
         allowed: Range(0.1, 100.0),
         description: "Rate of /diagnostics",
+    },
+    Parameter {
+        name: "dashboard",
+        default: Text("127.0.0.1:9464"),
+        unit: "",
+        allowed: Any,
+        description: "Address and port of the dashboard (page, /metrics for Prometheus, /healthz); anybody who can \
+                      connect may read it, so other machines must be let in by address: 0.0.0.0:9464 is all; empty \
+                      means no dashboard",
+    },
+    Parameter {
+        name: "latency_folder",
+        default: Text(""),
+        unit: "",
+        allowed: Any,
+        description: "Folder for files with all latencies (HdrHistogram's .hgrm, and JSON), written when the node stops \
+                      and when the service ~/dump_latency is called; empty means none",
     },
 ];
 
@@ -208,6 +353,8 @@ impl DefaultValue {
             Integer(_) => "an integer",
             Integers(_) => "a list of integers",
             Float(_) => "a number",
+            Floats(_) => "a list of numbers",
+            Bool(_) => "true or false",
         }
     }
 }
@@ -221,6 +368,8 @@ impl fmt::Display for DefaultValue {
             Integer(integer) => write!(f, "{integer}"),
             Integers(integers) => write!(f, "{integers:?}"),
             Float(float) => write!(f, "{float:?}"),
+            Floats(floats) => write!(f, "{floats:?}"),
+            Bool(value) => write!(f, "{value}"),
         }
     }
 }
@@ -230,6 +379,9 @@ impl fmt::Display for Parameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.default.type_name())?;
         match self.allowed {
+            Range(min, max) if matches!(self.default, Floats(_) | Integers(_)) => {
+                write!(f, ", each from {min} to {max}")?;
+            }
             Range(min, max) if max < i64::MAX as f64 => write!(f, " from {min} to {max}")?,
             Range(min, _) => write!(f, " from {min}")?,
             OneOf(choices) => write!(f, ", each one of: {}", choices.join(", "))?,

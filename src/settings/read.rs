@@ -3,9 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 
 use super::value::{Problem, Value, complete, problem};
-use super::{Camera, Normalization, Settings, Transport};
+use super::{
+    Camera, ChunkJoin, LimitSettings, MissingCamera, Normalization, OnDeadlineMiss, RealTimeSettings,
+    Settings, Transport,
+};
 use crate::device::cpu::Precision;
 
 /// Parameters that cannot be used: all of them, not just the first.
@@ -104,10 +108,88 @@ impl Values {
             delta_actions: self.integers("delta_actions"),
             control_hz: self.float("control_hz"),
             sync_tolerance_ms: self.float("sync_tolerance_ms"),
-            num_inference_steps: Some(self.count("num_inference_steps")).filter(|steps| *steps > 0),
+            denoise_steps: self.denoise_steps(),
             sensor_timeout_ms: self.float("sensor_timeout_ms"),
+            max_image_age_ms: self.float("max_image_age_ms"),
+            max_joint_age_ms: self.float("max_joint_age_ms"),
+            latency_budget_ms: self.float("latency_budget_ms"),
+            on_deadline_miss: match self.text("on_deadline_miss").as_str() {
+                "drop" => OnDeadlineMiss::Drop,
+                "hold" => OnDeadlineMiss::Hold,
+                _ => OnDeadlineMiss::Publish,
+            },
+            act_rate_hz: self.float("act_rate_hz"),
+            chunk_join: match self.text("chunk_join").as_str() {
+                "blend" => ChunkJoin::Blend { blend_ms: self.float("blend_ms") },
+                _ => ChunkJoin::Replace,
+            },
+            limits: self.limits(problems),
+            require_enable: self.bool("require_enable"),
+            watchdog_ms: self.float("watchdog_ms"),
+            real_time: RealTimeSettings {
+                core: usize::try_from(self.integer("control_core")).ok(),
+                priority: u8::try_from(self.integer("control_priority"))
+                    .ok()
+                    .filter(|priority| *priority > 0),
+            },
             diagnostics_hz: self.float("diagnostics_hz"),
+            dashboard: self.dashboard(problems),
+            latency_folder: optional(self.text("latency_folder")).map(Into::into),
         }
+    }
+
+    fn dashboard(&self, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+        let text = self.text("dashboard");
+        let address = text.parse();
+        if address.is_err() && !text.is_empty() {
+            let message =
+                format!("must be an IP address and a port, such as 127.0.0.1:9464, but is '{text}'");
+            problems.push(problem("dashboard", message));
+        }
+        address.ok()
+    }
+
+    fn floats(&self, name: &str) -> Vec<f64> {
+        match &self.0[name] {
+            Value::Floats(floats) => floats.clone(),
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    fn bool(&self, name: &str) -> bool {
+        match &self.0[name] {
+            Value::Bool(value) => *value,
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    /// The largest first, each once.
+    fn denoise_steps(&self) -> Vec<usize> {
+        let steps = self.integers("denoise_steps").into_iter();
+        let steps: BTreeSet<usize> = steps.filter_map(|steps| usize::try_from(steps).ok()).collect();
+        steps.into_iter().rev().collect()
+    }
+
+    fn limits(&self, problems: &mut Vec<Problem>) -> LimitSettings {
+        let joints = self.texts("joints").len();
+        let mut list = |name: &str| {
+            let list = self.floats(name);
+            // Where there are no joints, that has been said already.
+            if !list.is_empty() && joints > 0 && list.len() != joints {
+                let message =
+                    format!("must have one number for each of the {joints} joints, but has {}", list.len());
+                problems.push(problem(name, message));
+            }
+            list
+        };
+        let (position_min, position_max) = (list("joint_position_min"), list("joint_position_max"));
+        let (velocity_max, step_max) = (list("joint_velocity_max"), list("joint_step_max"));
+        if let Some(joint) = position_min.iter().zip(&position_max).position(|(min, max)| min > max) {
+            let message = format!("is below joint_position_min for joint {joint} (counted from 0)");
+            problems.push(problem("joint_position_max", message));
+        }
+        let urdf = Some(self.text("urdf")).filter(|path| !path.is_empty()).map(Into::into);
+        LimitSettings { urdf, position_min, position_max, velocity_max, step_max }
     }
 
     fn cameras(&self, problems: &mut Vec<Problem>) -> Vec<Camera> {
@@ -117,11 +199,17 @@ impl Values {
         if transports.is_empty() {
             transports = vec!["raw".to_owned(); names.len()];
         }
+        let mut missing = self.texts("camera_missing");
+        if missing.is_empty() {
+            missing = vec!["wait".to_owned(); names.len()];
+        }
         problems.extend(not_unique("cameras", &names));
         let given: Vec<String> = topics.iter().filter(|topic| !topic.is_empty()).cloned().collect();
         problems.extend(not_unique("camera_topics", &given));
         // Where the list is missing altogether, that has been said already.
-        for (parameter, list) in [("camera_topics", &topics), ("camera_transports", &transports)] {
+        let lists =
+            [("camera_topics", &topics), ("camera_transports", &transports), ("camera_missing", &missing)];
+        for (parameter, list) in lists {
             if list.len() != names.len() && !list.is_empty() {
                 let message = format!(
                     "must have one entry for each of the {} cameras ({}), but has {}",
@@ -140,14 +228,18 @@ impl Values {
                 problems.push(problem("camera_topics", message));
             }
         }
-        let entries = names.into_iter().zip(topics).zip(transports);
+        let entries = names.into_iter().zip(topics).zip(transports).zip(missing);
         entries
-            .map(|((name, topic), transport)| Camera {
+            .map(|(((name, topic), transport), missing)| Camera {
                 name,
                 topic: Some(topic).filter(|topic| !topic.is_empty()),
                 transport: match transport.as_str() {
                     "compressed" => Transport::Compressed,
                     _ => Transport::Raw,
+                },
+                missing: match missing.as_str() {
+                    "mask" => MissingCamera::Mask,
+                    _ => MissingCamera::Wait,
                 },
             })
             .collect()
@@ -236,7 +328,10 @@ mod tests {
         let settings = read(&[]).unwrap();
         assert_eq!(settings.device, "cpu");
         assert_eq!(settings.control_hz, 50.0);
-        assert_eq!(settings.num_inference_steps, None);
+        assert!(settings.denoise_steps.is_empty() && !settings.require_enable);
+        assert_eq!((settings.latency_budget_ms, settings.on_deadline_miss), (50.0, OnDeadlineMiss::Publish));
+        assert_eq!(settings.real_time, RealTimeSettings::default());
+        assert_eq!(settings.cameras[0].missing, MissingCamera::Wait);
         assert_eq!(settings.normalization, Normalization::Checkpoint);
         assert_eq!(settings.cameras[0].topic.as_deref(), Some("/top/image_raw"));
         assert_eq!(settings.cameras[0].transport, Transport::Raw);
@@ -335,6 +430,58 @@ mod tests {
         assert_eq!(settings.normalization, Normalization::File("stats.json".into()));
         assert!(refusal(&[file]).contains("would not be used with `normalization: checkpoint`"));
         assert!(refusal(&[("normalization", text("file"))]).contains("norm_stats: is not set"));
+    }
+
+    #[test]
+    fn the_dashboard_has_an_address_or_none() {
+        let dashboard = |address| read(&[("dashboard", text(address))]).map(|settings| settings.dashboard);
+        assert_eq!(dashboard("[::1]:80").unwrap(), Some("[::1]:80".parse().unwrap()));
+        assert_eq!(dashboard("").unwrap(), None);
+        assert!(dashboard("9464").unwrap_err().to_string().contains("such as 127.0.0.1:9464, but is '9464'"));
+    }
+
+    #[test]
+    fn denoising_steps_are_sorted_and_must_be_possible() {
+        let steps = |steps: &[i64]| read(&[("denoise_steps", Value::Integers(steps.to_vec()))]);
+        assert_eq!(steps(&[5, 10, 8, 10]).unwrap().denoise_steps, [10, 8, 5]);
+        let message = refusal(&[("denoise_steps", Value::Integers(vec![10, 0]))]);
+        let expected =
+            "denoise_steps: must be a list of integers, each from 1 to 1000 (steps), but is the list [10, 0]";
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn limits_have_one_number_per_joint() {
+        let floats = |floats: &[f64]| Value::Floats(floats.to_vec());
+        let given = read(&[
+            ("joint_position_min", Value::Integers(vec![-1, -2])),
+            ("joint_step_max", floats(&[0.1, 0.2])),
+        ]);
+        let limits = given.unwrap().limits;
+        assert_eq!((limits.position_min, limits.step_max), (vec![-1.0, -2.0], vec![0.1, 0.2]));
+        let message = refusal(&[
+            ("joint_velocity_max", floats(&[1.0])),
+            ("joint_position_min", floats(&[0.0, 1.0])),
+            ("joint_position_max", floats(&[1.0, 0.0])),
+            ("joint_step_max", floats(&[f64::NAN, 1.0])),
+        ]);
+        for expected in [
+            "joint_velocity_max: must have one number for each of the 2 joints, but has 1",
+            "joint_position_max: is below joint_position_min for joint 1",
+            "joint_step_max: must be a list of numbers, each from",
+        ] {
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_must_be_true_or_false_says_so() {
+        assert!(read(&[("require_enable", Value::Bool(true))]).unwrap().require_enable);
+        let message = refusal(&[("require_enable", text("yes"))]);
+        assert!(
+            message.contains("require_enable: must be true or false, but is the text \"yes\""),
+            "{message}"
+        );
     }
 
     #[test]

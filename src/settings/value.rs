@@ -12,8 +12,10 @@ pub enum Value {
     Text(String),
     Integer(i64),
     Float(f64),
+    Bool(bool),
     Texts(Vec<String>),
     Integers(Vec<i64>),
+    Floats(Vec<f64>),
     /// Its elements' type is unknown.
     EmptyList,
     /// Something that no parameter takes; what it is, for messages.
@@ -28,6 +30,8 @@ impl From<DefaultValue> for Value {
             DefaultValue::Integer(integer) => Self::Integer(integer),
             DefaultValue::Integers(integers) => Self::Integers(integers.to_vec()),
             DefaultValue::Float(float) => Self::Float(float),
+            DefaultValue::Floats(floats) => Self::Floats(floats.to_vec()),
+            DefaultValue::Bool(value) => Self::Bool(value),
         }
     }
 }
@@ -39,8 +43,10 @@ impl fmt::Display for Value {
             Self::Text(text) => write!(f, "the text {text:?}"),
             Self::Integer(integer) => write!(f, "{integer}"),
             Self::Float(float) => write!(f, "{float:?}"),
+            Self::Bool(value) => write!(f, "{value} (for a text, write it in quotes)"),
             Self::Texts(texts) => write!(f, "the list {texts:?}"),
             Self::Integers(integers) => write!(f, "the list {integers:?}"),
+            Self::Floats(floats) => write!(f, "the list {floats:?}"),
             Self::EmptyList => write!(f, "an empty list"),
             Self::Other(what) => write!(f, "{what}"),
         }
@@ -108,20 +114,28 @@ fn typed(parameter: &Parameter, value: &Value) -> Result<Value, String> {
         (DefaultValue::Float(_), Value::Integer(integer)) => Ok(Value::Float(*integer as f64)),
         (DefaultValue::Texts(_), Value::EmptyList) => Ok(Value::Texts(Vec::new())),
         (DefaultValue::Integers(_), Value::EmptyList) => Ok(Value::Integers(Vec::new())),
+        (DefaultValue::Floats(_), Value::EmptyList) => Ok(Value::Floats(Vec::new())),
+        (DefaultValue::Floats(_), Value::Integers(integers)) => {
+            Ok(Value::Floats(integers.iter().map(|&integer| integer as f64).collect()))
+        }
         (DefaultValue::Text(_), Value::Text(_))
         | (DefaultValue::Texts(_), Value::Texts(_))
         | (DefaultValue::Integer(_), Value::Integer(_))
         | (DefaultValue::Integers(_), Value::Integers(_))
-        | (DefaultValue::Float(_), Value::Float(_)) => Ok(value.clone()),
+        | (DefaultValue::Float(_), Value::Float(_))
+        | (DefaultValue::Floats(_), Value::Floats(_))
+        | (DefaultValue::Bool(_), Value::Bool(_)) => Ok(value.clone()),
         _ => Err(format!("must be {}, but is {value}", parameter.default.type_name())),
     }
 }
 
 fn check(parameter: &Parameter, value: &Value) -> Result<(), String> {
-    let number = match value {
-        Value::Integer(integer) => Some(*integer as f64),
-        Value::Float(float) => Some(*float),
-        _ => None,
+    let numbers = match value {
+        Value::Integer(integer) => vec![*integer as f64],
+        Value::Float(float) => vec![*float],
+        Value::Integers(integers) => integers.iter().map(|&integer| integer as f64).collect(),
+        Value::Floats(floats) => floats.clone(),
+        _ => Vec::new(),
     };
     let texts = match value {
         Value::Text(text) => std::slice::from_ref(text),
@@ -129,8 +143,8 @@ fn check(parameter: &Parameter, value: &Value) -> Result<(), String> {
         _ => &[],
     };
     let ok = match parameter.allowed {
-        Allowed::Any => true,
-        Allowed::Range(min, max) => number.is_some_and(|number| (min..=max).contains(&number)),
+        Allowed::Any => numbers.iter().all(|number| number.is_finite()),
+        Allowed::Range(min, max) => numbers.iter().all(|number| (min..=max).contains(number)),
         Allowed::OneOf(choices) => texts.iter().all(|text| choices.contains(&text.as_str())),
         Allowed::NotEmpty if *value == Value::from(parameter.default) && parameter.must_be_given() => {
             return Err(format!(

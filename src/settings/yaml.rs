@@ -89,13 +89,15 @@ fn value(yaml: &Yaml) -> Value {
             let texts: Option<Vec<_>> =
                 elements.iter().map(|element| element.as_str().map(str::to_owned)).collect();
             let integers: Option<Vec<_>> = elements.iter().map(Yaml::as_i64).collect();
-            match (texts, integers) {
-                (Some(texts), _) => Value::Texts(texts),
-                (None, Some(integers)) => Value::Integers(integers),
-                (None, None) => Value::Other("a list of other or mixed types"),
+            let floats: Option<Vec<_>> = elements.iter().map(Yaml::as_f64).collect();
+            match (texts, integers, floats) {
+                (Some(texts), ..) => Value::Texts(texts),
+                (_, Some(integers), _) => Value::Integers(integers),
+                (.., Some(floats)) => Value::Floats(floats),
+                _ => Value::Other("a list of other or mixed types"),
             }
         }
-        Yaml::Bool(_) => Value::Other("true or false (write a text in quotes)"),
+        Yaml::Bool(value) => Value::Bool(*value),
         Yaml::Null => Value::Other("nothing"),
         Yaml::Mapping(_) | Yaml::Tagged(_) => Value::Other("a tagged value"),
     }
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn values_keep_the_type_they_are_written_in() {
-        let text = "/**:\n  ros__parameters:\n    a: 1\n    b: 1.0\n    c: '1'\n    d: [x, y]\n    e: [6, -1]\n    f: []\n    g: {h: 2}\n    i: true\n";
+        let text = "/**:\n  ros__parameters:\n    a: 1\n    b: 1.0\n    c: '1'\n    d: [x, y]\n    e: [6, -1]\n    f: []\n    g: {h: 2}\n    i: true\n    j: [1.5, 2]\n";
         let values = read(text).unwrap();
         assert_eq!(values["a"], Value::Integer(1));
         assert_eq!(values["b"], Value::Float(1.0));
@@ -142,7 +144,8 @@ mod tests {
         assert_eq!(values["e"], Value::Integers(vec![6, -1]));
         assert_eq!(values["f"], Value::EmptyList);
         assert_eq!(values["g.h"], Value::Integer(2));
-        assert!(matches!(values["i"], Value::Other(_)));
+        assert_eq!(values["i"], Value::Bool(true));
+        assert_eq!(values["j"], Value::Floats(vec![1.5, 2.0]));
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! How long something takes, as a histogram of atomic buckets. Recorded by the control thread and by edges, read by
-//! [`super::Snapshot`].
+//! How long something takes, as a histogram of atomic buckets. Recorded by the control thread and by edges, read as a
+//! [`Distribution`].
 //!
 //! The buckets are allocated once and `record` is one atomic addition, so no reader ever holds a writer up.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use histogram::AtomicHistogram;
+
+use super::distribution::{Distribution, LatencySummary};
 
 /// A bucket is at most 1/2^9 of its value wide: 0.2 %.
 const GROUPING_POWER: u8 = 9;
@@ -36,29 +37,24 @@ impl Latency {
         let ns = u64::try_from(duration.as_nanos()).map_or(MAX_NS, |ns| ns.min(MAX_NS));
         // Cannot fail: the value lies within the histogram's range.
         let _ = self.buckets.increment(ns);
-        self.max_ns.fetch_max(ns, Relaxed);
-    }
-
-    /// Adds one duration in milliseconds; a negative one (clocks that disagree) counts as zero.
-    pub fn record_ms(&self, ms: f64) {
-        self.record(Duration::try_from_secs_f64(ms.max(0.0) / 1e3).unwrap_or(Duration::MAX));
-    }
-
-    /// What was recorded so far.
-    pub fn summary(&self) -> LatencySummary {
-        let buckets = self.buckets.load();
-        let max_ns = self.max_ns.load(Relaxed);
-        let quantile_ms = |quantile| match buckets.quantile_bucket(quantile) {
-            Ok(Some(bucket)) => bucket.end().min(max_ns) as f64 / 1e6,
-            _ => 0.0,
-        };
-        LatencySummary {
-            count: buckets.as_slice().iter().sum(),
-            p50_ms: quantile_ms(0.50),
-            p90_ms: quantile_ms(0.90),
-            p99_ms: quantile_ms(0.99),
-            max_ms: max_ns as f64 / 1e6,
+        // Nearly always it is none, and looking costs less than an atomic maximum.
+        if ns > self.max_ns.load(Relaxed) {
+            self.max_ns.fetch_max(ns, Relaxed);
         }
+    }
+
+    /// What was recorded so far, bucket by bucket.
+    pub fn distribution(&self) -> Distribution {
+        let buckets = self.buckets.load();
+        let used = buckets.iter().filter(|bucket| bucket.count() > 0);
+        let counted =
+            used.map(|bucket| (bucket.start() + (bucket.end() - bucket.start()) / 2, bucket.count()));
+        Distribution::new(counted.collect(), self.max_ns.load(Relaxed))
+    }
+
+    /// The quantiles of what was recorded so far.
+    pub fn summary(&self) -> LatencySummary {
+        self.distribution().summary()
     }
 }
 
@@ -68,22 +64,9 @@ impl Default for Latency {
     }
 }
 
-/// Quantiles of a [`Latency`], zero while nothing was recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LatencySummary {
-    pub count: u64,
-    pub p50_ms: f64,
-    pub p90_ms: f64,
-    pub p99_ms: f64,
-    pub max_ms: f64,
-}
-
-/// Columns as in the tables of [`super::Snapshot`].
-impl fmt::Display for LatencySummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, p50_ms, p90_ms, p99_ms, max_ms } = self;
-        write!(f, "{count:>8} {p50_ms:>10.2} {p90_ms:>10.2} {p99_ms:>10.2} {max_ms:>10.2}")
-    }
+/// A duration in milliseconds; a negative one (clocks that disagree) is zero.
+pub fn from_ms(ms: f64) -> Duration {
+    Duration::try_from_secs_f64(ms.max(0.0) / 1e3).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]
@@ -96,7 +79,8 @@ mod tests {
         (1..=1000).for_each(|ms| latency.record(Duration::from_millis(ms)));
         let summary = latency.summary();
         assert_eq!((summary.count, summary.max_ms), (1000, 1000.0));
-        for (found, expected) in [(summary.p50_ms, 500.0), (summary.p90_ms, 900.0), (summary.p99_ms, 990.0)] {
+        let found = [summary.p50_ms, summary.p90_ms, summary.p99_ms, summary.p999_ms, summary.mean_ms];
+        for (found, expected) in found.into_iter().zip([500.0, 900.0, 990.0, 999.0, 500.5]) {
             assert!((found / expected - 1.0_f64).abs() < 0.003, "{found} instead of {expected}");
         }
     }
@@ -109,11 +93,12 @@ mod tests {
     #[test]
     fn impossible_durations_count_as_the_nearest_possible_one() {
         let latency = Latency::new();
-        latency.record_ms(-5.0);
+        for ms in [-5.0, f64::NAN, f64::INFINITY] {
+            latency.record(from_ms(ms));
+        }
         latency.record(Duration::MAX);
-        latency.record_ms(f64::INFINITY);
         let summary = latency.summary();
-        assert_eq!(summary.count, 3);
+        assert_eq!(summary.count, 4);
         assert_eq!(summary.max_ms, MAX_NS as f64 / 1e6);
     }
 }

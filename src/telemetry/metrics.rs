@@ -5,65 +5,164 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::latency::Latency;
+use super::cycles::{CycleRecord, CycleRing, FinishedCycle, KEPT_CYCLES};
+use super::distribution::{Distribution, LatencySummary};
+use super::latency::{Latency, from_ms};
 use super::snapshot::{SensorSnapshot, Snapshot};
 
 /// A part of a cycle that is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// From an image's stamp until the edge received it, by the node's clock.
+    Transport,
+    /// Images to the model's input, on the edge's thread: the slowest camera of a set.
+    Decode,
+    /// From the first decoded frame of a set until the cycle starts on it.
+    SyncWait,
     /// Images to the device.
     Write,
     /// Images and prompt to the KV cache.
     Perceive,
-    /// State and noise to the device, all denoising steps, actions back.
+    /// The part of it that looks at the images.
+    Siglip,
+    /// The rest of it: the language model's prefix.
+    Prefix,
+    /// State and noise to the device, and all denoising steps.
     Act,
+    /// One denoising step.
+    DenoiseStep,
+    /// Actions back from the device.
+    Readback,
     /// Normalised actions to joint positions.
     DecodeActions,
-    /// The four above.
+    /// From the images' way to the device to the chunk's way out.
     Cycle,
-    /// From the observation's stamp to the finished chunk, by the clock that made the stamp.
+    /// From the chunk's way out until it is published.
+    Publish,
+    /// From the observation's stamp until the chunk is published, by the clock that made the stamp.
     Age,
+    /// How much longer or shorter it is from cycle to cycle than from observation to observation.
+    Jitter,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 6] =
-        [Stage::Write, Stage::Perceive, Stage::Act, Stage::DecodeActions, Stage::Cycle, Stage::Age];
+    pub const ALL: [Stage; 15] = [
+        Stage::Transport,
+        Stage::Decode,
+        Stage::SyncWait,
+        Stage::Write,
+        Stage::Perceive,
+        Stage::Siglip,
+        Stage::Prefix,
+        Stage::Act,
+        Stage::DenoiseStep,
+        Stage::Readback,
+        Stage::DecodeActions,
+        Stage::Cycle,
+        Stage::Publish,
+        Stage::Age,
+        Stage::Jitter,
+    ];
+
+    /// What the latency budget bounds.
+    pub const END_TO_END: Stage = Stage::Age;
 
     /// The name in tables and metrics.
     pub fn name(self) -> &'static str {
         match self {
+            Stage::Transport => "transport",
+            Stage::Decode => "decode",
+            Stage::SyncWait => "sync_wait",
             Stage::Write => "write",
             Stage::Perceive => "perceive",
+            Stage::Siglip => "siglip",
+            Stage::Prefix => "prefix",
             Stage::Act => "act",
+            Stage::DenoiseStep => "denoise_step",
+            Stage::Readback => "readback",
             Stage::DecodeActions => "decode_actions",
             Stage::Cycle => "cycle",
+            Stage::Publish => "publish",
             Stage::Age => "observation_to_chunk",
+            Stage::Jitter => "cycle_jitter",
+        }
+    }
+
+    /// Whether it is one of those that follow each other from the observation to the chunk and so add up to its age, rather
+    /// than a part of one or a sum of some.
+    pub fn adds_up(self) -> bool {
+        match self {
+            Stage::Transport
+            | Stage::Decode
+            | Stage::SyncWait
+            | Stage::Write
+            | Stage::Perceive
+            | Stage::Act
+            | Stage::Readback
+            | Stage::DecodeActions
+            | Stage::Publish => true,
+            Stage::Siglip
+            | Stage::Prefix
+            | Stage::DenoiseStep
+            | Stage::Cycle
+            | Stage::Age
+            | Stage::Jitter => false,
         }
     }
 }
 
-/// Why a frame set led to no chunk, or a chunk to no listener.
+/// Why a frame set led to no chunk, or a chunk was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
     /// No joint state has arrived yet.
     JointsMissing,
-    /// The newest joint state is older than `sensor_timeout_ms`.
+    /// The newest joint state is older than `max_joint_age_ms`.
     JointsStale,
+    /// The images are older than `max_image_age_ms`.
+    ImagesStale,
+    /// Images or joint state have stamps that the node's clock has not reached: clocks disagree, or one was set back.
+    StampsAhead,
     /// The model's actions are not all finite numbers.
     NotFinite,
     /// The device refused; the snapshot's last error says why.
     Device,
     /// A newer chunk came before anybody took this one.
     Overwritten,
+    /// The chunk came later than `latency_budget_ms`, and `on_deadline_miss` says not to send it.
+    Late,
+    /// The times of all its points were past.
+    Past,
+    /// A joint would leave its position limits.
+    PositionLimit,
+    /// A joint would move faster than it may.
+    VelocityLimit,
+    /// A joint would make a larger step than it may.
+    StepLimit,
+    /// Nobody has enabled the node.
+    Disabled,
+    /// The loop showed no sign of life for longer than `watchdog_ms`.
+    Stalled,
+    /// ROS 2 refused to send it.
+    Unsent,
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 5] = [
+    pub const ALL: [DropReason; 15] = [
         DropReason::JointsMissing,
         DropReason::JointsStale,
+        DropReason::ImagesStale,
+        DropReason::StampsAhead,
         DropReason::NotFinite,
         DropReason::Device,
         DropReason::Overwritten,
+        DropReason::Late,
+        DropReason::Past,
+        DropReason::PositionLimit,
+        DropReason::VelocityLimit,
+        DropReason::StepLimit,
+        DropReason::Disabled,
+        DropReason::Stalled,
+        DropReason::Unsent,
     ];
 
     /// The name in tables and metrics.
@@ -71,9 +170,19 @@ impl DropReason {
         match self {
             DropReason::JointsMissing => "joints_missing",
             DropReason::JointsStale => "joints_stale",
+            DropReason::ImagesStale => "images_stale",
+            DropReason::StampsAhead => "stamps_ahead_of_clock",
             DropReason::NotFinite => "actions_not_finite",
             DropReason::Device => "device_error",
             DropReason::Overwritten => "not_taken_in_time",
+            DropReason::Late => "deadline_missed",
+            DropReason::Past => "all_points_past",
+            DropReason::PositionLimit => "position_limit",
+            DropReason::VelocityLimit => "velocity_limit",
+            DropReason::StepLimit => "step_limit",
+            DropReason::Disabled => "not_enabled",
+            DropReason::Stalled => "loop_stalled",
+            DropReason::Unsent => "not_sent",
         }
     }
 }
@@ -115,7 +224,7 @@ impl SensorMetrics {
         }
     }
 
-    fn snapshot(&self, now: Duration) -> SensorSnapshot {
+    fn snapshot(&self, now: Duration, summary: impl Fn(&Latency) -> LatencySummary) -> SensorSnapshot {
         let received = self.received.get();
         let last = Duration::from_nanos(self.last_received_ns.load(Relaxed));
         SensorSnapshot {
@@ -123,7 +232,25 @@ impl SensorMetrics {
             received,
             refused: self.refused.get(),
             age_ms: (received > 0).then(|| now.saturating_sub(last).as_secs_f64() * 1e3),
-            decode: self.decode.summary(),
+            decode: summary(&self.decode),
+        }
+    }
+}
+
+/// What a latency is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LatencyName {
+    Stage(Stage),
+    /// From a sensor's message to the model's input.
+    Decode(String),
+}
+
+/// As in the tables: `perceive`, `decode base_0_rgb`.
+impl Display for LatencyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LatencyName::Stage(stage) => f.write_str(stage.name()),
+            LatencyName::Decode(sensor) => write!(f, "decode {sensor}"),
         }
     }
 }
@@ -140,7 +267,10 @@ pub struct Metrics {
     /// Bits of an f64: the spread of the last complete but unmatched frames.
     last_spread_ms: AtomicU64,
     dropped: [Counter; DropReason::ALL.len()],
+    /// By the stage that made a chunk miss its deadline.
+    missed: [Counter; Stage::ALL.len()],
     stages: [Latency; Stage::ALL.len()],
+    cycles: CycleRing,
     last_error: Mutex<Option<String>>,
 }
 
@@ -156,7 +286,9 @@ impl Metrics {
             chunks: Counter::default(),
             last_spread_ms: AtomicU64::new(0.0_f64.to_bits()),
             dropped: Default::default(),
+            missed: Default::default(),
             stages: Default::default(),
+            cycles: CycleRing::new(KEPT_CYCLES),
             last_error: Mutex::new(None),
         }
     }
@@ -184,14 +316,59 @@ impl Metrics {
         result
     }
 
-    /// Adds the time since `since` to a stage.
-    pub fn time(&self, stage: Stage, since: Instant) {
-        self.stages[stage as usize].record(since.elapsed());
+    /// Adds the time since `since` to a stage, and gives it.
+    pub fn time(&self, stage: Stage, since: Instant) -> Duration {
+        let duration = since.elapsed();
+        self.stages[stage as usize].record(duration);
+        duration
     }
 
-    /// Adds the age of an observation when its chunk is finished.
-    pub fn age(&self, ms: f64) {
-        self.stages[Stage::Age as usize].record_ms(ms);
+    /// Adds a duration to a stage.
+    pub fn record(&self, stage: Stage, duration: Duration) {
+        self.stages[stage as usize].record(duration);
+    }
+
+    /// Adds a duration in milliseconds to a stage; a negative one (clocks that disagree) counts as zero.
+    pub fn record_ms(&self, stage: Stage, ms: f64) {
+        self.record(stage, from_ms(ms));
+    }
+
+    /// Adds the age of an observation when its chunk is finished, and gives it.
+    pub fn age(&self, ms: f64) -> Duration {
+        let duration = from_ms(ms);
+        self.stages[Stage::Age as usize].record(duration);
+        duration
+    }
+
+    /// Keeps what a cycle came to, for whoever draws the last ones. Called by the control thread and by whoever sends the
+    /// chunks; neither locks nor allocates.
+    pub fn cycle_finished(&self, record: &CycleRecord) {
+        self.cycles.push(self.started.elapsed(), record);
+    }
+
+    /// The cycles from number `first` on, oldest first, as far as they are kept.
+    pub fn cycles_since(&self, first: u64) -> Vec<FinishedCycle> {
+        self.cycles.since(first)
+    }
+
+    /// How many cycles have finished: the next one's number.
+    pub fn cycles(&self) -> u64 {
+        self.cycles.next()
+    }
+
+    /// Time since the start, on which [`FinishedCycle::finished`] stands.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Every latency under its name, as of now: the stages, then what each sensor takes to decode.
+    pub fn distributions(&self) -> Vec<(LatencyName, Distribution)> {
+        let stages = Stage::ALL.into_iter().zip(&self.stages);
+        let stages = stages.map(|(stage, latency)| (LatencyName::Stage(stage), latency.distribution()));
+        let sensors = self.cameras.iter().chain([&self.joints]);
+        let decode =
+            sensors.map(|sensor| (LatencyName::Decode(sensor.name.clone()), sensor.decode.distribution()));
+        stages.chain(decode).collect()
     }
 
     /// Counts frames that are all there but `spread_ms` apart, too far for a frame set.
@@ -204,6 +381,11 @@ impl Metrics {
         self.dropped[reason as usize].add_one();
     }
 
+    /// Counts a chunk that missed its deadline, by the stage that made it.
+    pub fn missed(&self, stage: Stage) {
+        self.missed[stage as usize].add_one();
+    }
+
     /// Keeps an error's text for whoever watches. Never waits: where another thread is at it, that one's text stays.
     pub fn report(&self, what: &str, error: &dyn Display) {
         if let Ok(mut last) = self.last_error.try_lock() {
@@ -213,16 +395,26 @@ impl Metrics {
 
     /// Everything as of now.
     pub fn snapshot(&self) -> Snapshot {
+        self.snapshot_with(Latency::summary)
+    }
+
+    /// The counters as of now, with all latencies left zero: far less work, for who looks several times a second.
+    pub fn counts(&self) -> Snapshot {
+        self.snapshot_with(|_| LatencySummary::default())
+    }
+
+    fn snapshot_with(&self, summary: impl Fn(&Latency) -> LatencySummary) -> Snapshot {
         let now = self.started.elapsed();
         Snapshot {
-            cameras: self.cameras.iter().map(|camera| camera.snapshot(now)).collect(),
-            joints: self.joints.snapshot(now),
-            prompts: self.prompts.snapshot(now),
+            cameras: self.cameras.iter().map(|camera| camera.snapshot(now, &summary)).collect(),
+            joints: self.joints.snapshot(now, &summary),
+            prompts: self.prompts.snapshot(now, &summary),
             frame_sets: self.frame_sets.get(),
             chunks: self.chunks.get(),
             last_spread_ms: f64::from_bits(self.last_spread_ms.load(Relaxed)),
             dropped: DropReason::ALL.map(|reason| (reason, self.dropped[reason as usize].get())),
-            stages: Stage::ALL.map(|stage| (stage, self.stages[stage as usize].summary())),
+            missed: Stage::ALL.map(|stage| (stage, self.missed[stage as usize].get())),
+            stages: Stage::ALL.map(|stage| (stage, summary(&self.stages[stage as usize]))),
             last_error: self.last_error.lock().map_or(None, |last| last.clone()),
         }
     }
@@ -240,6 +432,32 @@ mod tests {
         for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
         }
+    }
+
+    #[test]
+    fn a_missed_deadline_is_counted_by_its_stage_and_kept_with_the_cycle() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        let mut record = CycleRecord::default();
+        record.set(Stage::Act, metrics.time(Stage::Act, Instant::now()));
+        metrics.cycle_finished(&record);
+        record.missed = Some(Stage::Act);
+        metrics.missed(Stage::Act);
+        metrics.cycle_finished(&record);
+        let snapshot = metrics.snapshot();
+        assert_eq!(snapshot.missed.iter().map(|(_, count)| count).sum::<u64>(), 1);
+        assert_eq!(snapshot.missed[Stage::Act as usize], (Stage::Act, 1));
+        let cycles = metrics.cycles_since(0);
+        assert_eq!((cycles.len(), metrics.cycles()), (2, 2));
+        assert_eq!((cycles[0].record.missed, cycles[1].record.missed), (None, Some(Stage::Act)));
+        assert!(cycles[1].finished <= metrics.uptime());
+    }
+
+    #[test]
+    fn every_latency_has_a_name_of_its_own() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        let names: Vec<String> = metrics.distributions().iter().map(|(name, _)| name.to_string()).collect();
+        let decode = ["decode base_0_rgb", "decode joints"];
+        assert_eq!(names, [&Stage::ALL.map(Stage::name)[..], &decode].concat());
     }
 
     #[test]

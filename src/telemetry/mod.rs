@@ -1,10 +1,17 @@
-//! Stages, latency histograms, counters, and snapshots of them. The control thread and the edges record into one
-//! shared [`Metrics`] without locks or allocation; whoever watches (tables, `/diagnostics`) takes a [`Snapshot`].
+//! Stages, latency histograms, counters, the last cycles, and snapshots of them. The control thread and the edges record
+//! into one shared [`Metrics`] without locks or allocation; whoever watches (tables, `/diagnostics`, the dashboard) takes
+//! a [`Snapshot`], [`Distribution`]s or the last cycles, and [`dump`] writes files.
 
+mod cycles;
+mod distribution;
+mod dump;
 mod latency;
 mod metrics;
 mod snapshot;
 
-pub use latency::{Latency, LatencySummary};
-pub use metrics::{Counter, DropReason, Metrics, SensorMetrics, Stage};
+pub use cycles::{CycleRecord, CycleResult, FinishedCycle, KEPT_CYCLES};
+pub use distribution::{Distribution, LatencySummary};
+pub use dump::dump;
+pub use latency::Latency;
+pub use metrics::{Counter, DropReason, LatencyName, Metrics, SensorMetrics, Stage};
 pub use snapshot::{SensorSnapshot, Snapshot};

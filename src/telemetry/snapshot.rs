@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::latency::LatencySummary;
+use super::distribution::LatencySummary;
 use super::metrics::{DropReason, Stage};
 
 /// The metrics of one node at one moment.
@@ -13,11 +13,13 @@ pub struct Snapshot {
     pub joints: SensorSnapshot,
     pub prompts: SensorSnapshot,
     pub frame_sets: u64,
-    /// Chunks handed out.
+    /// Chunks sent.
     pub chunks: u64,
     /// Largest difference of stamps of the last frames that were all there but did not match; 0 if there were none.
     pub last_spread_ms: f64,
     pub dropped: [(DropReason, u64); DropReason::ALL.len()],
+    /// Chunks that missed their deadline, by the stage that made them.
+    pub missed: [(Stage, u64); Stage::ALL.len()],
     pub stages: [(Stage, LatencySummary); Stage::ALL.len()],
     pub last_error: Option<String>,
 }
@@ -40,6 +42,11 @@ impl Snapshot {
     /// Drops for one reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped[reason as usize].1
+    }
+
+    /// Deadlines missed because of one stage.
+    pub fn missed(&self, stage: Stage) -> u64 {
+        self.missed[stage as usize].1
     }
 
     /// Latency of one stage.
@@ -76,6 +83,9 @@ impl fmt::Display for Snapshot {
         writeln!(f, "{:<30} {:>8}", "chunks out", self.chunks)?;
         for (reason, count) in self.dropped.iter().filter(|(_, count)| *count > 0) {
             writeln!(f, "{:<30} {count:>8}", format!("dropped: {}", reason.name()))?;
+        }
+        for (stage, count) in self.missed.iter().filter(|(_, count)| *count > 0) {
+            writeln!(f, "{:<30} {count:>8}", format!("late: {}", stage.name()))?;
         }
         writeln!(f)?;
         writeln!(

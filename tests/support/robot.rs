@@ -12,7 +12,10 @@ use pi0_node::observe::messages::{Image, JointState, Stamp};
 use pi0_node::observe::write_small_tokenizer;
 use pi0_node::policy::PolicyConfig;
 use pi0_node::policy::checkpoint::init::write_random;
-use pi0_node::settings::{Camera, Normalization, Settings, Transport};
+use pi0_node::settings::{
+    Camera, ChunkJoin, LimitSettings, MissingCamera, Normalization, OnDeadlineMiss, RealTimeSettings,
+    Settings, Transport,
+};
 
 static PIXELS: [u8; 60 * 40 * 3] = [100; 60 * 40 * 3];
 
@@ -28,6 +31,7 @@ pub fn settings(folder: &Path) -> Settings {
         name: name.into(),
         topic: topic.map(str::to_owned),
         transport: Transport::Raw,
+        missing: MissingCamera::Wait,
     };
     Settings {
         checkpoint: folder.into(),
@@ -44,9 +48,21 @@ pub fn settings(folder: &Path) -> Settings {
         delta_actions: vec![1, -1],
         control_hz: 50.0,
         sync_tolerance_ms: 10.0,
-        num_inference_steps: None,
+        denoise_steps: Vec::new(),
         sensor_timeout_ms: 500.0,
+        max_image_age_ms: 500.0,
+        max_joint_age_ms: 500.0,
+        latency_budget_ms: 50.0,
+        on_deadline_miss: OnDeadlineMiss::Publish,
+        act_rate_hz: 0.0,
+        chunk_join: ChunkJoin::Replace,
+        limits: LimitSettings::default(),
+        require_enable: false,
+        watchdog_ms: 60_000.0,
+        real_time: RealTimeSettings::default(),
         diagnostics_hz: 1.0,
+        dashboard: None,
+        latency_folder: None,
     }
 }
 
@@ -66,7 +82,7 @@ pub fn joint_state(stamp: Stamp) -> JointState<'static> {
 }
 
 pub fn put_image(wiring: &mut Wiring, ms: i64) {
-    wiring.cameras[0].put_image(&image(stamp_ms(ms))).unwrap();
+    wiring.cameras[0].put_image(&image(stamp_ms(ms)), stamp_ms(ms)).unwrap();
 }
 
 /// A joint state, received when it was made.

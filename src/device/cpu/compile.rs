@@ -15,7 +15,7 @@ use super::layout::{Addresses, BufferId, Home, Layout, PackedView, View};
 use super::load::Loader;
 use super::lower::PackedSegment;
 use super::memory::{Matrix, Words};
-use super::program::{NamedStep, Program, Slot, run_steps};
+use super::program::{NamedStep, Program, Sections, Slot, run_steps};
 use crate::device::DeviceError;
 use crate::graph::{Graph, HostTensor, HostView, Source, TensorType, ValueId};
 
@@ -257,7 +257,8 @@ impl Compiler<'_> {
         let words = once.iter().chain(&steps).map(|named| named.step.scratch()).max().unwrap_or(0);
         let scratch: Vec<Words> = (0..target.threads).map(|_| Words::new(words)).collect();
         run_steps(&once, &scratch, loader.pool);
-        Ok(Program { steps, inputs, outputs, scratch, memory })
+        let sections = Sections::of(&steps);
+        Ok(Program { steps, sections, inputs, outputs, scratch, memory })
     }
 }
 

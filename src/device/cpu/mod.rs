@@ -31,7 +31,9 @@ use self::load::{Loader, PackedWeights};
 use self::memory::{LargeMemory, Words};
 use self::pool::Pool;
 use self::program::Program;
-use super::{Account, Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, StepAccount, StepTime};
+use super::{
+    Account, Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, SectionTime, StepAccount, StepTime,
+};
 use crate::graph::{Graph, HostTensor, HostView, Source, Weights};
 
 /// Forces the kernels of one instruction set, for tests and comparisons: `portable`, `avx2`, `avx512`, `avx512bf16`.
@@ -66,7 +68,7 @@ impl CpuDevice {
 
     /// As [`Self::new`], with the kernels of `isa`, which must be one of [`Isa::available`].
     pub fn with_isa(options: DeviceOptions, isa: Isa) -> Result<Self, DeviceError> {
-        let DeviceOptions { threads, precision } = options;
+        let DeviceOptions { threads, precision, .. } = options;
         if !Isa::available().contains(&isa) {
             return Err(DeviceError::Unknown(format!("cpu with {isa} kernels")));
         }
@@ -160,6 +162,10 @@ impl Device for CpuDevice {
                 Precision::Bf16 => 2.0,
             },
         })
+    }
+
+    fn sections(&self, program: ProgramId) -> &[SectionTime] {
+        self.programs.get(program.0).map_or(&[], Program::sections)
     }
 
     fn peak(&mut self) -> Option<Peak> {

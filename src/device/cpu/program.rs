@@ -1,16 +1,18 @@
 //! A compiled graph: buffers at fixed addresses and the steps over them. Made by `compile`, run by the device.
 
-use std::time::Instant;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use super::kernels::Step;
 use super::layout::Memory;
 use super::memory::{Matrix, Words};
 use super::pool::Pool;
-use crate::device::{DeviceError, StepTime};
+use crate::device::{DeviceError, SectionTime, StepTime, section_of};
 use crate::graph::{DType, HostTensor, HostView, TensorType};
 
 pub(super) struct Program {
     pub steps: Vec<NamedStep>,
+    pub sections: Sections,
     pub inputs: Vec<Slot>,
     pub outputs: Vec<Slot>,
     /// Working memory, one part per thread.
@@ -23,6 +25,38 @@ pub(super) struct Program {
 pub(super) struct NamedStep {
     pub node: String,
     pub step: Box<dyn Step>,
+}
+
+/// Which steps belong to which section: the clock is read where one stretch follows another, not at every step.
+pub(super) struct Sections {
+    stretches: Vec<Stretch>,
+    times: Vec<SectionTime>,
+}
+
+/// Steps of one section that follow each other.
+struct Stretch {
+    steps: Range<usize>,
+    /// Number among the times.
+    section: usize,
+}
+
+impl Sections {
+    pub fn of(steps: &[NamedStep]) -> Self {
+        let mut times: Vec<SectionTime> = Vec::new();
+        let mut stretches: Vec<Stretch> = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            let name = section_of(&step.node);
+            let section = times.iter().position(|section| section.name == name).unwrap_or_else(|| {
+                times.push(SectionTime { name: name.to_owned(), time: Duration::ZERO });
+                times.len() - 1
+            });
+            match stretches.last_mut() {
+                Some(last) if last.section == section => last.steps.end = index + 1,
+                _ => stretches.push(Stretch { steps: index..index + 1, section }),
+            }
+        }
+        Self { stretches, times }
+    }
 }
 
 /// Runs steps one after another, each on all threads.
@@ -66,9 +100,21 @@ impl Program {
         format!("{} steps, {:.1} MB of buffers", self.steps.len(), self.memory.bytes() as f64 / 1e6)
     }
 
-    /// Runs every step.
+    /// Runs every step, and times the sections.
     pub fn run(&mut self, pool: &mut Pool) {
-        run_steps(&self.steps, &self.scratch, pool);
+        self.sections.times.iter_mut().for_each(|section| section.time = Duration::ZERO);
+        let mut start = Instant::now();
+        for stretch in &self.sections.stretches {
+            run_steps(&self.steps[stretch.steps.clone()], &self.scratch, pool);
+            let end = Instant::now();
+            self.sections.times[stretch.section].time += end - start;
+            start = end;
+        }
+    }
+
+    /// How long each section took in the last run.
+    pub fn sections(&self) -> &[SectionTime] {
+        &self.sections.times
     }
 
     /// Runs every step and says how long each took.

@@ -184,7 +184,7 @@ impl Elements {
 
 /// Nodes of weights and constants alone are computed once, by the reference device.
 fn compute(graph: &Graph, id: ValueId, weights: &dyn Weights) -> Result<Vec<f32>, DeviceError> {
-    let options = DeviceOptions { threads: 1, precision: Precision::F32 };
+    let options = DeviceOptions::cpu(1, Precision::F32);
     let mut cpu = CpuDevice::new(options)?;
     let alone = graph.only(id, "constant");
     let mut out = HostTensor::zeros(&TensorType::f32(graph.shape(id)));

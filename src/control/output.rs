@@ -1,0 +1,278 @@
+//! The way out: the newest chunk from the cycle, checked at the moment it leaves. Used by whoever sends chunks (the live
+//! node's publishing thread, `cli replay`, tests), one thread only.
+//!
+//! Here, not in the cycle, because only here it is known what time it is when a chunk leaves and what left before it:
+//! points whose time is past are cut off, the deadline is judged, the chunk is joined to what was really sent, and the
+//! limits are checked on what comes of that. A refused chunk is counted; where the robot must not go on, it is told to
+//! hold its measured position.
+//!
+//! The mailbox behind it is like those of the ways in: a consumer that sleeps finds the newest chunk, never a queue of
+//! old ones, and the cycle never waits for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::chunk::Chunk;
+use super::deadline::Blame;
+use super::join::{Sent, blend};
+use super::limits::{Before, Limits};
+use super::mailbox::{Receiver, Sender, mailbox};
+use super::state::{Phase, Shared};
+use super::wake::Wake;
+use crate::observe::messages::Stamp;
+use crate::settings::{ChunkJoin, OnDeadlineMiss, Settings};
+use crate::telemetry::{CycleResult, DropReason, Metrics, Stage};
+
+/// Stamps that are further ahead of the clock than this are not of this clock, or of a time before it was set back.
+pub(super) const CLOCK_TOLERANCE_MS: f64 = 100.0;
+
+/// The rules by which chunks leave.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub budget_ms: f64,
+    pub on_deadline_miss: OnDeadlineMiss,
+    pub join: ChunkJoin,
+    pub max_image_age_ms: f64,
+    pub max_joint_age_ms: f64,
+    pub limits: Limits,
+}
+
+impl Rules {
+    pub fn new(settings: &Settings, limits: Limits) -> Self {
+        Self {
+            budget_ms: settings.latency_budget_ms,
+            on_deadline_miss: settings.on_deadline_miss,
+            join: settings.chunk_join,
+            max_image_age_ms: settings.max_image_age_ms,
+            max_joint_age_ms: settings.max_joint_age_ms,
+            limits,
+        }
+    }
+}
+
+/// Where an edge gets the chunks from.
+#[derive(Debug)]
+pub struct ChunkOutput {
+    receiver: Receiver<Chunk>,
+    wake: Wake,
+    rules: Rules,
+    /// The chunk that is about to leave.
+    leaving: Chunk,
+    sent: Sent,
+    /// Where the joints were to be one point before the first of the leaving chunk.
+    before: Vec<f64>,
+    blame: Blame,
+    /// What made the leaving chunk late, if it is.
+    late: Option<Stage>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a chunk does not leave.
+struct Refusal {
+    reason: DropReason,
+    /// Whether the robot is told to stay where it is.
+    hold: bool,
+}
+
+/// The cycle's end and the consumer's; `room` is a chunk of the right size.
+pub(super) fn output(
+    room: &Chunk,
+    rules: Rules,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+) -> (Sender<Chunk>, ChunkOutput) {
+    let wake = Wake::default();
+    let (sender, receiver) = mailbox(room, &wake);
+    let output = ChunkOutput {
+        receiver,
+        wake,
+        rules,
+        leaving: room.clone(),
+        sent: Sent::new(room),
+        before: vec![0.0; room.joints],
+        blame: Blame::default(),
+        late: None,
+        shared,
+        metrics,
+    };
+    (sender, output)
+}
+
+impl ChunkOutput {
+    /// Waits up to `timeout` for a chunk that has not been looked at. False if none came.
+    pub fn wait(&mut self, timeout: Duration) -> bool {
+        // A chunk that comes just before the first wait wakes nobody, so no wait is long.
+        const SLICE: Duration = Duration::from_millis(5);
+        let started = Instant::now();
+        while !self.receiver.is_full() {
+            let Some(left) = timeout.checked_sub(started.elapsed()) else { return false };
+            self.wake.wait(left.min(SLICE));
+        }
+        true
+    }
+
+    /// Sends the newest chunk, if there is one that may leave now, by the clock of the messages' receivers. True when
+    /// something was sent.
+    pub fn send<E>(
+        &mut self,
+        clock: impl Fn() -> Stamp,
+        send: impl FnOnce(&Chunk) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let now = clock();
+        if !self.take(now, true) {
+            return Ok(false);
+        }
+        if let Err(error) = send(&self.leaving) {
+            self.metrics.dropped(DropReason::Unsent);
+            self.finished(CycleResult::Dropped(DropReason::Unsent), None);
+            return Err(error);
+        }
+        self.left(now);
+        Ok(true)
+    }
+
+    /// The newest chunk, if there is one that may leave now; it counts as sent. How long anything took by this machine's
+    /// clock has no part in it: the same inputs give the same chunks.
+    pub fn try_recv(&mut self, now: Stamp) -> Option<Chunk> {
+        if !self.take(now, false) {
+            return None;
+        }
+        let chunk = self.leaving.clone();
+        self.left(now);
+        Some(chunk)
+    }
+
+    /// Takes what the cycle handed out and prepares it for leaving. `live` where the watchdog counts.
+    fn take(&mut self, now: Stamp, live: bool) -> bool {
+        if !self.receiver.take() {
+            return false;
+        }
+        let Some(chunk) = self.receiver.held() else { return false };
+        self.leaving.copy_from(chunk);
+        if let Some(reason) = self.leaving.hold {
+            return self.make_hold(reason, now);
+        }
+        match self.prepare(now, live) {
+            Ok(()) => true,
+            Err(Refusal { reason, hold }) => {
+                self.metrics.dropped(reason);
+                self.finished(CycleResult::Dropped(reason), None);
+                self.shared.set(if hold { Phase::Holding } else { Phase::Waiting }, Some(reason));
+                hold && self.make_hold(reason, now)
+            }
+        }
+    }
+
+    /// Cuts, judges, joins and checks the chunk that is to leave.
+    fn prepare(&mut self, now: Stamp, live: bool) -> Result<(), Refusal> {
+        let refuse = |reason| Err(Refusal { reason, hold: false });
+        let late = self.is_late(now);
+        let Self { leaving: chunk, rules, sent, before, shared, metrics, .. } = self;
+        if live && (shared.is_stalled() || shared.is_too_long_ago(chunk.made.began.1)) {
+            return refuse(DropReason::Stalled);
+        }
+        if !shared.is_enabled() {
+            return refuse(DropReason::Disabled);
+        }
+        let images = too_old(chunk.made.images, now, rules.max_image_age_ms, DropReason::ImagesStale);
+        let joints = too_old(chunk.made.joints, now, rules.max_joint_age_ms, DropReason::JointsStale);
+        if let Some(reason) = images.or(joints) {
+            return refuse(reason);
+        }
+        match rules.on_deadline_miss {
+            OnDeadlineMiss::Drop if late => return refuse(DropReason::Late),
+            OnDeadlineMiss::Hold if late => return Err(Refusal { reason: DropReason::Late, hold: true }),
+            _ => {}
+        }
+        chunk.first = chunk.first_at(now);
+        if chunk.first >= chunk.horizon {
+            return refuse(DropReason::Past);
+        }
+        let checked = match sent.in_force(now) {
+            None => rules.limits.check(chunk, Before::Measured(&chunk.measured)),
+            Some(sent) => {
+                let interval_ns = (1e9 / chunk.control_hz).round() as i64;
+                let time = Stamp(chunk.time_of(chunk.first).0.saturating_sub(interval_ns));
+                for (joint, position) in before.iter_mut().enumerate() {
+                    *position = sent.position_at(joint, time).unwrap_or(chunk.measured[joint]);
+                }
+                if let ChunkJoin::Blend { blend_ms } = rules.join {
+                    blend(chunk, sent, now, blend_ms);
+                }
+                rules.limits.check(chunk, Before::Sent(before))
+            }
+        };
+        checked.map_err(|violation| {
+            metrics.report("limits", &violation);
+            Refusal { reason: violation.reason, hold: true }
+        })
+    }
+
+    /// Whether the chunk has missed its deadline; counts it and says why.
+    fn is_late(&mut self, now: Stamp) -> bool {
+        let made = &mut self.leaving.made;
+        made.parts.set(Stage::Publish, made.handed_out.elapsed());
+        let late = now.ms_since(self.leaving.observation) > self.rules.budget_ms;
+        self.late = late.then(|| self.blame.of(&made.parts));
+        match self.late {
+            Some(stage) => self.metrics.missed(stage),
+            None => self.blame.in_time(&made.parts),
+        }
+        late
+    }
+
+    /// Makes the leaving chunk one that tells the robot to stay where it is. False when that needs not or cannot be
+    /// sent: the robot does not move on account of this node, or nobody knows where it is.
+    fn make_hold(&mut self, reason: DropReason, now: Stamp) -> bool {
+        let moving = self.sent.in_force(now).is_some_and(|sent| sent.hold.is_none());
+        let stale =
+            too_old(self.leaving.made.joints, now, self.rules.max_joint_age_ms, DropReason::JointsStale);
+        if !moving || stale.is_some() {
+            return false;
+        }
+        let chunk = &mut self.leaving;
+        chunk.hold = Some(reason);
+        chunk.observation = now;
+        (chunk.first, chunk.horizon) = (0, 1);
+        chunk.actions[..chunk.joints].copy_from_slice(&chunk.measured);
+        true
+    }
+
+    /// The leaving chunk has left.
+    fn left(&mut self, now: Stamp) {
+        let chunk = &self.leaving;
+        self.sent.set(chunk, now);
+        if chunk.hold.is_some() {
+            return;
+        }
+        let (began, began_at) = chunk.made.began;
+        let publish = chunk.made.handed_out.elapsed();
+        self.metrics.record(Stage::Publish, publish);
+        let age_ms = began.ms_since(chunk.observation) + began_at.elapsed().as_secs_f64() * 1e3;
+        let age = self.metrics.age(age_ms);
+        self.metrics.chunks.add_one();
+        self.shared.sent(publish);
+        self.shared.set(Phase::Running, None);
+        self.finished(CycleResult::Chunk, Some(age));
+    }
+
+    /// Keeps what the leaving chunk's cycle came to.
+    fn finished(&self, result: CycleResult, age: Option<Duration>) {
+        let mut record = self.leaving.made.parts.record();
+        (record.result, record.missed) = (result, self.late);
+        if let Some(age) = age {
+            record.set(Stage::END_TO_END, age);
+        }
+        self.metrics.cycle_finished(&record);
+    }
+}
+
+/// Why what has this stamp must not become an action: it is too old, or not of this clock.
+pub(super) fn too_old(stamp: Stamp, now: Stamp, max_ms: f64, stale: DropReason) -> Option<DropReason> {
+    match now.ms_since(stamp) {
+        age_ms if age_ms > max_ms => Some(stale),
+        age_ms if age_ms < -CLOCK_TOLERANCE_MS => Some(DropReason::StampsAhead),
+        _ => None,
+    }
+}
