@@ -188,7 +188,7 @@ fn a_trace_that_does_not_fit_names_the_program_and_the_parameter() {
         panic!("{error}")
     };
     assert!(["perceive", "act"].contains(&program.as_str()), "{error}");
-    assert!(error.to_string().contains("tenstorrent.trace_region_mb"), "{error}");
+    assert!(error.to_string().contains("tenstorrent_trace_region_mb"), "{error}");
     drop(device);
     // The card is usable again.
     let mut device = open(TenstorrentOptions::default());

@@ -109,6 +109,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         peak_rss_bytes,
     };
     report.print(options.nodes);
+    if device.describe().contains("a mock") {
+        println!("\na mock card computes nothing: these are the times of the host's library alone");
+    }
     if let Some(path) = &options.json {
         let text = format!("{:#}\n", report.to_json());
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;

@@ -215,7 +215,8 @@ fn describe(checkpoint: &Checkpoint, config: &PolicyConfig, step_counts: &[usize
 }
 
 fn open_device(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
-    device::open(&settings.device, DeviceOptions::cpu(settings.threads, settings.precision))
+    let Settings { threads, precision, tenstorrent, .. } = *settings;
+    device::open(&settings.device, DeviceOptions { threads, precision, tenstorrent })
 }
 
 fn make_model(

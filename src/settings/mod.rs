@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::device::cpu::Precision;
+use crate::device::tenstorrent::Tuning;
 
 pub use parameters::{Allowed, DefaultValue, PARAMETERS, Parameter, reference};
 pub use read::SettingsError;
@@ -30,6 +31,8 @@ pub struct Settings {
     pub precision: Precision,
     /// Threads of the CPU device; 0 means one per core.
     pub threads: usize,
+    /// How a Tenstorrent card is used.
+    pub tenstorrent: Tuning,
     /// Seed of the noise that each chunk starts from.
     pub seed: u64,
     /// Cameras in the model's order. One without a topic is absent: the model is told so.

@@ -54,7 +54,7 @@ pub const PARAMETERS: &[Parameter] = &[
         default: Text("cpu"),
         unit: "",
         allowed: NotEmpty,
-        description: "Device that runs the model",
+        description: "Device that runs the model: cpu, tenstorrent (whatever card is there), or tenstorrent:p150, :n150, :n300",
     },
     Parameter {
         name: "dtype",
@@ -69,6 +69,27 @@ pub const PARAMETERS: &[Parameter] = &[
         unit: "",
         allowed: Range(0.0, 1024.0),
         description: "Threads of the CPU device; 0 means one per core",
+    },
+    Parameter {
+        name: "tenstorrent_weights",
+        default: Text("bfloat8_b"),
+        unit: "",
+        allowed: OneOf(&["bfloat8_b", "bfloat16"]),
+        description: "How a Tenstorrent card stores large weights; bfloat16 takes twice the memory and time to read",
+    },
+    Parameter {
+        name: "tenstorrent_trace_region_mb",
+        default: Integer(512),
+        unit: "MiB",
+        allowed: Range(1.0, 16384.0),
+        description: "DRAM of a Tenstorrent card that is set aside for traces: about 40 for each prompt length and number of steps",
+    },
+    Parameter {
+        name: "tenstorrent_l1_activation_kb",
+        default: Integer(0),
+        unit: "KiB",
+        allowed: Range(0.0, 1024.0),
+        description: "L1 of each core that an activation may take on a Tenstorrent card; 0 means the card's own",
     },
     Parameter {
         name: "seed",

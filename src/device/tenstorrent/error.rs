@@ -32,7 +32,7 @@ pub enum TenstorrentError {
     #[error("{operation} of node '{node}': {message}")]
     Call { operation: String, node: String, message: String },
     #[error(
-        "the trace of program '{program}' does not fit: {message}. Raise the parameter tenstorrent.trace_region_mb"
+        "the trace of program '{program}' does not fit: {message}. Raise the parameter tenstorrent_trace_region_mb"
     )]
     TraceRegion { program: String, message: String },
     #[error(
@@ -67,7 +67,7 @@ impl TenstorrentError {
         };
         let has = |what: &str| message.contains(what);
         if has("beyond max L1 size") || has("clash with L1 buffers") || has("L1 buffer") && has("Memory") {
-            return full("L1", "Give activations less of it: tenstorrent.l1_activation_kb");
+            return full("L1", "Give activations less of it: tenstorrent_l1_activation_kb");
         }
         if has("Out of Memory") {
             return full("DRAM", "Use fewer cameras or step counts, or a card with more memory");
