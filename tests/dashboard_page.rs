@@ -131,7 +131,7 @@ fn pictures_for_the_documentation() {
     let mut browser = Browser::start().expect("pictures need Chromium");
     let robot = FakeRobot::new();
     let dashboard = robot.dashboard();
-    browser.look(1440, 1360, false);
+    browser.look(1440, 900, false);
     browser.open(&format!("http://{}/", dashboard.address()));
     with_running_robot(robot, |events| {
         for event in 0..9 {
@@ -140,8 +140,11 @@ fn pictures_for_the_documentation() {
         }
         thread::sleep(Duration::from_secs(3));
         for (name, dark) in [("dashboard_light.png", false), ("dashboard_dark.png", true)] {
-            browser.look(1440, 1360, dark);
-            thread::sleep(Duration::from_millis(700));
+            browser.look(1440, 900, dark);
+            let height = browser.evaluate("document.documentElement.scrollHeight").as_u64().unwrap();
+            browser.look(1440, height as u32, dark);
+            // For what depends on the size to be drawn anew.
+            thread::sleep(Duration::from_millis(2500));
             browser.screenshot(&Path::new(&folder).join(name));
         }
     });
