@@ -78,7 +78,7 @@ fn the_page_loads_updates_and_shows_what_goes_wrong() {
         let shows =
             |id: &str, text: &str| format!("document.getElementById('{id}').textContent.includes('{text}')");
         browser.wait_until(&word("Running"));
-        browser.wait_until(&shows("counts", "Every chunk came in time"));
+        browser.wait_until(&shows("counts", "No deadline was missed"));
         browser.wait_until("parseFloat(document.getElementById('figure-p50').textContent) > 20");
         browser.wait_until("document.querySelectorAll('#joints .curve').length === 14");
         browser.wait_until("document.querySelectorAll('#breakdown g').length > 5");
@@ -145,7 +145,7 @@ fn pictures_for_the_documentation() {
             browser.look(1440, height as u32, dark);
             // For what depends on the size to be drawn anew.
             thread::sleep(Duration::from_millis(2500));
-            browser.screenshot(&Path::new(&folder).join(name));
+            browser.screenshot(&Path::new(&folder).join(name), 1440, height);
         }
     });
 }
