@@ -15,7 +15,7 @@ fn number(index: usize) -> f32 {
 /// How far the flow has moved the noise.
 fn moved(config: &PolicyConfig, precision: Precision) -> Vec<f64> {
     let graphs = PolicyGraphs::build(config, 1, &Intermediates::None).unwrap();
-    let mut device = CpuDevice::new(DeviceOptions { threads: 0, precision }).unwrap();
+    let mut device = CpuDevice::new(DeviceOptions::cpu(0, precision)).unwrap();
     let programs = [&graphs.perceive, &graphs.act]
         .map(|graph| (device.compile(graph, &RandomWeights, &Silent).unwrap(), graph));
     for (program, graph) in programs {

@@ -29,7 +29,7 @@ impl Progress for Counted {
 fn progress_ends_at_its_total() {
     let graphs = PolicyGraphs::build(&PolicyConfig::TINY, 1, &Intermediates::None).unwrap();
     for precision in [Precision::F32, Precision::Bf16] {
-        let mut device = CpuDevice::new(DeviceOptions { threads: 1, precision }).unwrap();
+        let mut device = CpuDevice::new(DeviceOptions::cpu(1, precision)).unwrap();
         for graph in [&graphs.perceive, &graphs.act] {
             let counted = Counted::default();
             device.compile(graph, &RandomWeights, &counted).unwrap();

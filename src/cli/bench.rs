@@ -76,7 +76,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     config.denoising_steps = options.steps.unwrap_or(config.denoising_steps);
     let tokens = prompt_tokens(options.prompt_tokens, &config)?;
 
-    let device_options = DeviceOptions { threads: options.threads, precision: options.dtype };
+    let device_options = DeviceOptions::cpu(options.threads, options.dtype);
     let mut device = device::open(&options.device, device_options)?;
     let start = Instant::now();
     let mut bench = Bench::compile(&mut *device, &config, options.cameras, weights, &Bar::default())?;

@@ -53,11 +53,11 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let config = checkpoint.config();
     let inputs = Inputs::load(&options.inputs, config)?;
     let wanted = Intermediates::parse(&options.values);
-    let graphs = PolicyGraphs::build(config, inputs.cameras(), &wanted)?;
-    check_names(&wanted, &graphs)?;
-
+    check_names(&wanted, &PolicyGraphs::as_written(config, inputs.cameras(), &wanted)?)?;
     let mut device =
-        device::open(&options.device, DeviceOptions { threads: options.threads, precision: options.dtype })?;
+        device::open(&options.device, DeviceOptions::cpu(options.threads, options.dtype))?;
+    let graphs =
+        PolicyGraphs::rewritten(config, inputs.cameras(), &wanted, |graph| device.simplify(graph))?;
     let progress = Bar::default();
     let perceive = device.compile(&graphs.perceive, &checkpoint, &progress)?;
     let act = device.compile(&graphs.act, &checkpoint, &progress)?;

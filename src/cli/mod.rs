@@ -1,8 +1,10 @@
 //! The command line: one file per subcommand. Called by `main`.
 
+mod audit;
 mod bench;
 mod checkpoint;
 mod infer;
+mod plan;
 #[cfg(feature = "ros")]
 mod play;
 pub mod progress;
@@ -35,6 +37,8 @@ enum Command {
     Infer(infer::Options),
     Replay(replay::Options),
     Bench(bench::Options),
+    Audit(audit::Options),
+    Plan(plan::Options),
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
 }
@@ -52,6 +56,8 @@ pub fn main() -> ExitCode {
         Some(Command::Infer(options)) => infer::run(options),
         Some(Command::Replay(options)) => replay::run(options),
         Some(Command::Bench(options)) => bench::run(options),
+        Some(Command::Audit(options)) => audit::run(options),
+        Some(Command::Plan(options)) => plan::run(options),
         Some(Command::Checkpoint(command)) => checkpoint::run(command),
         #[cfg(not(feature = "ros"))]
         None => unreachable!("the parser requires a command"),

@@ -215,7 +215,7 @@ fn describe(checkpoint: &Checkpoint, config: &PolicyConfig, step_counts: &[usize
 }
 
 fn open_device(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
-    device::open(&settings.device, DeviceOptions { threads: settings.threads, precision: settings.precision })
+    device::open(&settings.device, DeviceOptions::cpu(settings.threads, settings.precision))
 }
 
 fn make_model(

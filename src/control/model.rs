@@ -1,6 +1,6 @@
 //! The policy on its device: its programs, and the buffers through which they are fed and read. Used by the cycle.
 
-use crate::device::{Device, DeviceError, ProgramId, Progress, SectionTime, StepTime};
+use crate::device::{Account, Device, DeviceError, ProgramId, Progress, SectionTime, StepTime};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, TensorType, Weights};
 use crate::observe::PromptTokens;
 use crate::policy::{
@@ -57,13 +57,13 @@ impl Model {
         let mut programs = Vec::new();
         for prompt_tokens in prompt_lengths(config.prompt_tokens) {
             let config = PolicyConfig { prompt_tokens, ..*config };
-            let graphs = PolicyGraphs::build(&config, cameras, &Intermediates::None)?;
-            let perceive = device.compile(&graphs.perceive, checkpoint, progress)?;
+            let perceive = graphs(&config, cameras, &*device)?.perceive;
+            let perceive = device.compile(&perceive, checkpoint, progress)?;
             let mut act = Vec::with_capacity(step_counts.len());
             for &denoising_steps in step_counts {
                 let config = PolicyConfig { denoising_steps, ..config };
-                let graphs = PolicyGraphs::build(&config, cameras, &Intermediates::None)?;
-                act.push(device.compile(&graphs.act, checkpoint, progress)?);
+                let graph = graphs(&config, cameras, &*device)?.act;
+                act.push(device.compile(&graph, checkpoint, progress)?);
             }
             programs.push(Programs { prompt_tokens, perceive, act });
         }
@@ -185,9 +185,18 @@ impl Device for NoDevice {
         Err(Self::GONE)
     }
 
+    fn account(&self, _: ProgramId) -> Result<Account, DeviceError> {
+        Err(Self::GONE)
+    }
+
     fn read(&mut self, _: ProgramId, _: &str, _: &mut HostTensor) -> Result<(), DeviceError> {
         Err(Self::GONE)
     }
+}
+
+/// Both graphs, as the device likes them best.
+fn graphs(config: &PolicyConfig, cameras: usize, device: &dyn Device) -> Result<PolicyGraphs, GraphError> {
+    PolicyGraphs::rewritten(config, cameras, &Intermediates::None, |graph| device.simplify(graph))
 }
 
 /// The lengths that prompts of at most `longest` tokens are padded to, the longest first.
@@ -210,7 +219,7 @@ pub enum ModelError {
 mod tests {
     use super::*;
     use crate::device::cpu::{CpuDevice, Precision};
-    use crate::device::{self, Silent};
+    use crate::device::{DeviceOptions, Silent};
     use crate::graph::WeightFormat;
     use crate::policy::checkpoint::init::write_random;
 
@@ -234,7 +243,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write_random(folder.path(), &PolicyConfig::TINY, 3, WeightFormat::F32, &|_| {}).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        let options = device::DeviceOptions { threads: 1, precision: Precision::F32 };
+        let options = DeviceOptions::cpu(1, Precision::F32);
         let device = Box::new(CpuDevice::new(options).unwrap());
         let mut model = Model::compile(&checkpoint, &PolicyConfig::TINY, 1, &[10], device, &Silent).unwrap();
         let pixels: Vec<f32> = (0..3 * 56 * 56).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();

@@ -4,10 +4,12 @@
 //! allocates, and nothing runs anywhere else: an operation that a device lacks is an error at compile time.
 
 pub mod cpu;
+pub mod tenstorrent;
 
 use std::time::Duration;
 
-use crate::graph::{DType, Graph, HostTensor, HostView, WeightError, Weights};
+use self::tenstorrent::{Card, TenstorrentDevice, TenstorrentError, TenstorrentOptions, Tuning};
+use crate::graph::{DType, Graph, GraphError, HostTensor, HostView, WeightError, Weights, passes};
 
 /// A compiled graph of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,11 @@ pub struct ProgramId(usize);
 pub trait Device: Send {
     /// Name and configuration, for people: `cpu (avx2, 2 threads)`.
     fn describe(&self) -> String;
+
+    /// A graph as written, rewritten as this device likes it best.
+    fn simplify(&self, graph: Graph) -> Result<Graph, GraphError> {
+        passes::simplify(graph)
+    }
 
     /// Compiles `graph`, loading its weights. Resident values are found and left under their names, so the program
     /// that leaves a value must be compiled before the one that finds it.
@@ -35,6 +42,9 @@ pub trait Device: Send {
 
     /// Runs a program and says how long each of its steps took. May be slower than [`Self::run`], and may allocate.
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError>;
+
+    /// What the program consists of, for an audit.
+    fn account(&self, program: ProgramId) -> Result<Account, DeviceError>;
 
     /// How long each section of the program took in its last run, in the order in which they began; nothing where the
     /// device does not time them. A section is what shares the first scope of its nodes' name paths: `vision`, `vlm`,
@@ -59,6 +69,34 @@ pub struct Peak {
     pub flops: f64,
     /// Reading of memory, per second.
     pub bytes: f64,
+}
+
+/// A compiled program as an audit sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Where its steps run.
+    pub place: String,
+    /// How that is known.
+    pub source: &'static str,
+    pub steps: Vec<StepAccount>,
+    /// What the host writes before a run and reads after it: names and bytes.
+    pub written: Vec<(String, usize)>,
+    pub read: Vec<(String, usize)>,
+    /// Size of an element of a large weight.
+    pub weight_element_bytes: f64,
+}
+
+/// A step of a compiled program.
+#[derive(Clone, Debug)]
+pub struct StepAccount {
+    /// Name of the graph's node that it computes, alone or with others.
+    pub node: String,
+    /// What the device runs for it.
+    pub kernel: &'static str,
+    /// How many programs are started for it; none for another view of the same numbers.
+    pub programs: usize,
+    /// Transfers between host and device while it runs.
+    pub crossings: usize,
 }
 
 /// How long a step of a program took.
@@ -130,12 +168,14 @@ pub enum DeviceError {
     Unsupported { node: String, what: String },
     #[error("graph '{graph}' reads '{value}' before anything has made it")]
     Order { graph: String, value: String },
-    #[error("there is no device '{0}'; this build has: cpu")]
+    #[error("there is no device '{0}'; there are cpu, tenstorrent, and tenstorrent:p150, :n150, :n300")]
     Unknown(String),
     #[error("{variable} is '{found}'; this machine has the kernels {available}")]
     Kernels { variable: &'static str, found: String, available: String },
     #[error("'{0}' is no precision; there are f32 and bf16")]
     Precision(String),
+    #[error(transparent)]
+    Tenstorrent(#[from] tenstorrent::TenstorrentError),
 }
 
 /// How a device is to run a model.
@@ -145,13 +185,35 @@ pub struct DeviceOptions {
     pub threads: usize,
     /// How the CPU stores weights and what they are multiplied with.
     pub precision: cpu::Precision,
+    /// How a Tenstorrent card is used.
+    pub tenstorrent: Tuning,
+}
+
+impl DeviceOptions {
+    /// The CPU with so many threads, 0 for one per core.
+    pub fn cpu(threads: usize, precision: cpu::Precision) -> Self {
+        Self { threads, precision, tenstorrent: Tuning::default() }
+    }
+}
+
+/// The card of a device's name, after the colon; none is any.
+pub fn card_named(card: &str) -> Result<Option<Card>, TenstorrentError> {
+    match card {
+        "" => Ok(None),
+        card => Card::find(card).map(Some).ok_or_else(|| TenstorrentError::UnknownCard(card.into())),
+    }
 }
 
 /// Opens a device by the name that parameters and options use.
 pub fn open(name: &str, options: DeviceOptions) -> Result<Box<dyn Device>, DeviceError> {
-    match name {
-        "cpu" => Ok(Box::new(cpu::CpuDevice::new(options)?)),
-        other => Err(DeviceError::Unknown(other.into())),
+    match name.split_once(':').unwrap_or((name, "")) {
+        ("cpu", "") => Ok(Box::new(cpu::CpuDevice::new(options)?)),
+        ("tenstorrent", card) => {
+            let (card, tuning) = (card_named(card)?, options.tenstorrent);
+            let options = TenstorrentOptions { card, tuning, ..TenstorrentOptions::default() };
+            Ok(Box::new(TenstorrentDevice::open(options)?))
+        }
+        _ => Err(DeviceError::Unknown(name.into())),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod builder;
 pub mod cost;
 mod infer;
 pub mod op;
+mod part;
 pub mod passes;
 pub mod tensor;
 pub mod weights;

@@ -5,6 +5,7 @@
 //! `denoise` is the Euler loop over the suffix, and this file puts them together.
 
 pub mod checkpoint;
+pub mod components;
 pub mod config;
 mod denoise;
 mod gemma;
@@ -15,6 +16,7 @@ mod siglip;
 mod suffix;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
+pub use components::Component;
 pub use config::{ConfigError, PolicyConfig};
 pub use intermediates::Intermediates;
 
@@ -53,8 +55,18 @@ impl PolicyGraphs {
         cameras: usize,
         intermediates: &Intermediates,
     ) -> Result<Self, GraphError> {
+        Self::rewritten(config, cameras, intermediates, passes::simplify)
+    }
+
+    /// The graphs rewritten by `rewrite`: as the device that will run them likes them best.
+    pub fn rewritten(
+        config: &PolicyConfig,
+        cameras: usize,
+        intermediates: &Intermediates,
+        rewrite: impl Fn(Graph) -> Result<Graph, GraphError>,
+    ) -> Result<Self, GraphError> {
         let raw = Self::as_written(config, cameras, intermediates)?;
-        Ok(Self { perceive: passes::simplify(raw.perceive)?, act: passes::simplify(raw.act)? })
+        Ok(Self { perceive: rewrite(raw.perceive)?, act: rewrite(raw.act)? })
     }
 
     /// The graphs as the formulas stand, before any pass.

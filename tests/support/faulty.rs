@@ -12,7 +12,7 @@ use std::time::Duration;
 use pi0_node::control::{Wiring, assemble_on};
 use pi0_node::device::cpu::CpuDevice;
 use pi0_node::device::{
-    Device, DeviceError, DeviceOptions, ProgramId, Progress, SectionTime, Silent, StepTime,
+    Account, Device, DeviceError, DeviceOptions, ProgramId, Progress, SectionTime, Silent, StepTime,
 };
 use pi0_node::graph::{Graph, HostTensor, HostView, Weights};
 use pi0_node::settings::Settings;
@@ -61,7 +61,7 @@ impl Faults {
 
     fn open(self: &Arc<Self>, settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
         self.opened.fetch_add(1, SeqCst);
-        let options = DeviceOptions { threads: 1, precision: settings.precision };
+        let options = DeviceOptions::cpu(1, settings.precision);
         Ok(Box::new(FaultyDevice {
             cpu: CpuDevice::new(options)?,
             faults: self.clone(),
@@ -98,6 +98,10 @@ impl FaultyDevice {
 impl Device for FaultyDevice {
     fn describe(&self) -> String {
         format!("faulty {}", self.cpu.describe())
+    }
+
+    fn account(&self, program: ProgramId) -> Result<Account, DeviceError> {
+        self.cpu.account(program)
     }
 
     fn compile(

@@ -28,7 +28,7 @@ pub fn run(
     isa: Isa,
     precision: Precision,
 ) -> BTreeMap<String, Tensor> {
-    let mut device = CpuDevice::with_isa(DeviceOptions { threads: 2, precision }, isa).unwrap();
+    let mut device = CpuDevice::with_isa(DeviceOptions::cpu(2, precision), isa).unwrap();
     let programs =
         [&graphs.perceive, &graphs.act].map(|graph| (device.compile(graph, golden, &Silent).unwrap(), graph));
     let mut found = BTreeMap::new();

@@ -9,6 +9,7 @@ mod progress;
 mod python;
 mod setup;
 mod sourced;
+mod tenstorrent;
 mod test;
 mod wheels;
 
@@ -31,15 +32,18 @@ enum Task {
     Setup,
     /// Recorded cameras and joints through a live ROS 2 node: starts a player and the node, shows its status.
     Demo(demo::Options),
+    /// Tenstorrent's real library on a mock card: sets it up in .tenstorrent, prints the environment that programs need.
+    Tenstorrent(tenstorrent::Options),
     /// Everything a change must pass: formatting, lints, all tests, documentation.
-    Test,
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Setup => setup::run(),
         Task::Demo(options) => setup::run().and_then(|()| demo::run(&options)),
-        Task::Test => setup::run().and_then(|()| test::run()),
+        Task::Tenstorrent(options) => tenstorrent::run(&options),
+        Task::Test(options) => setup::run().and_then(|()| test::run(&options)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,9 +4,25 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::command::{command, describe, run as run_command};
+use crate::tenstorrent::{self, Readiness};
 
-pub fn run() -> anyhow::Result<()> {
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only compare programs lowered for Tenstorrent cards with the reference, op by op through the library's own
+    /// definitions. Installs PyTorch for that: 7 GB in .tenstorrent/golden.
+    #[arg(long)]
+    tt_golden: bool,
+}
+
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    if options.tt_golden {
+        return run_command(&mut tt_golden()?);
+    }
     let mut steps = steps();
+    match tenstorrent::prepare()? {
+        Readiness::Ready => steps.extend(CARDS.map(on_mock_card)),
+        Readiness::Missing(reason) => eprintln!("\nskipped: tests on mock Tenstorrent cards: {reason}"),
+    }
     let total = steps.len();
     let mut times = Vec::new();
     let mut result = Ok(());
@@ -41,6 +57,32 @@ fn steps() -> Vec<Command> {
         with_ros,
         documentation,
     ]
+}
+
+/// Cards that programs are made for; the N300's chips are like the N150's.
+const CARDS: [&str; 2] = ["p150", "n150"];
+
+/// Everything that needs a card, with a mock one. Tests of one process share it, so they wait for each other.
+fn on_mock_card(card: &str) -> Command {
+    let mut tests = cargo(&[
+        "test",
+        "--workspace",
+        "--no-default-features",
+        "--test",
+        "tenstorrent_mock",
+        "--test",
+        "mock",
+    ]);
+    tests.envs(tenstorrent::environment(card));
+    tests
+}
+
+/// The comparison that needs PyTorch.
+fn tt_golden() -> anyhow::Result<Command> {
+    let mut tests =
+        cargo(&["test", "--no-default-features", "--test", "tenstorrent_golden", "--", "--nocapture"]);
+    tests.env("PI0_TTNN_GOLDEN_PYTHON", tenstorrent::prepare_golden()?);
+    Ok(tests)
 }
 
 fn clippy(features: &[&str]) -> Command {

@@ -1,4 +1,4 @@
-//! Installs the wheels of `ros-wheels.txt` into a Python environment. Called by `setup` and `bindgen`.
+//! Installs wheels into a Python environment: those of `ros-wheels.txt` for `setup` and `bindgen`, others for `tenstorrent`.
 
 use std::env::consts::{ARCH, OS};
 use std::io::{BufRead, BufReader};
@@ -25,11 +25,16 @@ pub fn check_platform() -> anyhow::Result<()> {
 /// Installs the wheels whose name `choose` accepts.
 pub fn install(environment: &Path, choose: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let wheels: Vec<&str> = requirements(WHEELS).filter(|line| choose(name(line))).collect();
+    pip_install(environment, &wheels).context("ROS 2's wheels need a package index and glibc 2.28 or newer")
+}
+
+/// Installs wheels, each a line of a requirements file, and nothing that they name as needed.
+pub fn pip_install(environment: &Path, wheels: &[&str]) -> anyhow::Result<()> {
     // Not the script `bin/pip`: its first line names the environment's path, and such lines are limited in length.
     let mut pip = Command::new(environment.join("bin/python"))
         .args(["-m", "pip", "install", "--no-deps", "--only-binary=:all:", "--no-user"])
         .args(["--disable-pip-version-check", "--progress-bar=off"])
-        .args(&wheels)
+        .args(wheels)
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start pip")?;
@@ -46,15 +51,13 @@ pub fn install(environment: &Path, choose: impl Fn(&str) -> bool) -> anyhow::Res
     bar.finish_and_clear();
     let status = pip.wait().context("cannot wait for pip")?;
     if !status.success() {
-        bail!(
-            "pip could not install the wheels ({status}). It needs a package index and glibc 2.28 or newer"
-        );
+        bail!("pip could not install the wheels ({status})");
     }
     Ok(())
 }
 
 /// The lines of a requirements file that name something.
-fn requirements(file: &str) -> impl Iterator<Item = &str> {
+pub fn requirements(file: &str) -> impl Iterator<Item = &str> {
     file.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 

@@ -55,7 +55,8 @@ impl<'a> Bench<'a> {
         weights: &dyn Weights,
         progress: &dyn Progress,
     ) -> anyhow::Result<Self> {
-        let PolicyGraphs { perceive, act } = PolicyGraphs::build(config, cameras, &Intermediates::None)?;
+        let PolicyGraphs { perceive, act } =
+            PolicyGraphs::rewritten(config, cameras, &Intermediates::None, |graph| device.simplify(graph))?;
         let programs = [
             (device.compile(&perceive, weights, progress)?, perceive),
             (device.compile(&act, weights, progress)?, act),

@@ -12,7 +12,7 @@ use super::weight::PackedWeight;
 use crate::device::{DeviceError, Progress};
 use crate::graph::{Graph, Op, Source, ValueId, WeightData, Weights};
 
-/// Packed weights by name, shape and precision: those that two programs share are packed once.
+/// Packed weights by recipe, shape and precision: those that two programs share are packed once.
 pub(super) type PackedWeights = HashMap<(String, [usize; 2], Precision), Arc<PackedWeight>>;
 
 /// Where a compilation gets its weights.
@@ -43,7 +43,7 @@ impl Loader<'_> {
     ) -> Result<Arc<PackedWeight>, DeviceError> {
         let ty = &graph.value(value).ty;
         let (outputs, depth) = (ty.rows(), ty.columns());
-        let key = (name(graph, value), [outputs, depth], precision);
+        let key = (graph.recipe(value), [outputs, depth], precision);
         if let Some(packed) = self.packed.get(&key) {
             return Ok(packed.clone());
         }
@@ -65,18 +65,6 @@ impl Loader<'_> {
         self.progress.advance(data.stored_bytes());
         Ok(data)
     }
-}
-
-/// What a weight is made of, the same for equal weights.
-fn name(graph: &Graph, id: ValueId) -> String {
-    let value = graph.value(id);
-    let node = match &value.source {
-        Source::Weight { key, .. } => return key.clone(),
-        Source::Node(index) => &graph.nodes[*index],
-        Source::Constant(_) | Source::Input | Source::Resident => return value.name.clone(),
-    };
-    let operands: Vec<String> = node.operands.iter().map(|&operand| name(graph, operand)).collect();
-    format!("{:?} of {}", node.op, operands.join(", "))
 }
 
 /// The rows of a weight `[out, in]`, as the graph puts it together from the checkpoint's tensors.

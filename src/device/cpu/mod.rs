@@ -31,7 +31,9 @@ use self::load::{Loader, PackedWeights};
 use self::memory::{LargeMemory, Words};
 use self::pool::Pool;
 use self::program::Program;
-use super::{Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, SectionTime, StepTime};
+use super::{
+    Account, Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, SectionTime, StepAccount, StepTime,
+};
 use crate::graph::{Graph, HostTensor, HostView, Source, Weights};
 
 /// Forces the kernels of one instruction set, for tests and comparisons: `portable`, `avx2`, `avx512`, `avx512bf16`.
@@ -66,7 +68,7 @@ impl CpuDevice {
 
     /// As [`Self::new`], with the kernels of `isa`, which must be one of [`Isa::available`].
     pub fn with_isa(options: DeviceOptions, isa: Isa) -> Result<Self, DeviceError> {
-        let DeviceOptions { threads, precision } = options;
+        let DeviceOptions { threads, precision, .. } = options;
         if !Isa::available().contains(&isa) {
             return Err(DeviceError::Unknown(format!("cpu with {isa} kernels")));
         }
@@ -136,6 +138,30 @@ impl Device for CpuDevice {
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
         let program = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
         Ok(program.profile(&mut self.pool))
+    }
+
+    fn account(&self, program: ProgramId) -> Result<Account, DeviceError> {
+        let program = self.programs.get(program.0).ok_or(DeviceError::NoProgram(program.0))?;
+        let step = |step: &program::NamedStep| StepAccount {
+            node: step.node.clone(),
+            kernel: step.step.name(),
+            programs: 1,
+            crossings: 0,
+        };
+        let slots = |slots: &[program::Slot]| {
+            slots.iter().map(|slot| (slot.name.clone(), 4 * slot.ty.elements())).collect()
+        };
+        Ok(Account {
+            place: format!("cpu, {} kernels", self.isa),
+            source: "the compiled program",
+            steps: program.steps.iter().map(step).collect(),
+            written: slots(&program.inputs),
+            read: slots(&program.outputs),
+            weight_element_bytes: match self.precision {
+                Precision::F32 => 4.0,
+                Precision::Bf16 => 2.0,
+            },
+        })
     }
 
     fn sections(&self, program: ProgramId) -> &[SectionTime] {

@@ -1,0 +1,61 @@
+//! The cards, as far as lowering and planning need to know them. Called by `lower`, by `cli plan`, and at start to check
+//! that the card is the one that was asked for.
+//!
+//! Sizes of DRAM, grids and bandwidths are the vendor's; what silicon reaches of them is not known here.
+
+/// A card of which one chip is used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Card {
+    /// As parameters and options name it.
+    pub name: &'static str,
+    /// As tt-metal names its architecture.
+    pub architecture: &'static str,
+    /// Columns and rows of cores that compute.
+    pub grid: [usize; 2],
+    pub l1_bytes_per_core: usize,
+    pub dram_bytes: usize,
+    /// Peak, per second.
+    pub dram_bytes_per_s: f64,
+    /// Peak of dense products with bf16 factors, per second.
+    pub flops: f64,
+    /// An activation that takes at most so much of each core's L1 stays there. What is left is for the circular buffers of
+    /// the operations: on an N150 a layer of the language model needs nearly all of it.
+    pub l1_activation_bytes_per_core: usize,
+}
+
+impl Card {
+    pub const P150: Self = Self {
+        name: "p150",
+        architecture: "blackhole",
+        grid: [13, 10],
+        l1_bytes_per_core: 1_572_864,
+        dram_bytes: 32 << 30,
+        dram_bytes_per_s: 512e9,
+        flops: 370e12,
+        l1_activation_bytes_per_core: 96 << 10,
+    };
+
+    pub const N150: Self = Self {
+        name: "n150",
+        architecture: "wormhole_b0",
+        grid: [8, 8],
+        l1_bytes_per_core: 1_499_136,
+        dram_bytes: 12 << 30,
+        dram_bytes_per_s: 288e9,
+        flops: 74e12,
+        l1_activation_bytes_per_core: 16 << 10,
+    };
+
+    /// Two chips like the N150's, of which the first is used.
+    pub const N300: Self = Self { name: "n300", ..Self::N150 };
+
+    pub const ALL: [Self; 3] = [Self::P150, Self::N150, Self::N300];
+
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|card| card.name == name)
+    }
+
+    pub fn cores(&self) -> usize {
+        self.grid[0] * self.grid[1]
+    }
+}

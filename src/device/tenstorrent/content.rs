@@ -1,0 +1,201 @@
+//! What a card's tensors hold from the start: weights as the library wants them (transposed, padded, in the places that the
+//! lowering chose), and small matrices that the lowering makes. Called by `lower`, which describes them, and by whoever
+//! uploads or stores them.
+
+use half::bf16;
+
+use super::axis::Axis;
+use crate::device::cpu::{CpuDevice, Precision};
+use crate::device::{Device, DeviceError, DeviceOptions, Silent};
+use crate::graph::{Graph, HostTensor, Source, TensorType, ValueId, WeightData, Weights};
+
+/// Rows of a weight that are turned into columns at a time.
+const BLOCK: usize = 32;
+
+/// The contents of a tensor, as rows and columns.
+#[derive(Clone, Debug)]
+pub struct Content {
+    key: String,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Literal(Vec<f32>),
+    Weight(Box<Weight>),
+}
+
+/// A constant value of the graph, `scale * w + plus` in its places and 0 elsewhere; each output of a linear may have its own
+/// scale.
+#[derive(Clone, Debug)]
+struct Weight {
+    value: ValueId,
+    rows: Axis,
+    columns: Axis,
+    /// The value has so many rows, which are repeated.
+    repeated: usize,
+    /// Columns become rows.
+    transposed: bool,
+    scales: Scales,
+    plus: f32,
+}
+
+/// How many outputs after one another are multiplied with what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scales(pub Vec<(usize, f32)>);
+
+impl Scales {
+    /// The same for `count` outputs.
+    pub fn all(count: usize, scale: f32) -> Self {
+        Self(vec![(count, scale)])
+    }
+
+    fn each(&self) -> Vec<f32> {
+        self.0.iter().flat_map(|&(count, scale)| std::iter::repeat_n(scale, count)).collect()
+    }
+}
+
+impl Content {
+    /// A matrix made here. Equal names must mean equal values.
+    pub fn literal(key: String, values: Vec<f32>) -> Self {
+        Self { key, what: What::Literal(values) }
+    }
+
+    /// `weight` `[out, in]` as `[in, out]`, its outputs scaled.
+    pub fn factor(graph: &Graph, weight: ValueId, inputs: &Axis, outputs: &Axis, scales: &Scales) -> Self {
+        Self::weight(graph, weight, [outputs, inputs], true, scales.clone(), 0.0)
+    }
+
+    /// A list, or a matrix of one row, as a row: `scale * w + plus`.
+    pub fn row(graph: &Graph, weight: ValueId, columns: &Axis, scales: &Scales, plus: f32) -> Self {
+        Self::weight(graph, weight, [&Axis::exact(1), columns], false, scales.clone(), plus)
+    }
+
+    /// A matrix as it is, times `scale`; its rows are repeated until they fill `rows`.
+    pub fn matrix(graph: &Graph, weight: ValueId, rows: &Axis, columns: &Axis, scale: f32) -> Self {
+        Self::weight(graph, weight, [rows, columns], false, Scales::all(columns.logical, scale), 0.0)
+    }
+
+    fn weight(
+        graph: &Graph,
+        value: ValueId,
+        [rows, columns]: [&Axis; 2],
+        transposed: bool,
+        scales: Scales,
+        plus: f32,
+    ) -> Self {
+        let repeated = graph.value(value).ty.rows();
+        let key = format!(
+            "{}; {rows:?} of {repeated}, {columns:?}, transposed {transposed}, * {:?} + {plus}",
+            graph.recipe(value),
+            scales.0
+        );
+        let (rows, columns) = (rows.clone(), columns.clone());
+        let weight = Weight { value, rows, columns, repeated, transposed, scales, plus };
+        Self { key, what: What::Weight(Box::new(weight)) }
+    }
+
+    /// The same for equal contents, in this and other graphs of the same checkpoint.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The elements, row by row.
+    pub fn f32(&self, graph: &Graph, weights: &dyn Weights) -> Result<Vec<f32>, DeviceError> {
+        self.elements(graph, weights, 0.0, |value| value)
+    }
+
+    /// The elements rounded to bf16, row by row.
+    pub fn bf16(&self, graph: &Graph, weights: &dyn Weights) -> Result<Vec<u16>, DeviceError> {
+        self.elements(graph, weights, 0, |value| bf16::from_f32(value).to_bits())
+    }
+
+    fn elements<T: Copy>(
+        &self,
+        graph: &Graph,
+        weights: &dyn Weights,
+        zero: T,
+        convert: impl Fn(f32) -> T,
+    ) -> Result<Vec<T>, DeviceError> {
+        let weight = match &self.what {
+            What::Literal(values) => return Ok(values.iter().map(|&value| convert(value)).collect()),
+            What::Weight(weight) => weight,
+        };
+        let Weight { rows, columns, repeated, transposed, scales, plus, .. } = &**weight;
+        let scales = scales.each();
+        let source = Elements::of(graph, weight.value, weights)?;
+        let width = columns.logical;
+        let mut out = vec![zero; rows.physical * columns.physical];
+        let mut block = vec![0.0; BLOCK * width];
+        for start in (0..rows.logical).step_by(BLOCK) {
+            let lines = start..(start + BLOCK).min(rows.logical);
+            for (line, values) in lines.clone().zip(block.chunks_mut(width)) {
+                source.copy((line % repeated) * width, values);
+            }
+            if *transposed {
+                for column in 0..width {
+                    let to = columns.place(column) * rows.physical;
+                    for (i, line) in lines.clone().enumerate() {
+                        out[to + rows.place(line)] = convert(scales[line] * block[i * width + column] + plus);
+                    }
+                }
+            } else {
+                for (i, line) in lines.enumerate() {
+                    let to = rows.place(line) * columns.physical;
+                    for (column, value) in block[i * width..(i + 1) * width].iter().enumerate() {
+                        out[to + columns.place(column)] = convert(scales[column] * value + plus);
+                    }
+                }
+            }
+        }
+        source.release();
+        Ok(out)
+    }
+}
+
+/// A constant value's elements.
+enum Elements {
+    Stored(WeightData),
+    Computed(Vec<f32>),
+}
+
+impl Elements {
+    fn of(graph: &Graph, id: ValueId, weights: &dyn Weights) -> Result<Self, DeviceError> {
+        match &graph.value(id).source {
+            Source::Weight { key, stored } => Ok(Self::Stored(weights.weight(key, stored)?)),
+            Source::Constant(HostTensor::F32(values)) => Ok(Self::Computed(values.clone())),
+            _ => compute(graph, id, weights).map(Self::Computed),
+        }
+    }
+
+    fn copy(&self, start: usize, out: &mut [f32]) {
+        match self {
+            Self::Stored(data) => data.copy_f32(start, out),
+            Self::Computed(values) => out.copy_from_slice(&values[start..start + out.len()]),
+        }
+    }
+
+    fn release(&self) {
+        if let Self::Stored(data) = self {
+            data.release();
+        }
+    }
+}
+
+/// Nodes of weights and constants alone are computed once, by the reference device.
+fn compute(graph: &Graph, id: ValueId, weights: &dyn Weights) -> Result<Vec<f32>, DeviceError> {
+    let options = DeviceOptions::cpu(1, Precision::F32);
+    let mut cpu = CpuDevice::new(options)?;
+    let alone = graph.only(id, "constant");
+    let mut out = HostTensor::zeros(&TensorType::f32(graph.shape(id)));
+    let program = cpu.compile(&alone, weights, &Silent)?;
+    cpu.run(program)?;
+    cpu.read(program, "constant", &mut out)?;
+    match out {
+        HostTensor::F32(values) => Ok(values),
+        HostTensor::I32(_) | HostTensor::Bool(_) => Err(DeviceError::Unsupported {
+            node: graph.value(id).name.clone(),
+            what: "a constant that is not f32".into(),
+        }),
+    }
+}

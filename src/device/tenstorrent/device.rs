@@ -1,0 +1,496 @@
+//! The device `tenstorrent`: programs are lowered, loaded, warmed up, captured as traces and replayed.
+//!
+//! A trace's own temporaries lie wherever memory was free while it was captured, and every replay writes there. So traces
+//! are captured when everything that must last (weights, inputs of all programs) has its place: at the first run after the
+//! last compilation. What a program leaves for another is made by its trace, and is good until another program is run that
+//! leaves the same kind of thing.
+//!
+//! Inputs are written on one queue and traces run on the other, ordered by events. Nothing but inputs and outputs crosses.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use tt_metal_sys::{
+    DataType as SysType, Description, HostData, Layout as SysLayout, Memory as SysMemory, Options, Runtime,
+    Session, Tensor as Handle, TensorSpec,
+};
+
+use super::card::Card;
+use super::error::TenstorrentError;
+use super::evidence::{self, CallEvidence};
+use super::loaded::{Input, Loaded, Output, OutputSource, RUNS, Staging, WRITES};
+use super::lower::{Residents, lower};
+use super::precision::{Precisions, Role};
+use super::program::{DataType, Layout, Memory, Origin, Program, Tensor};
+use crate::device::{Account, Device, DeviceError, Peak, ProgramId, Progress, StepTime};
+use crate::graph::{Graph, GraphError, HostTensor, HostView, Op, Source, Weights};
+
+/// What parameters can change about how a model runs on a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    pub precisions: Precisions,
+    /// DRAM that is set aside for traces. The ten denoising steps take about 32 MB on a P150.
+    pub trace_region_bytes: u64,
+    /// L1 of each core that an activation may take, instead of the card's own.
+    pub l1_activation_bytes: Option<usize>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { precisions: Precisions::default(), trace_region_bytes: 512 << 20, l1_activation_bytes: None }
+    }
+}
+
+/// How a card is opened and used.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TenstorrentOptions {
+    /// `None`: whatever card is there.
+    pub card: Option<Card>,
+    /// The interpreter that has ttnn; `None`: see `tt_metal_sys::Options`.
+    pub python: Option<PathBuf>,
+    pub tuning: Tuning,
+    /// Has the library write down what it does in each warm-up; see [`TenstorrentDevice::evidence`].
+    pub evidence: bool,
+}
+
+pub struct TenstorrentDevice {
+    session: Session,
+    card: Card,
+    description: Description,
+    options: TenstorrentOptions,
+    /// How the values lie that programs leave for each other.
+    residents: Residents,
+    /// The same values on the card.
+    resident_tensors: HashMap<String, Handle>,
+    /// Contents by key, shared by all programs.
+    contents: HashMap<String, Handle>,
+    programs: Vec<Loaded>,
+    /// Every program has its trace.
+    captured: bool,
+}
+
+impl TenstorrentDevice {
+    /// Opens the card.
+    pub fn open(options: TenstorrentOptions) -> Result<Self, TenstorrentError> {
+        let sys = Options {
+            python: options.python.clone(),
+            trace_region_bytes: options.tuning.trace_region_bytes,
+            ..Options::default()
+        };
+        let session = Session::open(&sys).map_err(|error| TenstorrentError::open(&error))?;
+        let description = session.with(Runtime::describe).map_err(|error| TenstorrentError::open(&error))?;
+        let found = Card::ALL.into_iter().find(|card| card.architecture == description.architecture);
+        let mut card = match (options.card, found) {
+            (Some(asked), _) if asked.architecture == description.architecture => asked,
+            (Some(asked), _) => {
+                return Err(TenstorrentError::OtherCard {
+                    asked: asked.name,
+                    expected: asked.architecture,
+                    found: description.architecture,
+                });
+            }
+            (None, Some(card)) => card,
+            (None, None) => return Err(TenstorrentError::UnknownCard(description.architecture)),
+        };
+        // The card's own word: a chip may have fewer cores than its kind.
+        card.grid = [description.grid.0 as usize, description.grid.1 as usize];
+        if let Some(bytes) = options.tuning.l1_activation_bytes {
+            card.l1_activation_bytes_per_core = bytes;
+        }
+        Ok(Self {
+            session,
+            card,
+            description,
+            options,
+            residents: Residents::new(),
+            resident_tensors: HashMap::new(),
+            contents: HashMap::new(),
+            programs: Vec::new(),
+            captured: false,
+        })
+    }
+
+    /// Whether the card is a description of one, which computes nothing.
+    pub fn is_mock(&self) -> bool {
+        self.description.mock
+    }
+
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// The lowered program.
+    pub fn program(&self, program: ProgramId) -> Result<&Program, DeviceError> {
+        Ok(&self.loaded(program)?.program)
+    }
+
+    /// What the library itself wrote down while it ran the program's calls once, call by call; empty without
+    /// [`TenstorrentOptions::evidence`].
+    pub fn evidence(&self, program: ProgramId) -> Result<&[CallEvidence], DeviceError> {
+        Ok(&self.loaded(program)?.evidence)
+    }
+
+    /// Bytes of DRAM in use, and of the trace region.
+    pub fn memory_in_use(&self) -> Result<[u64; 2], TenstorrentError> {
+        self.session.with(|runtime| {
+            let used = |view: tt_metal_sys::MemoryView| view.banks * view.allocated_per_bank;
+            let failed = |error| TenstorrentError::runtime("memory statistics", &error);
+            Ok([
+                used(runtime.memory(SysMemory::Dram).map_err(failed)?),
+                used(runtime.trace_memory().map_err(failed)?),
+            ])
+        })
+    }
+
+    fn loaded(&self, program: ProgramId) -> Result<&Loaded, DeviceError> {
+        self.programs.get(program.0).ok_or(DeviceError::NoProgram(program.0))
+    }
+
+    /// Captures a trace of every program, if that was not done since the last compilation.
+    fn capture(&mut self) -> Result<(), TenstorrentError> {
+        if self.captured {
+            return Ok(());
+        }
+        let Self { session, card, programs, resident_tensors, .. } = self;
+        session.with(|runtime| {
+            for loaded in programs.iter_mut() {
+                capture(runtime, card, loaded, resident_tensors)?;
+            }
+            Ok(())
+        })?;
+        self.captured = true;
+        Ok(())
+    }
+
+    /// Lets go of all traces: new tensors need places that no replay writes to. What programs left for each other stays,
+    /// for the next program's warm-up.
+    fn release(&mut self) -> Result<(), TenstorrentError> {
+        let Self { session, programs, .. } = self;
+        self.captured = false;
+        session.with(|runtime| {
+            let failed = |error| TenstorrentError::runtime("releasing a trace", &error);
+            for loaded in programs.iter_mut() {
+                if let Some(trace) = loaded.trace.take() {
+                    runtime.release(trace).map_err(failed)?;
+                }
+                for output in &mut loaded.outputs {
+                    if let OutputSource::Card { tensor, .. } = &mut output.source
+                        && let Some(tensor) = tensor.take()
+                    {
+                        runtime.free(tensor).map_err(failed)?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Device for TenstorrentDevice {
+    fn describe(&self) -> String {
+        let [x, y] = self.card.grid;
+        let mock = if self.description.mock { ", a mock" } else { "" };
+        format!(
+            "tenstorrent {} ({}, {x} x {y} cores, ttnn {}{mock})",
+            self.card.name, self.description.architecture, self.description.ttnn_version
+        )
+    }
+
+    fn simplify(&self, graph: Graph) -> Result<Graph, GraphError> {
+        super::simplify(graph)
+    }
+
+    fn compile(
+        &mut self,
+        graph: &Graph,
+        weights: &dyn Weights,
+        progress: &dyn Progress,
+    ) -> Result<ProgramId, DeviceError> {
+        self.release()?;
+        let program = lower(graph, &self.card, self.options.tuning.precisions, &mut self.residents)?;
+        let bytes = |tensor: &Tensor| match &tensor.origin {
+            Origin::Content(content) if !self.contents.contains_key(&key(tensor, content.key())) => {
+                tensor.bytes() as u64
+            }
+            _ => 0,
+        };
+        let total = program.tensors.iter().map(bytes).sum();
+        progress.begin(&format!("compiling {}", graph.name), total);
+        let loaded = self.load(program, graph, weights, progress);
+        progress.end();
+        let mut loaded = loaded?;
+        self.warm_up(&mut loaded)?;
+        tracing::info!("lowered {}: {} calls of TTNN", graph.name, loaded.program.calls.len());
+        self.programs.push(loaded);
+        Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    fn write(&mut self, program: ProgramId, input: &str, data: HostView) -> Result<(), DeviceError> {
+        let loaded = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
+        let found = loaded.inputs.iter_mut().find(|slot| slot.placed.name == input);
+        let slot = found.ok_or_else(|| DeviceError::NoSlot { kind: "input", name: input.into() })?;
+        slot.stage(data)?;
+        self.session
+            .with(|runtime| runtime.write(slot.tensor, slot.staging.data(), WRITES))
+            .map_err(|error| TenstorrentError::runtime(&format!("writing input '{input}'"), &error))?;
+        Ok(())
+    }
+
+    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError> {
+        self.capture()?;
+        let loaded = self.loaded(program)?;
+        let Some(trace) = loaded.trace else { return Err(DeviceError::NoProgram(program.0)) };
+        let failed = |error| TenstorrentError::runtime(&format!("running '{}'", loaded.program.name), &error);
+        self.session
+            .with(|runtime| {
+                let written = runtime.record_event(WRITES)?;
+                runtime.wait_for_event(RUNS, written)?;
+                // Waits for the end, so that a stage's time is its own, and its error too.
+                runtime.replay(trace, RUNS, true)
+            })
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    /// Calls the operations one by one and waits after each: slower than the trace by the starts, which are in these times.
+    fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
+        self.capture()?;
+        let Self { session, card, resident_tensors, .. } = self;
+        let loaded = self.programs.get(program.0).ok_or(DeviceError::NoProgram(program.0))?;
+        let times = session.with(|runtime| {
+            let mut times = Vec::with_capacity(loaded.program.calls.len());
+            let mut start = Instant::now();
+            let made = loaded.call_all(runtime, card, resident_tensors, |runtime, call| {
+                runtime
+                    .synchronize()
+                    .map_err(|error| TenstorrentError::call(card, call.operation, &call.node, &error))?;
+                times.push(StepTime {
+                    node: call.node.clone(),
+                    kernel: call.operation,
+                    time: start.elapsed(),
+                });
+                start = Instant::now();
+                Ok(())
+            })?;
+            for tensor in made.into_values() {
+                runtime
+                    .free(tensor)
+                    .map_err(|error| TenstorrentError::runtime("freeing a result", &error))?;
+            }
+            Ok::<_, TenstorrentError>(times)
+        })?;
+        Ok(times)
+    }
+
+    fn account(&self, program: ProgramId) -> Result<Account, DeviceError> {
+        let loaded = self.loaded(program)?;
+        let weights = self.options.tuning.precisions.dtype(Role::Weight);
+        Ok(loaded.program.account(self.card.name.into(), &loaded.evidence, weights))
+    }
+
+    /// The vendor's figures.
+    fn peak(&mut self) -> Option<Peak> {
+        Some(Peak { flops: self.card.flops, bytes: self.card.dram_bytes_per_s })
+    }
+
+    fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError> {
+        self.capture()?;
+        let loaded = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
+        let found = loaded.outputs.iter_mut().find(|slot| slot.name == output);
+        let slot = found.ok_or_else(|| DeviceError::NoSlot { kind: "output", name: output.into() })?;
+        if let OutputSource::Card { tensor: Some(tensor), values, .. } = &mut slot.source {
+            let tensor = *tensor;
+            self.session
+                .with(|runtime| runtime.read(tensor, values, RUNS))
+                .map_err(|error| TenstorrentError::runtime(&format!("reading output '{output}'"), &error))?;
+        }
+        slot.copy(out)
+    }
+}
+
+/// Loading.
+impl TenstorrentDevice {
+    /// Puts a program's contents and inputs on the card. A mock has room for contents and no use for them.
+    fn load(
+        &mut self,
+        program: Program,
+        graph: &Graph,
+        weights: &dyn Weights,
+        progress: &dyn Progress,
+    ) -> Result<Loaded, DeviceError> {
+        let mut fixed = HashMap::new();
+        let mut inputs = Vec::new();
+        for (id, tensor) in program.ids() {
+            let spec = spec(tensor);
+            let failed = |error| TenstorrentError::call(&self.card, "loading", &tensor.name, &error);
+            let handle = match &tensor.origin {
+                Origin::Content(content) => {
+                    let key = key(tensor, content.key());
+                    let handle = match self.contents.get(&key) {
+                        Some(&handle) => handle,
+                        None if self.description.mock => {
+                            self.session.with(|runtime| runtime.allocate(&spec)).map_err(failed)?
+                        }
+                        None if tensor.dtype == DataType::Float32 => {
+                            let values = content.f32(graph, weights)?;
+                            let upload =
+                                |runtime: &mut Runtime| runtime.upload(&spec, HostData::Float32(&values));
+                            self.session.with(upload).map_err(failed)?
+                        }
+                        None => {
+                            let values = content.bf16(graph, weights)?;
+                            let upload =
+                                |runtime: &mut Runtime| runtime.upload(&spec, HostData::Bfloat16(&values));
+                            self.session.with(upload).map_err(failed)?
+                        }
+                    };
+                    if self.contents.insert(key, handle).is_none() {
+                        progress.advance(tensor.bytes() as u64);
+                    }
+                    handle
+                }
+                Origin::Input(_) => {
+                    let elements = tensor.shape.iter().product();
+                    let staging = match tensor.dtype {
+                        DataType::Float32 => Staging::Float(vec![0.0; elements]),
+                        DataType::Uint32 => Staging::Whole(vec![0; elements]),
+                        DataType::Bfloat16 | DataType::Bfloat8B => Staging::Half(vec![0; elements]),
+                    };
+                    let upload = |runtime: &mut Runtime| runtime.upload(&spec, staging.data());
+                    let handle = self.session.with(upload).map_err(failed)?;
+                    if let Some(input) = input(&program, graph, id, handle, staging) {
+                        inputs.push(input);
+                    }
+                    handle
+                }
+                Origin::Resident(_) | Origin::Call => continue,
+            };
+            fixed.insert(id, handle);
+        }
+        let outputs = outputs(&program, graph);
+        Ok(Loaded { program, fixed, inputs, outputs, trace: None, evidence: Vec::new() })
+    }
+
+    /// Makes every call once, so that all kernels are compiled and loaded before anything is captured.
+    fn warm_up(&mut self, loaded: &mut Loaded) -> Result<(), TenstorrentError> {
+        let Self { session, card, resident_tensors, options, .. } = self;
+        session.with(|runtime| {
+            let failed = |error| TenstorrentError::runtime("watching the warm-up", &error);
+            let mut made = loaded.call_all(runtime, card, resident_tensors, |_, _| Ok(()))?;
+            if options.evidence {
+                // A second time: what the library prepares once is no part of what a trace replays.
+                for tensor in made.into_values() {
+                    runtime.free(tensor).map_err(failed)?;
+                }
+                runtime.begin_graph_capture().map_err(failed)?;
+                made = loaded.call_all(runtime, card, resident_tensors, |_, _| Ok(()))?;
+                let written = runtime.end_graph_capture().map_err(failed)?;
+                loaded.evidence = evidence::read(&loaded.program, &written)?;
+            }
+            runtime.synchronize().map_err(failed)?;
+            let residents = &loaded.program.residents;
+            for (id, tensor) in made {
+                match residents.iter().find(|resident| resident.1 == id) {
+                    Some((name, _)) => drop(resident_tensors.insert(name.clone(), tensor)),
+                    None => runtime.free(tensor).map_err(failed)?,
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Captures a program's trace. What it leaves replaces what its warm-up left.
+fn capture(
+    runtime: &mut Runtime,
+    card: &Card,
+    loaded: &mut Loaded,
+    residents: &mut HashMap<String, Handle>,
+) -> Result<(), TenstorrentError> {
+    let name = loaded.program.name.clone();
+    let failed = |error: tt_metal_sys::Error| TenstorrentError::trace(&name, &error);
+    for (name, _) in &loaded.program.residents {
+        if let Some(old) = residents.remove(name) {
+            runtime.free(old).map_err(failed)?;
+        }
+    }
+    let before = runtime.program_cache_entries().map_err(failed)?;
+    let capture = runtime.begin_trace(RUNS).map_err(failed)?;
+    let made = loaded.call_all(runtime, card, residents, |_, _| Ok(()))?;
+    loaded.trace = Some(runtime.end_trace(capture).map_err(failed)?);
+    let new = runtime.program_cache_entries().map_err(failed)? - before;
+    if new > 0 {
+        return Err(TenstorrentError::ColdCapture { program: name, new });
+    }
+    for (name, id) in &loaded.program.residents {
+        if let Some(&tensor) = made.get(id) {
+            residents.insert(name.clone(), tensor);
+        }
+    }
+    for output in &mut loaded.outputs {
+        if let OutputSource::Card { placed, tensor, .. } = &mut output.source {
+            *tensor = made.get(&placed.tensor).copied();
+        }
+    }
+    Ok(())
+}
+
+/// How an input is written.
+fn input(
+    program: &Program,
+    graph: &Graph,
+    id: super::program::TensorId,
+    tensor: Handle,
+    staging: Staging,
+) -> Option<Input> {
+    let placed = program.inputs.iter().find(|input| input.tensor == id)?.clone();
+    let (value_id, value) = graph.inputs().find(|(_, value)| value.name == placed.name)?;
+    let table = graph.nodes.iter().find_map(|node| match node.op {
+        Op::Embedding { .. } if node.operands[0] == value_id => Some(graph.shape(node.operands[1])[0]),
+        _ => None,
+    });
+    let below = table.map(|rows| i32::try_from(rows).unwrap_or(i32::MAX));
+    Some(Input { placed, ty: value.ty.clone(), tensor, staging, below })
+}
+
+fn outputs(program: &Program, graph: &Graph) -> Vec<Output> {
+    let output = |binding: &crate::graph::Binding| {
+        let value = graph.value(binding.value);
+        let source = match &value.source {
+            Source::Constant(known) => OutputSource::Known(known.clone()),
+            _ => {
+                let placed = program.outputs.iter().find(|output| output.name == binding.name)?.clone();
+                let values = vec![0.0; placed.rows.physical * placed.columns.physical];
+                OutputSource::Card { placed, tensor: None, values }
+            }
+        };
+        Some(Output { name: binding.name.clone(), ty: value.ty.clone(), source })
+    };
+    graph.outputs.iter().filter_map(output).collect()
+}
+
+/// Equal for contents that can be one tensor.
+fn key(tensor: &Tensor, content: &str) -> String {
+    format!("{content} as {:?} {} {}", tensor.shape, tensor.dtype.name(), tensor.layout.name())
+}
+
+fn spec(tensor: &Tensor) -> TensorSpec {
+    TensorSpec {
+        shape: tensor.shape.iter().map(|&length| u32::try_from(length).unwrap_or(u32::MAX)).collect(),
+        dtype: match tensor.dtype {
+            DataType::Bfloat16 => SysType::Bfloat16,
+            DataType::Bfloat8B => SysType::Bfloat8B,
+            DataType::Float32 => SysType::Float32,
+            DataType::Uint32 => SysType::Uint32,
+        },
+        layout: match tensor.layout {
+            Layout::Tile => SysLayout::Tile,
+            Layout::RowMajor => SysLayout::RowMajor,
+        },
+        memory: match tensor.memory {
+            Memory::Dram => SysMemory::Dram,
+            Memory::L1 => SysMemory::L1,
+        },
+    }
+}

@@ -1,0 +1,245 @@
+//! Linears, gated linears, norms and what is done element by element.
+
+use super::super::TILE;
+use super::super::axis::Axis;
+use super::super::content::{Content, Scales};
+use super::super::precision::{EXACT, PRODUCT, Role};
+use super::super::program::{Argument, DataType, Memory, TensorId};
+use super::{Form, Lowering, Stored, unary};
+use crate::device::DeviceError;
+use crate::graph::{Activation, Node, Op, Source, ValueId};
+
+/// One product of the library: `activation(x w + b)`.
+pub(super) struct Product {
+    pub x: TensorId,
+    /// `[in, out]`
+    pub weight: TensorId,
+    pub bias: Option<TensorId>,
+    pub activation: Option<&'static str>,
+    pub exact: bool,
+}
+
+impl Lowering<'_> {
+    pub(super) fn product(&mut self, product: Product, result: Stored) -> TensorId {
+        let Product { x, weight, bias, activation, exact } = product;
+        let mut attributes = vec![
+            ("core_grid", Argument::Grid(self.card.grid)),
+            ("dtype", Argument::Dtype(result.dtype)),
+            ("memory_config", Argument::Memory(result.memory)),
+            ("compute_kernel_config", Argument::Compute(if exact { EXACT } else { PRODUCT })),
+        ];
+        attributes.extend(bias.map(|bias| ("bias", Argument::Tensor(bias))));
+        attributes.extend(activation.map(|name| ("activation", Argument::Unary(name))));
+        self.call("ttnn.linear", vec![Argument::Tensor(x), Argument::Tensor(weight)], attributes, result)
+    }
+
+    /// A linear. Its result has no form of its own where only its slices, the heads, are read.
+    pub(super) fn linear(
+        &mut self,
+        node: &Node,
+        activation: Option<Activation>,
+        exact: bool,
+    ) -> Result<Option<Form>, DeviceError> {
+        let projected = self.heads.projections.get(&node.result).cloned();
+        let parts = match &projected {
+            Some(slices) => slices
+                .iter()
+                .map(|&slice| self.heads.heads(self.graph, slice))
+                .collect::<Result<Vec<_>, _>>()?,
+            None => self.heads.get(node.result).into_iter().collect(),
+        };
+        let outputs = if parts.is_empty() {
+            Axis::exact(self.graph.shape(node.result)[1])
+        } else {
+            Axis::joined(&parts.iter().map(super::Heads::columns).collect::<Vec<_>>())
+        };
+        let scales = if parts.is_empty() {
+            // A step of the flow that is added right away.
+            Scales::all(outputs.logical, self.flow_scale(node.result))
+        } else {
+            Scales(parts.iter().map(|part| (part.count * part.dim, part.scale)).collect())
+        };
+        let tensor = self.affine(node, activation, exact, &outputs, &scales)?;
+        match projected {
+            Some(slices) => {
+                self.split_heads(tensor, &slices, &parts)?;
+                Ok(None)
+            }
+            None if parts.is_empty() => Ok(Some(Form::Matrix { tensor, columns: outputs })),
+            None => self.split_heads(tensor, &[node.result], &parts).map(|()| None),
+        }
+    }
+
+    /// `activation(scale * (x w^T + b))` with the result's columns in the places of `outputs`.
+    fn affine(
+        &mut self,
+        node: &Node,
+        activation: Option<Activation>,
+        exact: bool,
+        outputs: &Axis,
+        scales: &Scales,
+    ) -> Result<TensorId, DeviceError> {
+        let (x, inputs) = self.matrix(node.operands[0])?;
+        let weight = self.factor(node.operands[1], &inputs, outputs, exact, scales);
+        let bias = node.operands.get(2).map(|&bias| self.bias(bias, outputs, exact, scales));
+        let rows = self.row_axis(node.result)?.physical;
+        let role = if exact && self.stays_exact(node.result) { Role::Flow } else { Role::Activation };
+        let result = self.activation(vec![1, 1, rows, outputs.physical], role);
+        let activation = activation.map(unary);
+        Ok(self.product(Product { x, weight, bias, activation, exact }, result))
+    }
+
+    /// A weight `[out, in]` as the library multiplies with it.
+    pub(super) fn factor(
+        &mut self,
+        weight: ValueId,
+        inputs: &Axis,
+        outputs: &Axis,
+        exact: bool,
+        scales: &Scales,
+    ) -> TensorId {
+        let role = if exact { Role::ExactWeight } else { Role::Weight };
+        let shape = vec![1, 1, inputs.physical, outputs.physical];
+        let stored = Stored::tiled(shape, self.precisions.dtype(role), Memory::Dram);
+        self.content(Content::factor(self.graph, weight, inputs, outputs, scales), stored)
+    }
+
+    fn bias(&mut self, bias: ValueId, columns: &Axis, exact: bool, scales: &Scales) -> TensorId {
+        let role = if exact { Role::ExactWeight } else { Role::Small };
+        let stored =
+            Stored::tiled(vec![1, 1, 1, columns.physical], self.precisions.dtype(role), Memory::Dram);
+        self.content(Content::row(self.graph, bias, columns, scales, 0.0), stored)
+    }
+
+    /// Whether every reader wants f32: an exact linear, or the flow.
+    fn stays_exact(&self, id: ValueId) -> bool {
+        let mut readers = self.graph.nodes.iter().filter(|node| node.operands.contains(&id));
+        readers.all(|node| matches!(node.op, Op::Linear { exact: true, .. } | Op::EulerStep { .. }))
+    }
+
+    /// `dt` when the only reader of a linear is the Euler step that adds it, else 1.
+    fn flow_scale(&self, id: ValueId) -> f32 {
+        let reader = |node: &&Node| node.operands.get(1) == Some(&id) && node.operands[0] != id;
+        match self.graph.nodes.iter().find(reader).map(|node| &node.op) {
+            Some(Op::EulerStep { dt }) if self.uses[id.index()] == 1 => *dt,
+            _ => 1.0,
+        }
+    }
+
+    /// `activation(x g^T) * (x u^T)`: the library has no product of two products, so there are three calls.
+    pub(super) fn gated_linear(&mut self, node: &Node, activation: Activation) -> Result<Form, DeviceError> {
+        let (x, inputs) = self.matrix(node.operands[0])?;
+        let rows = self.row_axis(node.result)?.physical;
+        let columns = Axis::padded(
+            self.graph.shape(node.result)[1],
+            self.graph.shape(node.result)[1].next_multiple_of(TILE),
+        );
+        let result = self.activation(vec![1, 1, rows, columns.physical], Role::Activation);
+        let scales = Scales::all(columns.logical, 1.0);
+        let half = |lowering: &mut Self, weight, activation| {
+            let weight = lowering.factor(weight, &inputs, &columns, false, &scales);
+            lowering.product(Product { x, weight, bias: None, activation, exact: false }, result.clone())
+        };
+        let gate = half(self, node.operands[1], Some(unary(activation)));
+        let up = half(self, node.operands[2], None);
+        let operands = vec![Argument::Tensor(gate), Argument::Tensor(up)];
+        let attributes = vec![("memory_config", Argument::Memory(result.memory))];
+        let tensor = self.call("ttnn.multiply", operands, attributes, result);
+        Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// Layer norm and RMS norm; Gemma's weight is `1 + w`.
+    pub(super) fn norm(
+        &mut self,
+        node: &Node,
+        operation: &'static str,
+        epsilon: f32,
+    ) -> Result<Form, DeviceError> {
+        let (x, columns) = self.matrix(node.operands[0])?;
+        if !columns.is_exact() {
+            return Err(self.unsupported("a norm of padded columns"));
+        }
+        let plus = if matches!(node.op, Op::RmsNorm { .. }) { 1.0 } else { 0.0 };
+        let stored =
+            Stored::tiled(vec![1, columns.physical], self.precisions.dtype(Role::Small), Memory::Dram);
+        let list = |lowering: &mut Self, value, plus| {
+            let content =
+                Content::row(lowering.graph, value, &columns, &Scales::all(columns.logical, 1.0), plus);
+            Argument::Tensor(lowering.content(content, stored.clone()))
+        };
+        let weight = list(self, node.operands[1], plus);
+        let bias = node.operands.get(2).map(|&bias| list(self, bias, 0.0));
+        let result = self
+            .activation(vec![1, 1, self.row_axis(node.result)?.physical, columns.physical], Role::Activation);
+        let mut attributes = vec![
+            ("epsilon", Argument::Number(f64::from(epsilon))),
+            ("weight", weight),
+            ("memory_config", Argument::Memory(result.memory)),
+            ("compute_kernel_config", Argument::Compute(EXACT)),
+        ];
+        attributes.extend(bias.map(|bias| ("bias", bias)));
+        let tensor = self.call(operation, vec![Argument::Tensor(x)], attributes, result);
+        Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// Addition and multiplication; a constant second operand is repeated to as many rows.
+    pub(super) fn elementwise(&mut self, node: &Node, operation: &'static str) -> Result<Form, DeviceError> {
+        let [first, second] = node.operands[..] else {
+            return Err(self.unsupported("other than two operands"));
+        };
+        let (a, columns) = self.matrix(first)?;
+        let rows = self.row_axis(first)?;
+        let known = matches!(self.graph.value(second).source, Source::Weight { .. } | Source::Constant(_))
+            || !self.forms.contains_key(&second);
+        let b = if known {
+            let shape = vec![1, 1, rows.physical, columns.physical];
+            let stored = Stored::tiled(shape, self.precisions.dtype(Role::Small), Memory::Dram);
+            self.content(Content::matrix(self.graph, second, &rows, &columns, 1.0), stored)
+        } else {
+            let (b, other) = self.matrix(second)?;
+            if self.row_axis(second)? != rows || other != columns {
+                return Err(self.unsupported("two operands that lie differently"));
+            }
+            b
+        };
+        let result = self.activation(vec![1, 1, rows.physical, columns.physical], Role::Activation);
+        let operands = vec![Argument::Tensor(a), Argument::Tensor(b)];
+        let attributes = vec![("memory_config", Argument::Memory(result.memory))];
+        let tensor = self.call(operation, operands, attributes, result);
+        Ok(Form::Matrix { tensor, columns })
+    }
+
+    pub(super) fn activate(&mut self, node: &Node, activation: Activation) -> Result<Form, DeviceError> {
+        let (x, columns) = self.matrix(node.operands[0])?;
+        let stored = self.program.tensor(x);
+        let result = Stored::tiled(stored.shape.clone(), stored.dtype, stored.memory);
+        let (operation, attributes) = match activation {
+            Activation::Silu => ("ttnn.silu", Vec::new()),
+            Activation::GeluTanh => {
+                ("ttnn.unary_chain", vec![Argument::List(vec![Argument::Unary(unary(activation))])])
+            }
+        };
+        let operands = std::iter::once(Argument::Tensor(x)).chain(attributes).collect();
+        let tensor = self.call(operation, operands, Vec::new(), result);
+        Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// `x + dt v`. Where v's only reader is this step, its weights have `dt` in them already.
+    pub(super) fn euler_step(&mut self, node: &Node, dt: f32) -> Result<Form, DeviceError> {
+        let ((x, columns), (mut v, _)) = (self.matrix(node.operands[0])?, self.matrix(node.operands[1])?);
+        if self.row_axis(node.operands[0])? != self.row_axis(node.operands[1])? {
+            return Err(self.unsupported("a flow whose rows lie differently from its velocity's"));
+        }
+        let rows = self.row_axis(node.result)?.physical;
+        let result = self.activation(vec![1, 1, rows, columns.physical], Role::Flow);
+        let memory = vec![("memory_config", Argument::Memory(result.memory))];
+        if self.flow_scale(node.operands[1]) == 1.0 {
+            let operands = vec![Argument::Tensor(v), Argument::Number(f64::from(dt))];
+            let scaled = Stored { dtype: DataType::Float32, ..result.clone() };
+            v = self.call("ttnn.multiply", operands, memory.clone(), scaled);
+        }
+        let operands = vec![Argument::Tensor(x), Argument::Tensor(v)];
+        let tensor = self.call("ttnn.add", operands, memory, result);
+        Ok(Form::Matrix { tensor, columns })
+    }
+}

@@ -1,0 +1,187 @@
+//! Tokens, masks and positions: small lists that products and look-ups turn into what the layers read.
+
+use super::super::axis::Axis;
+use super::super::content::Content;
+use super::super::precision::Role;
+use super::super::program::{Argument, DataType, Layout, Memory, TensorId};
+use super::heads::padded;
+use super::products::Product;
+use super::{Form, Lowering, Stored};
+use crate::device::DeviceError;
+use crate::graph::{Node, ValueId};
+
+impl Lowering<'_> {
+    /// `scale * table[token]`; the scale is in the table.
+    pub(super) fn embedding(&mut self, node: &Node, scale: f32) -> Result<Form, DeviceError> {
+        let Form::Indices(tokens) = *self.form(node.operands[0])? else {
+            return Err(self.unsupported("tokens that are no list of numbers on the card"));
+        };
+        let [vocabulary, width] = self.graph.shape(node.operands[1])[..] else {
+            return Err(self.unsupported("a table that is no matrix"));
+        };
+        let (rows, columns) = (Axis::exact(vocabulary), Axis::exact(width));
+        let table = Content::matrix(self.graph, node.operands[1], &rows, &columns, scale);
+        let table = self.content(table, self.table(vocabulary, width));
+        let rows = self.row_axis(node.result)?.physical;
+        let tensor = self.look_up(tokens, table, [rows, width]);
+        Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// A table that is looked up row by row.
+    fn table(&self, rows: usize, width: usize) -> Stored {
+        let dtype = self.precisions.dtype(Role::Small);
+        Stored { shape: vec![rows, width], dtype, layout: Layout::RowMajor, memory: Memory::Dram }
+    }
+
+    /// Rows of a table: indices `[1, rows]` -> `[1, 1, rows, width]`.
+    fn look_up(&mut self, indices: TensorId, table: TensorId, [rows, width]: [usize; 2]) -> TensorId {
+        let result = self.activation(vec![1, rows, width], Role::Activation);
+        let attributes = vec![
+            ("layout", Argument::Layout(Layout::Tile)),
+            ("memory_config", Argument::Memory(result.memory)),
+        ];
+        let operands = vec![Argument::Tensor(indices), Argument::Tensor(table)];
+        let found = self.call("ttnn.embedding", operands, attributes, result);
+        self.reshape(found, vec![1, 1, rows, width])
+    }
+
+    /// Which prefix tokens are real: each image's mask for all of its tokens, then the prompt's.
+    pub(super) fn prefix_mask(&mut self, node: &Node, image_tokens: usize) -> Result<Form, DeviceError> {
+        let (images, tokens) = (node.operands[0], node.operands[1]);
+        let rows = self.row_axis(node.result)?;
+        let image_count = self.graph.shape(images)[0];
+        // One row of a matrix per entry of the list: 1 at the tokens it speaks for.
+        let spread = |lowering: &mut Self, list: ValueId, of: &dyn Fn(usize) -> std::ops::Range<usize>| {
+            let count = lowering.graph.shape(list)[0];
+            let mut values = vec![0.0; count * rows.physical];
+            for entry in 0..count {
+                of(entry).for_each(|token| values[entry * rows.physical + rows.place(token)] = 1.0);
+            }
+            let key = format!("spread of {list:?} over {rows:?}");
+            let weight = lowering.literal(key, [count, rows.physical], values);
+            let x = lowering.mask_tensor(list)?;
+            let result = Stored::tiled(vec![1, 1, 1, rows.physical], DataType::Bfloat16, Memory::Dram);
+            Ok::<_, DeviceError>(
+                lowering.product(Product { x, weight, bias: None, activation: None, exact: true }, result),
+            )
+        };
+        let first = spread(self, images, &|image| image * image_tokens..(image + 1) * image_tokens)?;
+        let second = spread(self, tokens, &|token| {
+            let token = image_count * image_tokens + token;
+            token..token + 1
+        })?;
+        let result = Stored::tiled(vec![1, 1, 1, rows.physical], DataType::Bfloat16, Memory::Dram);
+        let operands = vec![Argument::Tensor(first), Argument::Tensor(second)];
+        let attributes = vec![("memory_config", Argument::Memory(Memory::Dram))];
+        Ok(Form::Mask(self.call("ttnn.add", operands, attributes, result)))
+    }
+
+    /// `max(cumsum(mask) - 1, 0)`: a product with a triangle of ones, whose sums are exact in f32.
+    pub(super) fn positions(&mut self, node: &Node) -> Result<Form, DeviceError> {
+        let rows = self.row_axis(node.result)?;
+        if rows != self.row_axis(node.operands[0])? {
+            return Err(self.unsupported("positions that lie differently from their mask"));
+        }
+        let length = rows.physical;
+        let mut triangle = vec![0.0; length * length];
+        for (line, place) in rows.places().enumerate() {
+            for at in (line..rows.logical).map(|line| rows.place(line)) {
+                triangle[place * length + at] = 1.0;
+            }
+        }
+        let weight = self.literal(format!("triangle {rows:?}"), [length, length], triangle);
+        let bias = self.literal("minus one".into(), [1, length], vec![-1.0; length]);
+        self.counts(node.operands[0], weight, bias, length)
+    }
+
+    /// `sum(mask) + i`: a product with ones, plus each row's number.
+    pub(super) fn positions_after(&mut self, node: &Node) -> Result<Form, DeviceError> {
+        let rows = self.row_axis(node.result)?;
+        let mask = self.mask_tensor(node.operands[0])?;
+        let keys = self.program.tensor(mask).shape[3];
+        let ones = self.literal("ones".into(), [keys, rows.physical], vec![1.0; keys * rows.physical]);
+        let mut numbers = vec![0.0; rows.physical];
+        rows.places().enumerate().for_each(|(line, place)| numbers[place] = line as f32);
+        // In f32: a chunk may be longer than bf16 can count.
+        let stored = Stored::tiled(vec![1, 1, 1, rows.physical], DataType::Float32, Memory::Dram);
+        let bias = self.content(Content::literal(format!("numbers {rows:?}"), numbers), stored);
+        self.counts(node.operands[0], ones, bias, rows.physical)
+    }
+
+    fn counts(
+        &mut self,
+        mask: ValueId,
+        weight: TensorId,
+        bias: TensorId,
+        length: usize,
+    ) -> Result<Form, DeviceError> {
+        let x = self.mask_tensor(mask)?;
+        let result = Stored::tiled(vec![1, 1, 1, length], DataType::Float32, Memory::Dram);
+        let product = Product { x, weight, bias: Some(bias), activation: Some("RELU"), exact: true };
+        Ok(Form::Positions(self.product(product, result)))
+    }
+
+    /// Cosines and sines of every position, looked up in tables of all positions there can be.
+    pub(super) fn rotary_table(
+        &mut self,
+        node: &Node,
+        head_dim: usize,
+        theta: f64,
+    ) -> Result<Form, DeviceError> {
+        let Form::Positions(positions) = *self.form(node.operands[0])? else {
+            return Err(self.unsupported("a rotary table of what are no positions"));
+        };
+        let rows = self.row_axis(node.result)?.physical;
+        let padded = padded(head_dim, true);
+        let columns = Axis::heads(1, head_dim, padded);
+        // A position counts real tokens: those of the prefix, whose mask is the longest list here, and these.
+        let count = self.longest_mask() + rows;
+        let half = head_dim / 2;
+        let table = |lowering: &mut Self, name: &str, of: fn(f64) -> f64| {
+            let mut values = vec![0.0; count * padded];
+            for position in 0..count {
+                for column in 0..head_dim {
+                    let power = 2.0 * (column % half) as f64 / head_dim as f64;
+                    let angle = position as f64 / theta.powf(power);
+                    values[position * padded + columns.place(column)] = of(angle) as f32;
+                }
+            }
+            let key = format!("{name} of {head_dim} elements, theta {theta}, {count} positions");
+            lowering.content(Content::literal(key, values), lowering.table(count, padded))
+        };
+        let (cosines, sines) = (table(self, "cosines", f64::cos), table(self, "sines", f64::sin));
+        let indices = self.whole_numbers(positions, rows);
+        let cosines = self.look_up(indices, cosines, [rows, padded]);
+        let sines = self.look_up(indices, sines, [rows, padded]);
+        Ok(Form::Rotation { cosines, sines })
+    }
+
+    /// Entries of the longest mask so far.
+    fn longest_mask(&self) -> usize {
+        let masks = self.forms.values().filter_map(|form| match form {
+            Form::Mask(tensor) => Some(self.program.tensor(*tensor).shape[3]),
+            _ => None,
+        });
+        masks.max().unwrap_or(0)
+    }
+
+    /// `[1, 1, 1, rows]` in f32 -> `[1, rows]` in uint32.
+    fn whole_numbers(&mut self, list: TensorId, rows: usize) -> TensorId {
+        let dram = ("memory_config", Argument::Memory(Memory::Dram));
+        let whole = self.call(
+            "ttnn.typecast",
+            vec![Argument::Tensor(list), Argument::Dtype(DataType::Uint32)],
+            vec![dram.clone()],
+            Stored::tiled(vec![1, 1, 1, rows], DataType::Uint32, Memory::Dram),
+        );
+        let stored = Stored {
+            shape: vec![1, 1, 1, rows],
+            dtype: DataType::Uint32,
+            layout: Layout::RowMajor,
+            memory: Memory::Dram,
+        };
+        let operands = vec![Argument::Tensor(whole), Argument::Layout(Layout::RowMajor)];
+        let listed = self.call("ttnn.to_layout", operands, vec![dram], stored);
+        self.reshape(listed, vec![1, rows])
+    }
+}

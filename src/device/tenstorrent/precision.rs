@@ -1,0 +1,60 @@
+//! Which element type each kind of tensor has on a card, and how precisely products are computed: the one table of it.
+
+use std::str::FromStr;
+
+use super::error::TenstorrentError;
+use super::program::{Compute, DataType};
+
+/// What a tensor is, as far as its element type depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Large weights, read in every run.
+    Weight,
+    /// Weights of the robot's own projections (state, actions, time).
+    ExactWeight,
+    /// Norm weights, biases, tables, masks.
+    Small,
+    /// What flows between operations.
+    Activation,
+    /// Actions on their way along the flow, and what is added to them.
+    Flow,
+}
+
+/// The choices; [`Precisions::default`] is what runs unless parameters say otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Precisions {
+    /// Of large weights: `Bfloat8B`, or `Bfloat16` for half the speed.
+    pub weights: DataType,
+}
+
+impl Default for Precisions {
+    fn default() -> Self {
+        Self { weights: DataType::Bfloat8B }
+    }
+}
+
+impl Precisions {
+    pub fn dtype(&self, role: Role) -> DataType {
+        match role {
+            Role::Weight => self.weights,
+            Role::Small | Role::Activation => DataType::Bfloat16,
+            // State and actions keep what f32 has.
+            Role::ExactWeight | Role::Flow => DataType::Float32,
+        }
+    }
+}
+
+/// Of large weights.
+impl FromStr for DataType {
+    type Err = TenstorrentError;
+
+    fn from_str(name: &str) -> Result<Self, TenstorrentError> {
+        let found = [DataType::Bfloat8B, DataType::Bfloat16].into_iter().find(|dtype| dtype.name() == name);
+        found.ok_or_else(|| TenstorrentError::WeightType(name.into()))
+    }
+}
+
+/// Two of a bf16 factor's passes are enough for weights of seven bits; sums are f32 all the same.
+pub const PRODUCT: Compute = Compute { fidelity: "HiFi2", fp32_accumulate: true };
+/// Everything that a factor has.
+pub const EXACT: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: true };

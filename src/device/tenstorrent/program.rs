@@ -1,0 +1,429 @@
+//! A TTNN program as data: which operation of the library is called with which tensors and attributes, in order.
+//!
+//! `lower` writes it, `runtime` runs it, `audit` counts it; printed or serialised it is what a card will be asked to do.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use super::axis::Axis;
+use super::content::Content;
+use super::evidence::CallEvidence;
+use crate::device::{Account, StepAccount};
+
+/// A tensor of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub u32);
+
+/// Element types of a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DataType {
+    Bfloat16,
+    /// Sixteen elements share an exponent of eight bits and have seven bits and a sign each.
+    Bfloat8B,
+    Float32,
+    Uint32,
+}
+
+impl DataType {
+    /// The library's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            DataType::Bfloat16 => "bfloat16",
+            DataType::Bfloat8B => "bfloat8_b",
+            DataType::Float32 => "float32",
+            DataType::Uint32 => "uint32",
+        }
+    }
+
+    /// Size of `elements`, in bytes.
+    pub fn bytes(self, elements: usize) -> usize {
+        match self {
+            DataType::Bfloat16 => 2 * elements,
+            // A tile of 1024 elements and its 64 exponents.
+            DataType::Bfloat8B => elements + elements / 16,
+            DataType::Float32 | DataType::Uint32 => 4 * elements,
+        }
+    }
+}
+
+/// How a tensor's elements follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Squares of 32 x 32, the last two axes padded to that.
+    Tile,
+    RowMajor,
+}
+
+impl Layout {
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::Tile => "tile",
+            Layout::RowMajor => "row_major",
+        }
+    }
+}
+
+/// Where a tensor lives, spread over all banks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Memory {
+    Dram,
+    /// The memory beside the cores.
+    L1,
+}
+
+impl Memory {
+    pub fn name(self) -> &'static str {
+        match self {
+            Memory::Dram => "dram",
+            Memory::L1 => "l1",
+        }
+    }
+}
+
+/// Where a tensor's elements come from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// The host writes it, the elements of the graph's input of this name.
+    Input(String),
+    /// Another program left it.
+    Resident(String),
+    /// Known at compilation.
+    Content(Content),
+    /// A call of this program.
+    Call,
+}
+
+/// A tensor: its shape as the library sees it, and how it is stored.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub dtype: DataType,
+    pub layout: Layout,
+    pub memory: Memory,
+    pub origin: Origin,
+}
+
+impl Tensor {
+    /// Size on the card, in bytes, the padding of tiles included.
+    pub fn bytes(&self) -> usize {
+        let mut shape = self.shape.clone();
+        if self.layout == Layout::Tile {
+            shape.iter_mut().rev().take(2).for_each(|length| *length = length.next_multiple_of(super::TILE));
+        }
+        self.dtype.bytes(shape.iter().product())
+    }
+}
+
+/// How precisely products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compute {
+    /// `LoFi`, `HiFi2`, `HiFi3`, `HiFi4`: how many bits of a factor are multiplied.
+    pub fidelity: &'static str,
+    /// Sums in f32 instead of bf16.
+    pub fp32_accumulate: bool,
+}
+
+/// How a product is spread over the cores: each computes blocks of `per_core_m` x `per_core_n` tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatmulReuse {
+    /// Columns and rows of cores.
+    pub grid: [usize; 2],
+    /// Tiles of depth at a time.
+    pub in0_block_w: usize,
+    pub out_subblock_h: usize,
+    pub out_subblock_w: usize,
+    pub per_core_m: usize,
+    pub per_core_n: usize,
+}
+
+/// An operand or an attribute of a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Argument {
+    Tensor(TensorId),
+    List(Vec<Argument>),
+    Integer(i64),
+    Number(f64),
+    Flag(bool),
+    Shape(Vec<usize>),
+    Dtype(DataType),
+    Layout(Layout),
+    Memory(Memory),
+    /// Columns and rows of cores.
+    Grid([usize; 2]),
+    /// An element-wise function by the library's name.
+    Unary(&'static str),
+    Compute(Compute),
+    MatmulReuse(MatmulReuse),
+    /// Cores, and rows of queries and of keys that one of them takes at a time.
+    Attention {
+        grid: [usize; 2],
+        queries: usize,
+        keys: usize,
+    },
+}
+
+impl Argument {
+    pub fn integers(values: impl IntoIterator<Item = usize>) -> Self {
+        Self::List(values.into_iter().map(|value| Self::Integer(value as i64)).collect())
+    }
+
+    /// Calls `with` for every tensor in it.
+    pub fn tensors(&self, with: &mut impl FnMut(TensorId)) {
+        match self {
+            Self::Tensor(id) => with(*id),
+            Self::List(items) => items.iter().for_each(|item| item.tensors(with)),
+            _ => {}
+        }
+    }
+
+    /// In the form that `tt-metal-sys` takes, with `handle` for the tensors.
+    pub fn to_json(&self, handle: &impl Fn(TensorId) -> u64) -> Value {
+        match self {
+            Self::Tensor(id) => json!({ "tensor": handle(*id) }),
+            Self::List(items) => items.iter().map(|item| item.to_json(handle)).collect(),
+            Self::Integer(value) => json!(value),
+            Self::Number(value) => json!(value),
+            Self::Flag(value) => json!(value),
+            Self::Shape(shape) => json!({ "shape": shape }),
+            Self::Dtype(dtype) => json!({ "dtype": dtype.name() }),
+            Self::Layout(layout) => json!({ "layout": layout.name() }),
+            Self::Memory(memory) => json!({ "memory": memory.name() }),
+            Self::Grid(grid) => json!({ "grid": grid }),
+            Self::Unary(name) => json!({ "unary": name }),
+            Self::Compute(Compute { fidelity, fp32_accumulate }) => json!({ "compute": {
+                "fidelity": fidelity,
+                "fp32_accumulate": fp32_accumulate,
+                "approximate": false,
+                "l1_accumulate": true,
+            }}),
+            Self::MatmulReuse(config) => json!({ "matmul_reuse": {
+                "grid": config.grid,
+                "in0_block_w": config.in0_block_w,
+                "out_subblock_h": config.out_subblock_h,
+                "out_subblock_w": config.out_subblock_w,
+                "per_core_m": config.per_core_m,
+                "per_core_n": config.per_core_n,
+            }}),
+            Self::Attention { grid, queries, keys } => {
+                json!({ "sdpa": { "grid": grid, "q_chunk": queries, "k_chunk": keys } })
+            }
+        }
+    }
+}
+
+/// One call of the library.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// `ttnn.linear`
+    pub operation: &'static str,
+    pub operands: Vec<Argument>,
+    pub attributes: Vec<(&'static str, Argument)>,
+    pub results: Vec<TensorId>,
+    /// The graph's node that it helps to compute.
+    pub node: String,
+    /// Tensors that nobody reads after this call.
+    pub last_uses: Vec<TensorId>,
+}
+
+impl Call {
+    /// Every tensor that it reads.
+    pub fn reads(&self) -> Vec<TensorId> {
+        let mut found = Vec::new();
+        let arguments = self.operands.iter().chain(self.attributes.iter().map(|(_, value)| value));
+        arguments.for_each(|argument| argument.tensors(&mut |id| found.push(id)));
+        found
+    }
+
+    /// The arguments as `tt-metal-sys` takes them.
+    pub fn arguments(&self, handle: &impl Fn(TensorId) -> u64) -> Value {
+        let operands: Vec<Value> = self.operands.iter().map(|operand| operand.to_json(handle)).collect();
+        let attributes: serde_json::Map<String, Value> =
+            self.attributes.iter().map(|(name, value)| ((*name).into(), value.to_json(handle))).collect();
+        json!({ "operands": operands, "attributes": attributes })
+    }
+}
+
+/// A result of the graph: where it lies, and which rows and columns of the tensor are its own.
+#[derive(Clone, Debug)]
+pub struct Result {
+    pub name: String,
+    pub tensor: TensorId,
+    pub rows: Axis,
+    pub columns: Axis,
+}
+
+/// A graph lowered to calls of the library.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    pub name: String,
+    pub tensors: Vec<Tensor>,
+    pub calls: Vec<Call>,
+    /// Which rows of an input's tensor the graph's input fills; the others stay 0.
+    pub inputs: Vec<Result>,
+    pub outputs: Vec<Result>,
+    /// What stays on the card for other programs.
+    pub residents: Vec<(String, TensorId)>,
+}
+
+impl Program {
+    pub fn tensor(&self, id: TensorId) -> &Tensor {
+        &self.tensors[id.0 as usize]
+    }
+
+    /// Every tensor with its number.
+    pub fn ids(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
+        self.tensors.iter().enumerate().map(|(index, tensor)| (TensorId(index as u32), tensor))
+    }
+
+    /// DRAM of what stays: contents, inputs, outputs and residents.
+    pub fn fixed_bytes(&self) -> usize {
+        let results = self.outputs.iter().map(|output| output.tensor);
+        let kept: Vec<TensorId> = results.chain(self.residents.iter().map(|(_, id)| *id)).collect();
+        self.ids()
+            .filter(|(id, tensor)| match tensor.origin {
+                Origin::Input(_) | Origin::Content(_) => true,
+                Origin::Call => kept.contains(id),
+                Origin::Resident(_) => false,
+            })
+            .map(|(_, tensor)| tensor.bytes())
+            .sum()
+    }
+
+    /// Notes with each call which results nobody reads after it; results of the program stay.
+    pub(super) fn find_last_uses(&mut self) {
+        let stay = |program: &Self, id: TensorId| {
+            program.outputs.iter().any(|output| output.tensor == id)
+                || program.residents.iter().any(|(_, resident)| *resident == id)
+        };
+        let mut seen = vec![false; self.tensors.len()];
+        for index in (0..self.calls.len()).rev() {
+            let call = &self.calls[index];
+            let touched = call.reads().into_iter().chain(call.results.iter().copied());
+            let mut last: Vec<TensorId> = touched
+                .filter(|id| matches!(self.tensor(*id).origin, Origin::Call))
+                .filter(|id| !std::mem::replace(&mut seen[id.0 as usize], true))
+                .filter(|&id| !stay(self, id))
+                .collect();
+            last.sort_unstable();
+            self.calls[index].last_uses = last;
+        }
+    }
+
+    /// The program for an audit. `evidence`, if it is there, says what each call did; without it a call is one program.
+    pub fn account(&self, place: String, evidence: &[CallEvidence], weights: DataType) -> Account {
+        let step = |(index, call): (usize, &Call)| {
+            let view = usize::from(call.operation != "ttnn.reshape");
+            let CallEvidence { programs, crossings } =
+                evidence.get(index).copied().unwrap_or(CallEvidence { programs: view, crossings: 0 });
+            StepAccount { node: call.node.clone(), kernel: call.operation, programs, crossings }
+        };
+        let bytes = |results: &[Result]| {
+            results.iter().map(|result| (result.name.clone(), self.tensor(result.tensor).bytes())).collect()
+        };
+        Account {
+            place,
+            source: if evidence.is_empty() { "the lowered program" } else { "ttnn's own record of a run" },
+            steps: self.calls.iter().enumerate().map(step).collect(),
+            written: bytes(&self.inputs),
+            read: bytes(&self.outputs),
+            weight_element_bytes: weights.bytes(1024) as f64 / 1024.0,
+        }
+    }
+
+    /// Everything but the contents.
+    pub fn to_json(&self) -> Value {
+        let tensors = self.tensors.iter().map(|tensor| {
+            let (origin, from) = match &tensor.origin {
+                Origin::Input(name) => ("input", name.as_str()),
+                Origin::Resident(name) => ("resident", name.as_str()),
+                Origin::Content(content) => ("content", content.key()),
+                Origin::Call => ("call", ""),
+            };
+            json!({
+                "name": tensor.name,
+                "shape": tensor.shape,
+                "dtype": tensor.dtype.name(),
+                "layout": tensor.layout.name(),
+                "memory": tensor.memory.name(),
+                "origin": origin,
+                "from": from,
+            })
+        });
+        let calls = self.calls.iter().map(|call| {
+            let mut value = call.arguments(&|id| u64::from(id.0));
+            value["operation"] = json!(call.operation);
+            value["results"] = call.results.iter().map(|id| id.0).collect();
+            value["last_uses"] = call.last_uses.iter().map(|id| id.0).collect();
+            value["node"] = json!(call.node);
+            value
+        });
+        let bindings = |results: &[Result]| -> Value {
+            let binding = |result: &Result| {
+                json!({
+                    "name": result.name,
+                    "tensor": result.tensor.0,
+                    "rows": result.rows.places().collect::<Vec<_>>(),
+                    "columns": result.columns.places().collect::<Vec<_>>(),
+                })
+            };
+            results.iter().map(binding).collect()
+        };
+        json!({
+            "name": self.name,
+            "tensors": tensors.collect::<Value>(),
+            "calls": calls.collect::<Value>(),
+            "inputs": bindings(&self.inputs),
+            "outputs": bindings(&self.outputs),
+            "residents": self.residents.iter().map(|(name, id)| json!({ "name": name, "tensor": id.0 })).collect::<Value>(),
+        })
+    }
+}
+
+/// One line per call: `%7 = ttnn.linear(%1, %2, bias=%3)  [1, 1, 64, 2560] bfloat16 l1  steps.0.expert..`
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for call in &self.calls {
+            let results: Vec<String> = call.results.iter().map(|id| format!("%{}", id.0)).collect();
+            let attributes = call.attributes.iter().map(|(name, value)| format!("{name}={value}"));
+            let operands: Vec<String> =
+                call.operands.iter().map(Argument::to_string).chain(attributes).collect();
+            write!(f, "{} = {}({})", results.join(", "), call.operation, operands.join(", "))?;
+            if let Some(&first) = call.results.first() {
+                let Tensor { shape, dtype, memory, .. } = self.tensor(first);
+                write!(f, "  {shape:?} {} {}", dtype.name(), memory.name())?;
+            }
+            writeln!(f, "  {}", call.node)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tensor(id) => write!(f, "%{}", id.0),
+            Self::List(items) => {
+                let items: Vec<String> = items.iter().map(Self::to_string).collect();
+                write!(f, "[{}]", items.join(", "))
+            }
+            Self::Integer(value) => write!(f, "{value}"),
+            Self::Number(value) => write!(f, "{value}"),
+            Self::Flag(value) => write!(f, "{value}"),
+            Self::Shape(shape) => write!(f, "{shape:?}"),
+            Self::Dtype(dtype) => f.write_str(dtype.name()),
+            Self::Layout(layout) => f.write_str(layout.name()),
+            Self::Memory(memory) => f.write_str(memory.name()),
+            Self::Grid([x, y]) => write!(f, "{x}x{y}"),
+            Self::Unary(name) => f.write_str(name),
+            Self::Compute(Compute { fidelity, .. }) => f.write_str(fidelity),
+            Self::MatmulReuse(config) => write!(
+                f,
+                "reuse({}x{}, {}x{} tiles)",
+                config.grid[0], config.grid[1], config.per_core_m, config.per_core_n
+            ),
+            Self::Attention { grid: [x, y], queries, keys } => write!(f, "{x}x{y}, {queries} x {keys}"),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+"""Runs lowered programs op by op through Tenstorrent's own definitions of the operations, in PyTorch: no card, no mock.
+
+usage: golden.py FOLDER f32|card
+
+FOLDER holds programs as `audit --program` writes them (NAME.json) and tensors.safetensors with what the host would
+upload: `NAME.7` for tensor 7. Results are written to results.safetensors as `NAME.7`. With `f32` everything is computed
+and kept in f32; with `card` every result is rounded to the element type that it has on a card. Programs run in the order
+perceive, act; residents are handed over by name. Called by tests/tenstorrent_golden.rs.
+"""
+
+import json
+import pathlib
+import sys
+
+import torch
+import ttnn
+from safetensors.torch import load_file, save_file
+
+
+def round_to(value, dtype):
+    """What is left of f32 values on a card."""
+    if not value.is_floating_point():
+        return value
+    if dtype == "bfloat16":
+        return value.to(torch.bfloat16).to(torch.float32)
+    if dtype == "bfloat8_b":
+        return block_float(value)
+    return value
+
+
+def block_float(value):
+    """bfloat8_b: sixteen neighbours in a row share the largest exponent, and keep a sign and seven bits each."""
+    width = value.shape[-1]
+    padded = torch.nn.functional.pad(value, (0, -width % 16))
+    blocks = padded.reshape(*padded.shape[:-1], -1, 16)
+    exponent = torch.floor(torch.log2(blocks.abs().amax(-1, keepdim=True).clamp(min=2.0**-126)))
+    step = torch.exp2(exponent - 6)
+    rounded = torch.clamp(torch.round(blocks / step), -127, 127) * step
+    return rounded.reshape(padded.shape)[..., :width].contiguous()
+
+
+def resolve(name):
+    found = ttnn
+    for part in name.split(".")[1:]:
+        found = getattr(found, part)
+    return found
+
+
+def argument(value, tensors):
+    """A value of the program as a golden function takes it; what only matters to a card is None."""
+    if isinstance(value, list):
+        return [argument(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    (kind, content), = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "unary":
+        return getattr(ttnn.UnaryOpType, content)
+    if kind == "dtype":
+        return getattr(ttnn, content)
+    return None
+
+
+def rotary_embedding(golden, x, cosines, sines):
+    """The library's definition knows one position at a time."""
+    return torch.cat([golden(x[:, :, i : i + 1], cosines, sines, i) for i in range(x.shape[2])], dim=2)
+
+
+def attention(golden, operands, attributes):
+    concatenate = attributes.pop("output_concat_heads", False)
+    result = golden(*operands, **attributes)
+    if not concatenate:
+        return result
+    return ttnn.get_golden_function(ttnn.transformer.concatenate_heads)(result).unsqueeze(1)
+
+
+def run(call, tensors):
+    name = call["operation"]
+    operands = [argument(value, tensors) for value in call["operands"]]
+    attributes = {key: argument(value, tensors) for key, value in call["attributes"].items()}
+    golden = ttnn.get_golden_function(resolve(name))
+    if name == "ttnn.experimental.rotary_embedding":
+        return rotary_embedding(golden, *operands)
+    if name == "ttnn.transformer.scaled_dot_product_attention":
+        return attention(golden, operands, attributes)
+    for only_for_cards in ("memory_config", "core_grid", "program_config", "compute_kernel_config"):
+        attributes.pop(only_for_cards, None)
+    # Results are rounded here, one way for all operations.
+    attributes.pop("dtype", None)
+    if name == "ttnn.typecast":
+        operands[0] = operands[0].to(torch.float32)
+    result = golden(*operands, **attributes)
+    return result.to(torch.int64) if name == "ttnn.typecast" and operands[1] == ttnn.uint32 else result
+
+
+def execute(program, uploaded, residents, precision):
+    stored = program["tensors"]
+    tensors = {}
+    for index, tensor in enumerate(stored):
+        if tensor["origin"] == "resident":
+            tensors[index] = residents[tensor["from"]]
+        elif tensor["origin"] != "call":
+            value = uploaded[f"{program['name']}.{index}"].reshape(tensor["shape"])
+            tensors[index] = round_to(value, tensor["dtype"]) if precision == "card" else value
+    for call in program["calls"]:
+        try:
+            results = run(call, tensors)
+        except Exception as error:
+            raise SystemExit(f"{call['operation']} of {call['node']}: {error!r}") from error
+        for index, result in zip(call["results"], results if isinstance(results, tuple) else (results,)):
+            expected = stored[index]["shape"]
+            if list(result.shape) != expected:
+                raise SystemExit(f"{call['operation']} of {call['node']}: {list(result.shape)}, not {expected}")
+            result = result.to(torch.float32) if result.is_floating_point() else result
+            tensors[index] = round_to(result, stored[index]["dtype"]) if precision == "card" else result
+    residents.update({resident["name"]: tensors[resident["tensor"]] for resident in program["residents"]})
+    return {f"{program['name']}.{output['tensor']}": tensors[output["tensor"]] for output in program["outputs"]}
+
+
+def main():
+    folder, precision = pathlib.Path(sys.argv[1]), sys.argv[2]
+    uploaded = load_file(folder / "tensors.safetensors")
+    residents, results = {}, {}
+    for name in ("perceive", "act"):
+        program = json.loads((folder / f"{name}.json").read_text())
+        results |= execute(program, uploaded, residents, precision)
+    save_file({name: value.contiguous().clone() for name, value in results.items()}, folder / "results.safetensors")
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        main()

@@ -1,0 +1,290 @@
+//! Full-size pi0 on mock Tenstorrent cards: the real library creates every program, captures both traces and replays them,
+//! and refuses what a card would refuse. Nothing is computed; what the programs compute is tests/tenstorrent_golden.rs.
+//!
+//! `cargo xtask test` runs this once per card with the environment that `cargo xtask tenstorrent` prints; without it every
+//! test says that it is skipped.
+
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard};
+
+use pi0_node::device::tenstorrent::{
+    CallEvidence, Card, Precisions, Program, TenstorrentDevice, TenstorrentError, TenstorrentOptions, Tuning,
+};
+use pi0_node::device::{Device, DeviceError, ProgramId, Silent};
+use pi0_node::graph::{HostTensor, HostView, TensorType};
+use pi0_node::policy::checkpoint::random::RandomWeights;
+use pi0_node::policy::{
+    ACTIONS, Component, IMAGE_MASKS, Intermediates, NOISE, PolicyConfig, PolicyGraphs, STATE, TOKEN_MASK,
+    TOKENS, image_input,
+};
+
+/// The sketch that this lowering is measured against had 334 programs in each denoising step.
+const PROGRAMS_PER_STEP: usize = 300;
+/// The same sketch's trace of ten steps on a P150 took 32.3 MiB.
+const ACT_TRACE_BYTES: u64 = 36 << 20;
+const CAMERAS: usize = 3;
+
+/// One card in a process at a time.
+static CARD: Mutex<()> = Mutex::new(());
+
+/// The right to open the mock card, if there is one.
+fn mock() -> Option<MutexGuard<'static, ()>> {
+    if std::env::var_os("TT_METAL_MOCK_CLUSTER_DESC_PATH").is_none() {
+        println!("skipped: no mock card; `cargo xtask tenstorrent` prints its environment");
+        return None;
+    }
+    Some(CARD.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+}
+
+fn open(options: TenstorrentOptions) -> TenstorrentDevice {
+    TenstorrentDevice::open(options).unwrap()
+}
+
+/// The programs of `config` on `device`: perceive and act.
+fn compile(device: &mut TenstorrentDevice, config: &PolicyConfig) -> Result<[ProgramId; 2], DeviceError> {
+    let PolicyGraphs { perceive, act } =
+        PolicyGraphs::as_written(config, CAMERAS, &Intermediates::None).unwrap();
+    let perceive = device.compile(&device.simplify(perceive).unwrap(), &RandomWeights, &Silent)?;
+    let act = device.compile(&device.simplify(act).unwrap(), &RandomWeights, &Silent)?;
+    Ok([perceive, act])
+}
+
+fn write_all(
+    device: &mut TenstorrentDevice,
+    [perceive, act]: [ProgramId; 2],
+    config: &PolicyConfig,
+    value: f32,
+) {
+    let side = config.vision.image;
+    for camera in 0..CAMERAS {
+        let image = vec![value; 3 * side * side];
+        device.write(perceive, &image_input(camera), HostView::F32(&image)).unwrap();
+    }
+    device.write(perceive, IMAGE_MASKS, HostView::Bool(&[true; CAMERAS])).unwrap();
+    device.write(perceive, TOKENS, HostView::I32(&vec![1; config.prompt_tokens])).unwrap();
+    device.write(perceive, TOKEN_MASK, HostView::Bool(&vec![true; config.prompt_tokens])).unwrap();
+    device.write(act, STATE, HostView::F32(&vec![value; config.state_dim])).unwrap();
+    let noise = vec![value; config.action_horizon * config.action_dim];
+    device.write(act, NOISE, HostView::F32(&noise)).unwrap();
+}
+
+/// Programs of the calls whose node is in denoising step `step`.
+fn programs_of_step(program: &Program, evidence: &[CallEvidence], step: usize) -> usize {
+    let of_step =
+        program.calls.iter().zip(evidence).filter(|(call, _)| Component::step(&call.node) == Some(step));
+    of_step.map(|(_, evidence)| evidence.programs).sum()
+}
+
+#[test]
+fn full_size_pi0_runs_as_two_traces_without_the_host() {
+    let Some(_guard) = mock() else { return };
+    let config = PolicyConfig::PI0;
+    let mut device = open(TenstorrentOptions { evidence: true, ..TenstorrentOptions::default() });
+    let ids = compile(&mut device, &config).unwrap();
+
+    for id in ids {
+        let (program, evidence) = (device.program(id).unwrap(), device.evidence(id).unwrap());
+        assert_eq!(evidence.len(), program.calls.len());
+        for (call, evidence) in program.calls.iter().zip(evidence) {
+            assert_eq!(evidence.crossings, 0, "{} of {} leaves the card", call.operation, call.node);
+            // One program per call; a view has none.
+            assert!(evidence.programs <= 1, "{} of {}: {evidence:?}", call.operation, call.node);
+        }
+    }
+    let (act, evidence) = (device.program(ids[1]).unwrap(), device.evidence(ids[1]).unwrap());
+    for step in 0..config.denoising_steps {
+        let programs = programs_of_step(act, evidence, step);
+        println!("step {step}: {programs} programs");
+        assert!(programs <= PROGRAMS_PER_STEP, "step {step}: {programs} programs");
+    }
+
+    let [weights, no_trace] = device.memory_in_use().unwrap();
+    assert_eq!(no_trace, 0);
+    // Captures both traces; an error there would be a program that the warm-up had not compiled.
+    device.run(ids[0]).unwrap();
+    let [dram, traces] = device.memory_in_use().unwrap();
+    println!("{}: {weights} bytes of DRAM, {dram} with traces; traces {traces}", device.describe());
+    assert!(dram < device.card().dram_bytes as u64);
+    assert!(traces < 2 * ACT_TRACE_BYTES, "{traces}");
+
+    let mut actions = HostTensor::zeros(&TensorType::f32([config.action_horizon, config.action_dim]));
+    for cycle in 0..3 {
+        write_all(&mut device, ids, &config, cycle as f32 / 4.0);
+        device.run(ids[0]).unwrap();
+        device.run(ids[1]).unwrap();
+        device.read(ids[1], ACTIONS, &mut actions).unwrap();
+    }
+    assert_eq!(device.memory_in_use().unwrap(), [dram, traces], "a cycle leaves nothing behind");
+    let times = device.profile(ids[1]).unwrap();
+    assert_eq!(times.len(), device.program(ids[1]).unwrap().calls.len());
+}
+
+#[test]
+fn programs_of_other_lengths_share_the_weights() {
+    let Some(_guard) = mock() else { return };
+    let mut device = open(TenstorrentOptions::default());
+    let ids = compile(&mut device, &PolicyConfig::MINI).unwrap();
+    device.run(ids[0]).unwrap();
+    let [before, one_set] = device.memory_in_use().unwrap();
+
+    // After traces were captured: they are captured anew.
+    let shorter = PolicyConfig { prompt_tokens: 16, denoising_steps: 5, ..PolicyConfig::MINI };
+    let more = compile(&mut device, &shorter).unwrap();
+    for id in ids.into_iter().chain(more) {
+        device.run(id).unwrap();
+    }
+    let [after, two_sets] = device.memory_in_use().unwrap();
+    let weights = device.program(ids[0]).unwrap().fixed_bytes() as u64;
+    println!("{before} then {after} bytes; {weights} of them fixed; traces {one_set} then {two_sets}");
+    assert!(after - before < weights / 2, "the second set takes {} bytes more", after - before);
+    assert!(two_sets > one_set);
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused_by_name() {
+    let Some(_guard) = mock() else { return };
+    let mut device = open(TenstorrentOptions::default());
+    let config = PolicyConfig::MINI;
+    let [perceive, act] = compile(&mut device, &config).unwrap();
+    let unknown = device.write(perceive, "image_9", HostView::F32(&[])).unwrap_err();
+    assert_eq!(unknown, DeviceError::NoSlot { kind: "input", name: "image_9".into() });
+    let short = device.write(act, STATE, HostView::F32(&[0.0; 3])).unwrap_err();
+    assert!(short.to_string().starts_with("'state' has 32 elements of f32, but 3 of f32"), "{short}");
+    let mut tokens = vec![0; config.prompt_tokens];
+    tokens[7] = config.vocabulary as i32;
+    let outside = device.write(perceive, TOKENS, HostView::I32(&tokens)).unwrap_err();
+    assert_eq!(outside.to_string(), "'tokens'[7] is 2048; it must be 0 to 2047");
+}
+
+#[test]
+fn a_full_memory_is_told_with_operation_and_node() {
+    let Some(_guard) = mock() else { return };
+    // Far more weights than any card has room for.
+    let mut huge = PolicyConfig { denoising_steps: 1, ..PolicyConfig::PI0 };
+    (huge.vlm.mlp, huge.vlm.layers, huge.expert.layers) = (1 << 19, 18, 18);
+    let error = compile(&mut open(TenstorrentOptions::default()), &huge).unwrap_err();
+    let DeviceError::Tenstorrent(TenstorrentError::Memory { memory, .. }) = &error else { panic!("{error}") };
+    assert_eq!(*memory, "DRAM", "{error}");
+
+    // Activations may take all of L1, which leaves nothing to the operations.
+    let tuning = Tuning { l1_activation_bytes: Some(1 << 22), ..Tuning::default() };
+    let options = TenstorrentOptions { tuning, ..TenstorrentOptions::default() };
+    let error = compile(&mut open(options), &PolicyConfig::PI0).unwrap_err();
+    let DeviceError::Tenstorrent(TenstorrentError::Memory { memory, operation, node, .. }) = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(*memory, "L1", "{error}");
+    assert!(operation.starts_with("ttnn.") && node.contains('.'), "{error}");
+}
+
+#[test]
+fn a_trace_that_does_not_fit_names_the_program_and_the_parameter() {
+    let Some(_guard) = mock() else { return };
+    let tuning = Tuning { trace_region_bytes: 1 << 20, ..Tuning::default() };
+    let mut device = open(TenstorrentOptions { tuning, ..TenstorrentOptions::default() });
+    let ids = compile(&mut device, &PolicyConfig::MINI).unwrap();
+    let error = device.run(ids[0]).unwrap_err();
+    let DeviceError::Tenstorrent(TenstorrentError::TraceRegion { program, .. }) = &error else {
+        panic!("{error}")
+    };
+    assert!(["perceive", "act"].contains(&program.as_str()), "{error}");
+    assert!(error.to_string().contains("tenstorrent.trace_region_mb"), "{error}");
+    drop(device);
+    // The card is usable again.
+    let mut device = open(TenstorrentOptions::default());
+    let ids = compile(&mut device, &PolicyConfig::MINI).unwrap();
+    device.run(ids[1]).unwrap();
+}
+
+#[test]
+fn weights_in_bfloat16_take_nearly_twice_the_memory() {
+    let Some(_guard) = mock() else { return };
+    let fixed = |weights: &str| {
+        let precisions = Precisions { weights: weights.parse().unwrap() };
+        let tuning = Tuning { precisions, ..Tuning::default() };
+        let mut device = open(TenstorrentOptions { tuning, ..TenstorrentOptions::default() });
+        let [_, act] = compile(&mut device, &PolicyConfig::PI0).unwrap();
+        device.program(act).unwrap().fixed_bytes()
+    };
+    let ratio = fixed("bfloat16") as f64 / fixed("bfloat8_b") as f64;
+    assert!((1.7..2.0).contains(&ratio), "{ratio}");
+}
+
+/// The command, in processes of their own: what it needs is read before anything else runs.
+fn audit(arguments: &[&str], environment: &[(&str, Option<&str>)]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pi0_node"));
+    command.args(["audit", "--preset", "tiny"]).args(arguments);
+    for (name, value) in environment {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn the_audit_reports_what_the_library_wrote_down() {
+    let Some(_guard) = mock() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("audit.json");
+    let (passed, text) = audit(&["--device", "tenstorrent", "--mock", "--json", json.to_str().unwrap()], &[]);
+    assert!(passed, "{text}");
+    assert!(text.contains("from: ttnn's own record of a run"), "{text}");
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!(report["total"]["coverage_percent"], 100.0);
+    assert_eq!(report["transfers_within_programs"], 0);
+    let per_step = report["transfers_per_step"].as_array().unwrap();
+    assert!(per_step.len() == 10 && per_step.iter().all(|count| count == 0), "{per_step:?}");
+    assert_eq!(report["components"].as_array().unwrap().len(), Component::ALL.len());
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let Some(_guard) = mock() else { return };
+    let card = std::env::var("TT_METAL_MOCK_CLUSTER_DESC_PATH").unwrap();
+    let other = if card.ends_with("p150.yaml") { "tenstorrent:n150" } else { "tenstorrent:p150" };
+    let (_, text) = audit(&["--device", other, "--mock"], &[]);
+    assert!(text.contains("error: asked for "), "{text}");
+
+    let (_, text) = audit(&["--device", "tenstorrent"], &[]);
+    assert!(text.contains("say so with --mock"), "{text}");
+
+    let no_card = [("TT_METAL_MOCK_CLUSTER_DESC_PATH", None), ("LD_PRELOAD", None)];
+    let (_, text) = audit(&["--device", "tenstorrent"], &no_card);
+    assert!(text.contains("error: cannot open a Tenstorrent card: "), "{text}");
+
+    // Nothing there, and so no compiler either.
+    let empty = tempfile::tempdir().unwrap();
+    let no_root = [("TT_METAL_RUNTIME_ROOT", empty.path().to_str())];
+    let (_, text) = audit(&["--device", "tenstorrent", "--mock"], &no_root);
+    assert!(text.contains("error: cannot open a Tenstorrent card: "), "{text}");
+
+    let (_, text) =
+        audit(&["--device", "tenstorrent", "--mock"], &[("PI0_TTNN_PYTHON", Some("/no/such/python"))]);
+    assert!(text.contains("no Python interpreter: /no/such/python"), "{text}");
+}
+
+/// No card needed for this one.
+#[test]
+fn every_card_can_be_planned_for_without_one() {
+    for card in Card::ALL {
+        let output = Command::new(env!("CARGO_BIN_EXE_pi0_node"))
+            .args(["plan", "--device", card.name, "--cameras", "1", "--json"])
+            .output()
+            .unwrap();
+        let plans: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let plan = &plans[0];
+        assert_eq!(plan["card"], card.name);
+        let bound = plan["bound_ms"].as_f64().unwrap();
+        let stages: f64 =
+            plan["stages"].as_array().unwrap().iter().map(|stage| stage["bound_ms"].as_f64().unwrap()).sum();
+        assert!((bound - stages).abs() < 1e-9);
+        // The ten steps read the expert's 0.3 GB ten times: no card is faster than that.
+        let steps = plan["stages"][2]["bound_ms"].as_f64().unwrap();
+        assert!(steps > 3.0e9 / card.dram_bytes_per_s * 1e3, "{steps}");
+        assert_eq!(plan["feasible"], bound <= 50.0);
+    }
+}
