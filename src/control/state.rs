@@ -76,7 +76,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// A loop that sent nothing for so long is not running.
+    /// A loop that sent nothing for so long, or for as long as a healthy cycle may take, is not running.
     const RECENT: Duration = Duration::from_secs(1);
 
     /// A loop that has shown no sign of life for `watchdog_ms` has stalled.
@@ -143,7 +143,9 @@ impl Shared {
             Phase::Failed | Phase::Rebuilding => LoopState { phase, why },
             _ if self.is_stalled() => LoopState { phase: Phase::Stalled, why: Some(DropReason::Stalled) },
             _ if !self.is_enabled() => LoopState { phase: Phase::Disabled, why: Some(DropReason::Disabled) },
-            Phase::Running if sent > Self::RECENT => LoopState { phase: Phase::Waiting, why },
+            Phase::Running if sent > Self::RECENT.max(self.watchdog) => {
+                LoopState { phase: Phase::Waiting, why }
+            }
             phase => LoopState { phase, why },
         }
     }
