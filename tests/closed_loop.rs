@@ -46,7 +46,8 @@ fn python(imports: &str) -> Option<Command> {
         let packages = std::fs::read_dir(Path::new(ROOT).join(".sim/lib")).into_iter().flatten().flatten();
         let packages = packages.map(|version| version.path().join("site-packages"));
         let given = env::var_os("PYTHONPATH").unwrap_or_default();
-        let paths = env::join_paths(packages.chain(env::split_paths(&given)));
+        let given = env::split_paths(&given).filter(|path| !path.as_os_str().is_empty());
+        let paths = env::join_paths(packages.chain(given));
         python.env("PYTHONPATH", paths.unwrap_or_default()).env("PYTHONDONTWRITEBYTECODE", "1");
         python
     };
