@@ -10,13 +10,14 @@ how time goes on.
 """
 
 import argparse
+import signal
 import sys
 import threading
 import time
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from edge import Edge
@@ -34,17 +35,22 @@ LARGEST_LAG_NS = 200_000_000
 
 def main():
     options = arguments()
-    rclpy.init(args=sys.argv)
+    # Not rclpy's handlers: they take the topics away in the middle of a message.
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node = Node("aloha_sim")
     try:
         robot = Kinematic() if options.kinematic else Aloha()
-        loop = (Lockstep if options.sim_time else RealTime)(node, robot, options)
+        loop = (Lockstep if options.sim_time else RealTime)(node, robot, options, stop)
         loop.run()
     except Missing as reason:
         node.get_logger().fatal(str(reason))
         return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
     return 0
 
 
@@ -73,8 +79,8 @@ def arguments():
 class Loop:
     """What both ways of passing time have in common."""
 
-    def __init__(self, node, robot, options):
-        self.node, self.robot, self.options = node, robot, options
+    def __init__(self, node, robot, options, stop):
+        self.node, self.robot, self.options, self.stop = node, robot, options, stop
         self.follower = Follower(JOINTS, HOME)
         self.edge = Edge(node, self.follower, self.now_ns, options)
         self.images = 0
@@ -109,8 +115,8 @@ class Loop:
 class RealTime(Loop):
     """Time is this machine's. Physics, drawing and messages have a thread each."""
 
-    def __init__(self, node, robot, options):
-        super().__init__(node, robot, options)
+    def __init__(self, node, robot, options, stop):
+        super().__init__(node, robot, options, stop)
         self.lock = threading.Lock()
         self.failed = None
 
@@ -118,18 +124,30 @@ class RealTime(Loop):
         return self.node.get_clock().now().nanoseconds
 
     def run(self):
-        threading.Thread(target=self.draw, daemon=True).start()
-        threading.Thread(target=self.step, daemon=True).start()
-        while rclpy.ok() and self.failed is None:
-            rclpy.spin_once(self.node, timeout_sec=0.2)
+        threads = [threading.Thread(target=self.guard, args=(work,)) for work in (self.draw, self.step)]
+        for thread in threads:
+            thread.start()
+        while not self.stop.is_set():
+            rclpy.spin_once(self.node, timeout_sec=0.1)
+        for thread in threads:
+            thread.join()
         if self.failed:
             raise self.failed
+
+    def guard(self, work):
+        """Does a thread's work; when that fails, all end."""
+        try:
+            work()
+        except Exception as error:
+            self.failed = error
+        finally:
+            self.stop.set()
 
     def step(self):
         """Physics, a control step at a time, each when it is due."""
         due_ns = self.now_ns()
         simulated_ns = 0
-        while rclpy.ok():
+        while not self.stop.is_set():
             now_ns = self.now_ns()
             if due_ns > now_ns:
                 time.sleep((due_ns - now_ns) / 1e9)
@@ -145,28 +163,25 @@ class RealTime(Loop):
 
     def draw(self):
         """Images, as many as are wanted or can be drawn."""
-        try:
-            pictures = self.pictures()
-        except Exception as error:  # GL fails in ways of its own; the main thread ends with what it says.
-            self.failed = error if isinstance(error, Missing) else Missing(f"cannot draw: {error!r}")
-            return
+        pictures = self.pictures()
         interval = 1 / self.options.camera_hz
         due = time.monotonic()
-        while rclpy.ok():
+        while not self.stop.is_set():
             with self.lock:
                 pictures.take(self.robot)
                 time_ns = self.now_ns()
             self.send_images(pictures, time_ns)
             due = max(due + interval, time.monotonic())
-            time.sleep(max(0.0, due - time.monotonic()))
+            self.stop.wait(due - time.monotonic())
+        pictures.close()
 
 
 class Lockstep(Loop):
     """Time stands still until the chunk for the last images has come, so nothing depends on how fast anybody is."""
 
-    def __init__(self, node, robot, options):
+    def __init__(self, node, robot, options, stop):
         self.time_ns = START_NS
-        super().__init__(node, robot, options)
+        super().__init__(node, robot, options, stop)
         self.steps_per_image = max(1, round(1e9 / options.camera_hz / STEP_NS))
 
     def now_ns(self):
@@ -175,7 +190,7 @@ class Lockstep(Loop):
     def run(self):
         pictures = self.pictures()
         self.wait_for_node()
-        while rclpy.ok():
+        while not self.stop.is_set():
             self.observe(pictures)
             self.wait_for_chunk()
             for _ in range(self.steps_per_image):
@@ -195,7 +210,7 @@ class Lockstep(Loop):
 
     def wait_for_node(self):
         self.node.get_logger().info("time begins when a node sends trajectories and looks at a camera")
-        while rclpy.ok() and not self.edge.node_is_there():
+        while not self.stop.is_set() and not self.edge.node_is_there():
             self.edge.publish_clock(self.time_ns)
             self.spin(0.1)
         # Both sides must have found each other, not only this one the other.
@@ -203,7 +218,7 @@ class Lockstep(Loop):
 
     def wait_for_chunk(self):
         end = time.monotonic() + self.options.timeout
-        while rclpy.ok() and self.edge.newest_chunk_ns < self.time_ns:
+        while not self.stop.is_set() and self.edge.newest_chunk_ns < self.time_ns:
             if time.monotonic() > end:
                 self.node.get_logger().warning(
                     f"no trajectory for the images of {self.time_ns / 1e9:.3f} s in {self.options.timeout:g} s;"
@@ -214,7 +229,7 @@ class Lockstep(Loop):
 
     def spin(self, seconds):
         end = time.monotonic() + seconds
-        while rclpy.ok() and (left := end - time.monotonic()) > 0:
+        while not self.stop.is_set() and (left := end - time.monotonic()) > 0:
             rclpy.spin_once(self.node, timeout_sec=left)
 
 

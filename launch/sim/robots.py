@@ -98,6 +98,8 @@ def _import_mujoco():
         import mujoco
     except ImportError as error:
         raise Missing(f"MuJoCo is not installed ({error}): pip install mujoco gym-aloha pillow, or cargo xtask simulator")
+    except Exception as error:  # A GL that is chosen but not there.
+        raise Missing(f"MuJoCo does not start with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error!r})")
     return mujoco
 
 
@@ -121,7 +123,10 @@ class Pictures:
         self.mujoco, self.model = robot.mujoco, robot.model
         # The scene asks for what a GPU does at once and a CPU takes half a second for.
         self.model.vis.quality.offsamples = 4 if shadows else 0
-        self.renderer = self.mujoco.Renderer(self.model, height, width)
+        try:
+            self.renderer = self.mujoco.Renderer(self.model, height, width)
+        except Exception as error:  # GL fails in ways of its own.
+            raise Missing(f"cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error!r}); try --synthetic-images")
         self.shadows = shadows
         self.copy = self.mujoco.MjData(self.model)
 
