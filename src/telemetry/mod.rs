@@ -7,6 +7,7 @@ mod distribution;
 mod dump;
 mod latency;
 mod metrics;
+mod repeats;
 mod snapshot;
 
 pub use cycles::{CycleRecord, CycleResult, FinishedCycle, KEPT_CYCLES};
@@ -14,4 +15,5 @@ pub use distribution::{Distribution, LatencySummary};
 pub use dump::dump;
 pub use latency::Latency;
 pub use metrics::{Counter, DropReason, LatencyName, Metrics, SensorMetrics, Stage};
+pub use repeats::{LeftOut, Repeats};
 pub use snapshot::{SensorSnapshot, Snapshot};
