@@ -15,6 +15,7 @@ use super::output::{ChunkOutput, Rules, output};
 use super::rebuild::Rebuild;
 use super::state::{Enable, LoopState, Shared};
 use super::sync::{Frame, FrameSync};
+use super::tuning::Tuner;
 use super::wake::Wake;
 use crate::device::{self, Device, DeviceError, DeviceOptions, Progress, Silent};
 use crate::observe::messages::Stamp;
@@ -38,6 +39,7 @@ pub struct Wiring {
     pub cycle: Cycle,
     pub chunks: ChunkOutput,
     pub enable: Enable,
+    pub tuner: Tuner,
     pub monitor: Monitor,
 }
 
@@ -157,7 +159,9 @@ pub fn assemble_on(
     let (joint_sender, joint_receiver) = mailbox(&sample, &wake);
     let shared = Arc::new(Shared::new(settings.watchdog_ms, !settings.require_enable));
     let room = Chunk::new(config.action_horizon, joints, settings.control_hz);
-    let (chunk_sender, chunks) = output(&room, rules, shared.clone(), metrics.clone());
+    let timing = Timing::new(settings);
+    let (timing_sender, tuning) = mailbox(&timing, &wake);
+    let (chunk_sender, rules_sender, chunks) = output(&room, rules, shared.clone(), metrics.clone());
     let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description);
     let rebuild = {
         let (settings, cameras) = (settings.clone(), cameras.len());
@@ -175,6 +179,7 @@ pub fn assemble_on(
             metrics: metrics.clone(),
         },
         prompt,
+        tuner: Tuner { timing: timing_sender, rules: rules_sender },
         enable: Enable { shared: shared.clone(), wake: wake.clone() },
         cycle: Cycle {
             model,
@@ -186,12 +191,8 @@ pub fn assemble_on(
             chunks: chunk_sender,
             seed: settings.seed,
             sequence: 0,
-            timing: Timing {
-                max_image_age_ms: settings.max_image_age_ms,
-                max_joint_age_ms: settings.max_joint_age_ms,
-                budget_ms: settings.latency_budget_ms,
-                act_interval_ms: (settings.act_rate_hz > 0.0).then(|| 1e3 / settings.act_rate_hz),
-            },
+            timing,
+            tuning,
             steps,
             view: None,
             last_set: None,

@@ -20,6 +20,7 @@ use super::wake::Wake;
 use crate::device::{DeviceError, SectionTime};
 use crate::observe::messages::Stamp;
 use crate::observe::{DeltaMask, Normalizer, PromptTokens};
+use crate::settings::Settings;
 use crate::telemetry::{CycleRecord, DropReason, Metrics, Stage};
 
 /// Longest sleep without a new message: how long a stop may go unnoticed.
@@ -50,6 +51,8 @@ pub struct Cycle {
     pub(super) seed: u64,
     pub(super) sequence: u64,
     pub(super) timing: Timing,
+    /// Other times that somebody has set.
+    pub(super) tuning: Receiver<Timing>,
     pub(super) steps: StepChooser,
     /// What the KV cache holds; none before the first frame set and after a new prompt.
     pub(super) view: Option<View>,
@@ -70,6 +73,19 @@ pub(super) struct Timing {
     pub budget_ms: f64,
     /// Shortest time between acts on the same frame set; none: one act for each.
     pub act_interval_ms: Option<f64>,
+    pub sync_tolerance_ms: f64,
+}
+
+impl Timing {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            max_image_age_ms: settings.max_image_age_ms,
+            max_joint_age_ms: settings.max_joint_age_ms,
+            budget_ms: settings.latency_budget_ms,
+            act_interval_ms: (settings.act_rate_hz > 0.0).then(|| 1e3 / settings.act_rate_hz),
+            sync_tolerance_ms: settings.sync_tolerance_ms,
+        }
+    }
 }
 
 /// What the KV cache was made of, and what was made of it.
@@ -130,7 +146,13 @@ impl Cycle {
         if self.rebuild.has_failed() {
             return Outcome::Idle;
         }
+        self.follow_tuning();
         self.follow_enable((now.clock)());
+        if !self.shared.is_active() {
+            self.view = None;
+            self.shared.set(Phase::Waiting, None);
+            return Outcome::Idle;
+        }
         match self.update_prompt().and_then(|()| self.look(now)) {
             Ok(outcome) => outcome,
             Err(error) => self.recover(&error, (now.clock)()),
@@ -149,13 +171,24 @@ impl Cycle {
         }
     }
 
+    /// Takes over what somebody has set.
+    fn follow_tuning(&mut self) {
+        if self.tuning.take() {
+            self.timing = *self.tuning.value();
+            self.frames.set_times(self.timing.sync_tolerance_ms, self.timing.max_image_age_ms);
+        }
+    }
+
     /// Tells the robot to stay where it is when the node has been disabled.
     fn follow_enable(&mut self, now: Stamp) {
+        // In this order: what is followed is then never newer than what was looked at.
+        let active = self.shared.is_active();
         let enabled = self.shared.is_enabled();
-        if self.was_enabled && !enabled {
+        if self.was_enabled && !enabled && self.sequence > 0 {
             self.hold(DropReason::Disabled, now);
         }
         self.was_enabled = enabled;
+        self.shared.follow_active(active);
     }
 
     fn update_prompt(&mut self) -> Result<(), DeviceError> {

@@ -20,6 +20,7 @@ mod real_time;
 mod rebuild;
 mod state;
 mod sync;
+mod tuning;
 mod wake;
 
 pub use assemble::{AssembleError, Monitor, OpenDevice, Wiring, assemble, assemble_on};
@@ -30,3 +31,4 @@ pub use limits::LimitsError;
 pub use output::ChunkOutput;
 pub use real_time::make_real_time;
 pub use state::{Enable, LoopState, Phase, Shared};
+pub use tuning::{Change, Tuner};

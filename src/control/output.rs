@@ -55,7 +55,8 @@ impl Rules {
 pub struct ChunkOutput {
     receiver: Receiver<Chunk>,
     wake: Wake,
-    rules: Rules,
+    /// As somebody has set them last.
+    rules: Receiver<Rules>,
     /// The chunk that is about to leave.
     leaving: Chunk,
     sent: Sent,
@@ -75,15 +76,16 @@ struct Refusal {
     hold: bool,
 }
 
-/// The cycle's end and the consumer's; `room` is a chunk of the right size.
+/// The cycle's end, the end through which the rules change, and the consumer's; `room` is a chunk of the right size.
 pub(super) fn output(
     room: &Chunk,
     rules: Rules,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-) -> (Sender<Chunk>, ChunkOutput) {
+) -> (Sender<Chunk>, Sender<Rules>, ChunkOutput) {
     let wake = Wake::default();
     let (sender, receiver) = mailbox(room, &wake);
+    let (rules_sender, rules) = mailbox(&rules, &wake);
     let output = ChunkOutput {
         receiver,
         wake,
@@ -96,7 +98,7 @@ pub(super) fn output(
         shared,
         metrics,
     };
-    (sender, output)
+    (sender, rules_sender, output)
 }
 
 impl ChunkOutput {
@@ -150,6 +152,7 @@ impl ChunkOutput {
         }
         let Some(chunk) = self.receiver.held() else { return false };
         self.leaving.copy_from(chunk);
+        self.rules.take();
         if let Some(reason) = self.leaving.hold {
             return self.make_hold(reason, now);
         }
@@ -169,6 +172,7 @@ impl ChunkOutput {
         let refuse = |reason| Err(Refusal { reason, hold: false });
         let late = self.is_late(now);
         let Self { leaving: chunk, rules, sent, before, shared, metrics, .. } = self;
+        let rules = rules.value();
         if live && (shared.is_stalled() || shared.is_too_long_ago(chunk.made.began.1)) {
             return refuse(DropReason::Stalled);
         }
@@ -213,7 +217,7 @@ impl ChunkOutput {
     fn is_late(&mut self, now: Stamp) -> bool {
         let made = &mut self.leaving.made;
         made.parts.set(Stage::Publish, made.handed_out.elapsed());
-        let late = now.ms_since(self.leaving.observation) > self.rules.budget_ms;
+        let late = now.ms_since(self.leaving.observation) > self.rules.value().budget_ms;
         self.late = late.then(|| self.blame.of(&made.parts));
         match self.late {
             Some(stage) => self.metrics.missed(stage),
@@ -226,8 +230,12 @@ impl ChunkOutput {
     /// sent: the robot does not move on account of this node, or nobody knows where it is.
     fn make_hold(&mut self, reason: DropReason, now: Stamp) -> bool {
         let moving = self.sent.in_force(now).is_some_and(|sent| sent.hold.is_none());
-        let stale =
-            too_old(self.leaving.made.joints, now, self.rules.max_joint_age_ms, DropReason::JointsStale);
+        let stale = too_old(
+            self.leaving.made.joints,
+            now,
+            self.rules.value().max_joint_age_ms,
+            DropReason::JointsStale,
+        );
         if !moving || stale.is_some() {
             return false;
         }

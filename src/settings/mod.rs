@@ -4,6 +4,7 @@
 //! `parameters` is the one table of names, types, defaults, units and ranges; `value` checks raw
 //! values by it, `read` makes [`Settings`] of them, `yaml` gets raw values from a parameter file.
 
+mod current;
 mod parameters;
 mod read;
 mod value;
@@ -15,7 +16,8 @@ use std::path::PathBuf;
 use crate::device::cpu::Precision;
 use crate::device::tenstorrent::Tuning;
 
-pub use parameters::{Allowed, DefaultValue, PARAMETERS, Parameter, reference};
+pub use current::CurrentSettings;
+pub use parameters::{Allowed, CHANGEABLE, DefaultValue, PARAMETERS, Parameter, reference};
 pub use read::SettingsError;
 pub use value::{Problem, Value, complete};
 pub use yaml::{NODE_NAME, ParameterFileError, read_parameters};

@@ -350,12 +350,44 @@ pub const PARAMETERS: &[Parameter] = &[
         description: "Folder for files with all latencies (HdrHistogram's .hgrm, and JSON), written when the node stops \
                       and when the service ~/dump_latency is called; empty means none",
     },
+    Parameter {
+        name: "autostart",
+        default: Bool(true),
+        unit: "",
+        allowed: Any,
+        description: "Whether the node configures and activates itself; with false it waits for the lifecycle services \
+                      (`ros2 lifecycle set`, a lifecycle manager)",
+    },
+];
+
+/// What may change while the loop runs; everything else is read when the node is configured.
+pub const CHANGEABLE: &[&str] = &[
+    "prompt",
+    "sync_tolerance_ms",
+    "sensor_timeout_ms",
+    "max_image_age_ms",
+    "max_joint_age_ms",
+    "latency_budget_ms",
+    "on_deadline_miss",
+    "act_rate_hz",
+    "chunk_join",
+    "blend_ms",
+    "joint_position_min",
+    "joint_position_max",
+    "joint_velocity_max",
+    "joint_step_max",
+    "diagnostics_hz",
 ];
 
 impl Parameter {
     /// The parameter of this name.
     pub fn find(name: &str) -> Option<&'static Self> {
         PARAMETERS.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// Whether it may be set while the loop runs.
+    pub fn is_changeable(&self) -> bool {
+        CHANGEABLE.contains(&self.name)
     }
 
     /// Whether there is no default to fall back to.
@@ -428,7 +460,8 @@ pub fn reference() -> String {
             format!("default {}", parameter.default)
         };
         let Parameter { name, description, .. } = parameter;
-        text += &format!("\n  {name}: {parameter}; {default}\n      {description}.\n");
+        let changeable = if parameter.is_changeable() { "; changeable at run time" } else { "" };
+        text += &format!("\n  {name}: {parameter}; {default}{changeable}\n      {description}.\n");
     }
     text
 }
@@ -444,6 +477,7 @@ mod tests {
         let names: BTreeSet<_> = PARAMETERS.iter().map(|parameter| parameter.name).collect();
         assert_eq!(names.len(), PARAMETERS.len());
         assert!(PARAMETERS.iter().all(|parameter| !parameter.description.is_empty()));
+        assert!(CHANGEABLE.iter().all(|name| names.contains(name)));
     }
 
     #[test]
@@ -459,6 +493,10 @@ mod tests {
         let text = reference();
         assert!(text.contains("control_hz: a number from 0.1 to 1000 (Hz); default 50.0"), "{text}");
         assert!(text.contains("checkpoint: a text, not empty; must be given"), "{text}");
-        assert!(text.contains("seed: an integer from 0; default 0"), "{text}");
+        assert!(text.contains("seed: an integer from 0; default 0\n"), "{text}");
+        assert!(
+            text.contains("blend_ms: a number from 1 to 10000 (ms); default 100.0; changeable at run time"),
+            "{text}"
+        );
     }
 }

@@ -8,6 +8,7 @@ mod dump;
 mod latency;
 mod metrics;
 mod names;
+mod repeats;
 mod snapshot;
 
 pub use cycles::{CycleRecord, CycleResult, FinishedCycle, KEPT_CYCLES};
@@ -16,4 +17,5 @@ pub use dump::dump;
 pub use latency::Latency;
 pub use metrics::{Counter, Metrics, SensorMetrics};
 pub use names::{DropReason, LatencyName, Stage};
+pub use repeats::{LeftOut, Repeats};
 pub use snapshot::{SensorSnapshot, Snapshot};
