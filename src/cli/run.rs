@@ -1,6 +1,7 @@
 //! `pi0_node run`: the live ROS 2 node; also what runs when no command is given, as `ros2 run` and launch files do.
 
 use std::io::{IsTerminal, stderr};
+use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +25,11 @@ pub struct Options {
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
+    run_node(options, None)
+}
+
+/// Runs the node, and records it into a folder if there is one.
+pub fn run_node(options: Options, record: Option<PathBuf>) -> anyhow::Result<()> {
     let level = log_level(std::env::args()).unwrap_or("info");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
@@ -32,6 +38,6 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .with_ansi(stderr().is_terminal())
         .with_target(false)
         .init();
-    let options = node::Options { status: options.status };
+    let options = node::Options { status: options.status, record };
     node::run(options, &Bar::default())
 }

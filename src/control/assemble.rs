@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::budget::StepChooser;
 use super::chunk::Chunk;
 use super::cycle::{Cycle, Timing};
-use super::inputs::{CameraInput, JointInput, JointSample, PromptInput};
+use super::inputs::{CameraInput, JointInput, JointSample, Prompt, PromptInput};
 use super::limits::{Limits, LimitsError};
 use super::mailbox::mailbox;
 use super::model::{Model, ModelError};
@@ -16,11 +16,12 @@ use super::rebuild::Rebuild;
 use super::state::{Enable, LoopState, Shared};
 use super::sync::{Frame, FrameSync};
 use super::wake::Wake;
+use super::witness::Used;
 use crate::device::{self, Device, DeviceError, DeviceOptions, Progress, Silent};
 use crate::observe::messages::Stamp;
 use crate::observe::{
-    DeltaError, DeltaMask, ImagePreprocessor, JointOrder, NormalizationError, Normalizer, PromptTokenizer,
-    PromptTokens, TokenizerError,
+    DeltaError, DeltaMask, ImagePreprocessor, JointOrder, JointUnits, NormalizationError, Normalizer,
+    PromptTokenizer, PromptTokens, TokenizerError, UnitsError,
 };
 use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
 use crate::settings::Settings;
@@ -112,6 +113,7 @@ pub fn assemble_on(
         config.state_dim,
         config.action_dim,
     )?;
+    let units = JointUnits::new(&settings.joint_scale, &settings.joint_offset, joints)?;
     let delta = DeltaMask::from_openpi(&settings.delta_actions, joints)?;
     if normalizer.relative_actions() && settings.delta_actions.is_empty() {
         return Err(AssembleError::RelativeActions);
@@ -121,14 +123,16 @@ pub fn assemble_on(
     let metrics = Arc::new(Metrics::new(
         settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.name.as_str()),
     ));
-    let no_prompt = PromptTokens { ids: Vec::new(), mask: Vec::new() };
+    let no_prompt = Prompt { tokens: PromptTokens { ids: Vec::new(), mask: Vec::new() }, number: 0 };
     let (prompt_sender, mut prompt_receiver) = mailbox(&no_prompt, &wake);
     let mut prompt = PromptInput {
         tokenizer: PromptTokenizer::find(checkpoint.folder(), settings.tokenizer.as_deref())?,
         length: config.prompt_tokens,
         vocabulary: config.vocabulary,
+        number: 0,
         mailbox: prompt_sender,
         metrics: metrics.clone(),
+        witness: None,
     };
     prompt.put(&settings.prompt)?;
 
@@ -139,7 +143,7 @@ pub fn assemble_on(
     if prompt_receiver.take()
         && let Some(prompt) = prompt_receiver.held()
     {
-        model.set_prompt(prompt)?;
+        model.set_prompt(&prompt.tokens)?;
     }
     let start = Instant::now();
     model.warm_up()?;
@@ -156,7 +160,8 @@ pub fn assemble_on(
     let sample = JointSample { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints] };
     let (joint_sender, joint_receiver) = mailbox(&sample, &wake);
     let shared = Arc::new(Shared::new(settings.watchdog_ms, !settings.require_enable));
-    let room = Chunk::new(config.action_horizon, joints, settings.control_hz);
+    let mut room = Chunk::new(config.action_horizon, joints, settings.control_hz);
+    room.used = Used::room(cameras.len());
     let (chunk_sender, chunks) = output(&room, rules, shared.clone(), metrics.clone());
     let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description);
     let rebuild = {
@@ -173,6 +178,7 @@ pub fn assemble_on(
             order: JointOrder::new(&settings.joints),
             mailbox: joint_sender,
             metrics: metrics.clone(),
+            witness: None,
         },
         prompt,
         enable: Enable { shared: shared.clone(), wake: wake.clone() },
@@ -181,6 +187,8 @@ pub fn assemble_on(
             frames,
             prompt: prompt_receiver,
             joints: joint_receiver,
+            units,
+            model_joints: vec![0.0; joints],
             normalizer,
             delta,
             chunks: chunk_sender,
@@ -194,6 +202,7 @@ pub fn assemble_on(
             },
             steps,
             view: None,
+            seen: room.used.frames.clone(),
             last_set: None,
             was_enabled: !settings.require_enable,
             rebuild,
@@ -264,6 +273,7 @@ fn camera_inputs(
             preprocessor: ImagePreprocessor::new(side, side),
             mailbox: sender,
             metrics: metrics.clone(),
+            witness: None,
         });
         mailboxes.push((receiver, camera.missing));
     }
@@ -288,6 +298,8 @@ pub enum AssembleError {
     Normalization(#[from] NormalizationError),
     #[error(transparent)]
     Delta(#[from] DeltaError),
+    #[error(transparent)]
+    Units(#[from] UnitsError),
     #[error(transparent)]
     Limits(#[from] LimitsError),
     #[error(transparent)]

@@ -18,9 +18,11 @@ mod noise;
 mod output;
 mod real_time;
 mod rebuild;
+mod repeat;
 mod state;
 mod sync;
 mod wake;
+mod witness;
 
 pub use assemble::{AssembleError, Monitor, OpenDevice, Wiring, assemble, assemble_on};
 pub use chunk::Chunk;
@@ -29,4 +31,6 @@ pub use inputs::{CameraInput, JointInput, PromptInput};
 pub use limits::LimitsError;
 pub use output::ChunkOutput;
 pub use real_time::make_real_time;
+pub use repeat::{Repeat, RepeatError};
 pub use state::{Enable, LoopState, Phase, Shared};
+pub use witness::{Arrival, Departure, Used, Witness};

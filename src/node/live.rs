@@ -1,5 +1,6 @@
 //! The live node: starts its threads, watches them from the main thread, stops them.
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,25 +17,38 @@ use super::parameters::{self, Parameters};
 use super::publish::{ChunkPublisher, LastChunk};
 use super::status::{Status, Style, print};
 use super::stop::{Stop, StopOnDrop};
+use crate::bag::Recording;
 use crate::control::{self, Monitor};
 use crate::dashboard::{self, Sources};
 use crate::device::Progress;
-use crate::settings::{NODE_NAME, RealTimeSettings, Settings};
+use crate::settings::{NODE_NAME, PARAMETERS_FILE, RealTimeSettings, Settings, write_parameters};
 
 /// How the node is run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Without it, nothing is shown but the log.
     pub status: Option<Style>,
+    /// Folder to record into; must not be there yet.
+    pub record: Option<PathBuf>,
 }
 
 /// Runs the node until SIGINT or SIGTERM, then prints the final tables. Its parameters come from the process's
 /// `--ros-args`.
 pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
     let mut node = connect(NODE_NAME)?;
-    let Parameters { settings, use_sim_time, services } = parameters::declare(&mut node)?;
+    let Parameters { settings, given, use_sim_time, services } = parameters::declare(&mut node)?;
     hint_at_shared_memory();
-    let wiring = control::assemble(&settings, progress)?;
+    let mut wiring = control::assemble(&settings, progress)?;
+    let recording = match &options.record {
+        Some(folder) => {
+            let recording = Recording::start(&mut wiring, folder)?;
+            let values = given.iter().map(|(name, value)| (name.as_str(), value));
+            write_parameters(&folder.join(PARAMETERS_FILE), values)?;
+            tracing::info!("recording to {}", folder.display());
+            Some(recording)
+        }
+        None => None,
+    };
     // Until here a signal ends the process at once; nothing has been promised to anybody yet.
     let stop = Stop::on_signals()?;
 
@@ -92,7 +106,7 @@ pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
     if settings.require_enable {
         tracing::info!("nothing is sent until {name}/enable is called with true");
     }
-    watch.run(options, &settings, &last_chunk, &stop);
+    watch.run(&options, &settings, &last_chunk, &stop);
     for thread in threads {
         let name = thread.thread().name().unwrap_or("unnamed").to_owned();
         if thread.join().is_err() {
@@ -100,6 +114,9 @@ pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
         }
     }
     dump.finish();
+    if let Some(recording) = recording {
+        print(&format!("{}\n", recording.finish()?));
+    }
     let snapshot = watch.monitor.snapshot();
     print(&snapshot.to_string());
     if let Some(error) = &snapshot.last_error {
@@ -153,7 +170,7 @@ struct Watch {
 
 impl Watch {
     /// Publishes `/diagnostics` and draws the status until it is time to stop.
-    fn run(&self, options: Options, settings: &Settings, last_chunk: &LastChunk, stop: &Stop) {
+    fn run(&self, options: &Options, settings: &Settings, last_chunk: &LastChunk, stop: &Stop) {
         let observer = || Observer::new(&self.monitor, settings, &self.publishers);
         let (mut for_diagnostics, mut for_status) = (observer(), observer());
         let status = options.status.map(|style| Status::new(style, self.monitor.device(), &settings.joints));

@@ -8,8 +8,11 @@
 //! - *dashboard* answers who looks at the page, if there is one (`crate::dashboard`);
 //! - the main thread publishes `/diagnostics`, draws the status, and waits for the signal to stop.
 //!
+//! [`check`] listens to a robot's topics and says whether they are what the node needs.
+//!
 //! [`play`] is the other side: a bag's topics as a robot's drivers would publish them. Called by `cli run` and `cli play`.
 
+mod check;
 mod clock;
 mod connect;
 mod diagnostics;
@@ -25,6 +28,7 @@ mod publish;
 mod status;
 mod stop;
 
+pub use check::check;
 pub use live::{Options, run};
 pub use play::{Options as PlayOptions, StampFrom, play};
 pub use status::Style as StatusStyle;

@@ -15,6 +15,8 @@ use crate::settings::{PARAMETERS, Parameter, Settings, Value, complete};
 /// What the node was started with.
 pub struct Parameters {
     pub settings: Settings,
+    /// The value of every parameter that was given.
+    pub given: BTreeMap<String, Value>,
     pub use_sim_time: bool,
     /// Answers the parameter services; to be polled after every spin.
     pub services: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -29,7 +31,7 @@ pub fn declare(node: &mut r2r::Node) -> anyhow::Result<Parameters> {
     let declared = Arc::new(Mutex::new(Declared(values)));
     let (services, _changes) =
         node.make_derived_parameter_handler(declared).context("cannot offer the parameter services")?;
-    Ok(Parameters { settings, use_sim_time, services: Box::pin(services) })
+    Ok(Parameters { settings, given, use_sim_time, services: Box::pin(services) })
 }
 
 /// Parameters from the command line and parameter files, as they stand there.
@@ -42,7 +44,8 @@ fn given(node: &r2r::Node) -> anyhow::Result<BTreeMap<String, Value>> {
     Ok(given.collect())
 }
 
-fn use_sim_time(node: &r2r::Node) -> anyhow::Result<bool> {
+/// Whether `/clock` is the node's clock.
+pub fn use_sim_time(node: &r2r::Node) -> anyhow::Result<bool> {
     let value: Option<bool> =
         node.get_parameter("use_sim_time").context("use_sim_time must be true or false")?;
     Ok(value.unwrap_or(false))
