@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::deadline::Parts;
+use super::witness::Used;
 use crate::observe::messages::Stamp;
 use crate::telemetry::DropReason;
 
@@ -31,6 +32,8 @@ pub struct Chunk {
     pub hold: Option<DropReason>,
     /// `[joints]`: where the joints were at `joint_stamp`.
     pub measured: Vec<f64>,
+    /// The messages it was made of.
+    pub used: Used,
     pub(super) made: Made,
 }
 
@@ -64,6 +67,7 @@ impl Chunk {
             denoising_steps: 0,
             hold: None,
             measured: vec![0.0; joints],
+            used: Used::default(),
             made: Made {
                 images: Stamp(0),
                 joints: Stamp(0),
@@ -76,7 +80,8 @@ impl Chunk {
 
     /// Takes over another chunk of the same size without allocating.
     pub(super) fn copy_from(&mut self, other: &Self) {
-        let Self { actions, measured, .. } = self;
+        let Self { actions, measured, used, .. } = self;
+        used.copy_from(&other.used);
         actions.copy_from_slice(&other.actions);
         measured.copy_from_slice(&other.measured);
         self.observation = other.observation;

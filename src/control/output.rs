@@ -19,6 +19,7 @@ use super::limits::{Before, Limits};
 use super::mailbox::{Receiver, Sender, mailbox};
 use super::state::{Phase, Shared};
 use super::wake::Wake;
+use super::witness::{Departure, Witness};
 use crate::observe::messages::Stamp;
 use crate::settings::{ChunkJoin, OnDeadlineMiss, Settings};
 use crate::telemetry::{CycleResult, DropReason, Metrics, Stage};
@@ -51,7 +52,6 @@ impl Rules {
 }
 
 /// Where an edge gets the chunks from.
-#[derive(Debug)]
 pub struct ChunkOutput {
     receiver: Receiver<Chunk>,
     wake: Wake,
@@ -65,8 +65,11 @@ pub struct ChunkOutput {
     blame: Blame,
     /// What made the leaving chunk late, if it is.
     late: Option<Stage>,
+    /// Why what the cycle made does not leave as it is.
+    refused: Option<DropReason>,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
+    pub(super) witness: Option<Arc<dyn Witness>>,
 }
 
 /// Why a chunk does not leave.
@@ -95,8 +98,10 @@ pub(super) fn output(
         before: vec![0.0; room.joints],
         blame: Blame::default(),
         late: None,
+        refused: None,
         shared,
         metrics,
+        witness: None,
     };
     (sender, rules_sender, output)
 }
@@ -127,6 +132,8 @@ impl ChunkOutput {
         }
         if let Err(error) = send(&self.leaving) {
             self.metrics.dropped(DropReason::Unsent);
+            self.refused = Some(DropReason::Unsent);
+            self.tell(false, now);
             self.finished(CycleResult::Dropped(DropReason::Unsent), None);
             return Err(error);
         }
@@ -153,13 +160,24 @@ impl ChunkOutput {
         let Some(chunk) = self.receiver.held() else { return false };
         self.leaving.copy_from(chunk);
         self.rules.take();
+        self.refused = None;
+        let leaves = self.may_leave(now, live);
+        if !leaves {
+            self.tell(false, now);
+        }
+        leaves
+    }
+
+    fn may_leave(&mut self, now: Stamp, live: bool) -> bool {
         if let Some(reason) = self.leaving.hold {
+            self.refused = Some(reason);
             return self.make_hold(reason, now);
         }
         match self.prepare(now, live) {
             Ok(()) => true,
             Err(Refusal { reason, hold }) => {
                 self.metrics.dropped(reason);
+                self.refused = Some(reason);
                 self.finished(CycleResult::Dropped(reason), None);
                 self.shared.set(if hold { Phase::Holding } else { Phase::Waiting }, Some(reason));
                 hold && self.make_hold(reason, now)
@@ -249,6 +267,7 @@ impl ChunkOutput {
 
     /// The leaving chunk has left.
     fn left(&mut self, now: Stamp) {
+        self.tell(true, now);
         let chunk = &self.leaving;
         self.sent.set(chunk, now);
         if chunk.hold.is_some() {
@@ -263,6 +282,13 @@ impl ChunkOutput {
         self.shared.sent(publish);
         self.shared.set(Phase::Running, None);
         self.finished(CycleResult::Chunk, Some(age));
+    }
+
+    /// Tells the witness, if there is one, what became of the leaving chunk.
+    fn tell(&self, sent: bool, at: Stamp) {
+        if let (Some(witness), Some(made)) = (&self.witness, self.receiver.held()) {
+            witness.departure(&Departure { made, leaving: &self.leaving, sent, refused: self.refused, at });
+        }
     }
 
     /// Keeps what the leaving chunk's cycle came to.

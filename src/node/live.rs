@@ -1,5 +1,6 @@
 //! The live node: what it does in each state of its lifecycle, from the main thread.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -27,10 +28,12 @@ use crate::settings::NODE_NAME;
 use crate::telemetry::Repeats;
 
 /// How the node is run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Without it, nothing is shown but the log.
     pub status: Option<Style>,
+    /// Folder to record into; must not be there yet.
+    pub record: Option<PathBuf>,
 }
 
 /// The log of this process, for `/rosout`.
@@ -71,7 +74,7 @@ pub fn run(options: Options, logs: Logs, progress: &dyn Progress) -> anyhow::Res
     let spinning = Stop::default();
     let spin = start("spin", &spinning, move |stop| spin.run(stop))?;
 
-    let house = House { hand, parameters, clock, switch, dump };
+    let house = House { hand, parameters, clock, switch, dump, record: options.record.clone() };
     let mut live = Live {
         name,
         options,
