@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn grippers_reach_the_ends_of_the_models_range() {
         for (file, expected) in
-            [("droid_franka", [0.0, 1.0]), ("libero_panda", [1.0, -1.0]), ("so101", [0.0, 100.0])]
+            [("droid_franka", [0.0_f64, 1.0]), ("libero_panda", [1.0, -1.0]), ("so101", [0.0, 100.0])]
         {
             let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("config/{file}.yaml"));
             let mut values = read_parameters(&path, NODE_NAME).unwrap();
