@@ -40,8 +40,6 @@ fn values(checkpoint: &Path) -> BTreeMap<String, Value> {
         ("act_rate_hz", Value::Float(60.0)),
         ("chunk_join", text("blend")),
         ("blend_ms", Value::Float(150.0)),
-        // Some chunks become holds.
-        ("joint_step_max", Value::Floats(vec![0.9, 0.9])),
         ("max_image_age_ms", Value::Float(300.0)),
         ("dashboard", text("")),
     ];
@@ -52,9 +50,9 @@ fn now() -> Stamp {
     Stamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64)
 }
 
-/// Two seconds of a robot with two cameras of different rates, of which one falls silent, and a new task half way.
+/// Two seconds of a robot with two cameras of different rates, of which one falls silent, a pause, and a new task.
 fn run_live(wiring: Wiring) {
-    let Wiring { mut cameras, mut joints, mut prompt, mut cycle, mut chunks, .. } = wiring;
+    let Wiring { mut cameras, mut joints, mut prompt, mut cycle, mut chunks, enable, .. } = wiring;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| cycle.run(now, &stop));
@@ -84,6 +82,8 @@ fn run_live(wiring: Wiring) {
             if tick % 2 == 0 && tick < 24 {
                 cameras[1].put_image(&image, now()).unwrap();
             }
+            // The robot holds for a while.
+            enable.set(!(18..22).contains(&tick));
             if tick == 30 {
                 assert!(prompt.put(&"too long ".repeat(100)).is_err());
                 prompt.put("stop").unwrap();
@@ -125,7 +125,7 @@ fn a_replay_of_a_recording_makes_the_same_chunks_bit_for_bit() {
     let cycles: Vec<Cycle> =
         messages(&bag, CYCLE_TOPIC).iter().map(|data| cdr::decode(data).unwrap()).collect();
     // It was a run in which the machine's speed mattered.
-    assert!(recorded.len() > 20, "{summary}");
+    assert!(recorded.len() > 10, "{summary}");
     assert!(cycles.iter().any(|cycle| cycle.image_stamps[1].sec == 0), "a camera was missing");
     assert!(cycles.iter().any(|cycle| cycle.image_stamps[1].sec != 0), "and was there");
     assert!(
@@ -133,6 +133,7 @@ fn a_replay_of_a_recording_makes_the_same_chunks_bit_for_bit() {
         "acts on the same set"
     );
     assert!(cycles.iter().any(|cycle| cycle.prompt == 2), "the second task");
+    assert!(cycles.iter().any(|cycle| cycle.hold == "not_enabled" && cycle.sent), "a hold");
     assert!(
         cycles.iter().all(|cycle| cycle.stages.len() == cycle.latencies_ms.len() && !cycle.stages.is_empty())
     );

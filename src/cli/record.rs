@@ -13,6 +13,8 @@ use super::run;
 /// stage. parameters.yaml has the node's parameters. `pi0_node replay DIR` makes the same chunks of it, bit for bit.
 /// Recording never holds the node up: what the disk cannot take is dropped and counted.
 #[derive(clap::Args)]
+// Its name would be the same as that of the options of `run` within it.
+#[group(skip)]
 pub struct Options {
     /// Folder to make; must not be there yet.
     #[arg(long, value_name = "DIR")]

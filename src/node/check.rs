@@ -166,8 +166,8 @@ impl Listener {
     ) -> anyhow::Result<Self> {
         let cannot = || format!("cannot subscribe to {}", expected.topic);
         let camera = Needs { max_age_ms: settings.max_image_age_ms, least_hz: 1.0 };
-        // A chunk should start from a joint state that is not older than a point of it.
-        let joints = Needs { max_age_ms: settings.max_joint_age_ms, least_hz: settings.control_hz };
+        // A chunk should start from a joint state that is hardly older than a point of it lasts.
+        let joints = Needs { max_age_ms: settings.max_joint_age_ms, least_hz: 0.8 * settings.control_hz };
         let mut pixels = vec![0.0; 3 * SIDE * SIDE];
         let mut preprocessor = ImagePreprocessor::new(SIDE, SIDE);
         Ok(match transport {

@@ -11,7 +11,7 @@ use crate::bag::messages::{Cycle, JointState, JointTrajectory, Text};
 use crate::bag::{Bag, CHUNK_TOPIC, CYCLE_TOPIC, Message, PROMPT_TOPIC, cdr};
 use crate::control::{Arrival, Chunk, Outcome, Repeat};
 use crate::observe::messages::Stamp;
-use crate::settings::Settings;
+use crate::settings::{Settings, Transport};
 use crate::telemetry::DropReason;
 
 /// Whether a bag says what its cycles used.
@@ -91,7 +91,7 @@ pub fn follow(
                 followed.failed += 1;
                 player.warn(&format_args!("{error:#}"));
             }
-            Ok(()) if LIVE_ONLY.iter().any(|reason| reason.name() == cycle.refused) => {}
+            Ok(()) if is_live_only(cycle) => {}
             Ok(()) => {
                 let Some(chunk) = player.wiring.chunks.try_recv(left) else {
                     followed.different += u64::from(cycle.sent);
@@ -111,8 +111,11 @@ pub fn follow(
     Ok(followed)
 }
 
-/// Refused for what a replay does not have: somebody who disables it, a watchdog, a network.
-const LIVE_ONLY: [DropReason; 3] = [DropReason::Disabled, DropReason::Stalled, DropReason::Unsent];
+/// Whether a chunk was refused for what a replay does not have: somebody who disables it, a watchdog, a network.
+fn is_live_only(cycle: &Cycle) -> bool {
+    let reasons = [DropReason::Disabled, DropReason::Stalled, DropReason::Unsent];
+    cycle.hold.is_empty() && reasons.iter().any(|reason| reason.name() == cycle.refused)
+}
 
 /// Puts a cycle's messages in and repeats it. `images` are those of the frame set before.
 fn repeat(
@@ -187,9 +190,8 @@ fn arrivals(cycle: &Cycle) -> Vec<Arrival> {
 }
 
 fn camera_target(camera: usize, settings: &Settings) -> Target {
-    let transports =
-        settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.transport);
-    Target::Camera(camera, transports.into_iter().nth(camera).unwrap_or(crate::settings::Transport::Raw))
+    let mut with_topic = settings.cameras.iter().filter(|camera| camera.topic.is_some());
+    Target::Camera(camera, with_topic.nth(camera).map_or(Transport::Raw, |camera| camera.transport))
 }
 
 /// Every message that a cycle used.
