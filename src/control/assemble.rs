@@ -217,7 +217,7 @@ fn describe(checkpoint: &Checkpoint, config: &PolicyConfig, step_counts: &[usize
 
 fn open_device(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
     let Settings { threads, precision, tenstorrent, .. } = *settings;
-    device::open(&settings.device, DeviceOptions { threads, precision, tenstorrent })
+    device::open(&settings.device, DeviceOptions { threads, precision, tenstorrent, mock: false })
 }
 
 fn make_model(

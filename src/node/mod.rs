@@ -24,6 +24,7 @@ mod latest;
 mod lifecycle;
 mod lifecycle_services;
 mod live;
+mod names;
 mod parameter_services;
 mod parameters;
 mod play;

@@ -7,6 +7,7 @@ mod distribution;
 mod dump;
 mod latency;
 mod metrics;
+mod names;
 mod repeats;
 mod snapshot;
 
@@ -14,6 +15,7 @@ pub use cycles::{CycleRecord, CycleResult, FinishedCycle, KEPT_CYCLES};
 pub use distribution::{Distribution, LatencySummary};
 pub use dump::dump;
 pub use latency::Latency;
-pub use metrics::{Counter, DropReason, LatencyName, Metrics, SensorMetrics, Stage};
+pub use metrics::{Counter, Metrics, SensorMetrics};
+pub use names::{DropReason, LatencyName, Stage};
 pub use repeats::{LeftOut, Repeats};
 pub use snapshot::{SensorSnapshot, Snapshot};

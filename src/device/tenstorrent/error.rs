@@ -15,6 +15,16 @@ pub enum TenstorrentError {
         version = tt_metal_sys::TTNN_VERSION
     )]
     Open(String),
+    #[error(
+        "this is a mock card (TT_METAL_MOCK_CLUSTER_DESC_PATH is set), which computes nothing: no robot may follow it. \
+         `audit` and `bench` take it with --mock"
+    )]
+    Mock,
+    #[error(
+        "--mock needs the environment of a mock card, which `cargo xtask tenstorrent` prints: \
+         env $(cargo xtask tenstorrent --card p150) pi0_node audit .."
+    )]
+    NoMock,
     #[error("the kernel compiler SFPI does not work: {0}. Install the release that ttnn {version} asks for in \
          /opt/tenstorrent/sfpi; docs/tenstorrent.md says how", version = tt_metal_sys::TTNN_VERSION)]
     Compiler(String),
