@@ -16,6 +16,7 @@ use super::health::{Level, Observer, Part};
 use super::inputs;
 use super::lifecycle::{self, State};
 use super::lifecycle_services::{Asked, Lifecycle};
+use super::names::Names;
 use super::parameter_services;
 use super::parameters::Parameters;
 use super::rosout::{self, Lines};
@@ -74,7 +75,8 @@ pub fn run(options: Options, logs: Logs, progress: &dyn Progress) -> anyhow::Res
     let spinning = Stop::default();
     let spin = start("spin", &spinning, move |stop| spin.run(stop))?;
 
-    let house = House { hand, parameters, clock, switch, dump, record: options.record.clone() };
+    let names = Names::new(&name, std::env::args());
+    let house = House { hand, parameters, names, clock, switch, dump, record: options.record.clone() };
     let mut live = Live {
         name,
         options,
@@ -189,12 +191,12 @@ impl Live<'_> {
             let _ = self.clean_up();
         }
         self.lifecycle.end(result.is_ok());
-        asked.answer(result.is_ok());
         match &result {
             Ok(()) => tracing::info!("{} is {}", self.name, self.lifecycle.state().label()),
             Err(error) => tracing::error!("{} failed: {error:#}", transition.label),
         }
         self.publish_diagnostics();
+        asked.answer(result.is_ok());
         result
     }
 

@@ -27,6 +27,7 @@ mod latest;
 mod lifecycle;
 mod lifecycle_services;
 mod live;
+mod names;
 mod parameter_services;
 mod parameters;
 mod play;

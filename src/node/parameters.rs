@@ -10,9 +10,7 @@ use r2r::ParameterValue;
 
 use crate::control::{PromptInput, Tuner};
 use crate::observe::TokenizerError;
-use crate::settings::{
-    CurrentSettings, NODE_NAME, PARAMETERS, Parameter, Settings, SettingsError, Value, complete,
-};
+use crate::settings::{CurrentSettings, PARAMETERS, Parameter, Settings, SettingsError, Value, complete};
 
 /// Belongs to ROS 2; every node has it.
 pub const USE_SIM_TIME: &str = "use_sim_time";
@@ -154,10 +152,11 @@ impl Store {
             Stage::Unconfigured => None,
             Stage::Configuring => Some("the node is being configured; set it afterwards".to_owned()),
             Stage::Running(_) if parameter.is_changeable() => None,
-            Stage::Running(_) => Some(format!(
-                "it is read when the node is configured; clean the node up first (ros2 lifecycle set /{NODE_NAME} \
-                 deactivate, then cleanup), or restart it with the new value"
-            )),
+            Stage::Running(_) => Some(
+                "it is read when the node is configured: restart the node with the new value, or deactivate it and clean \
+                 it up first (ros2 lifecycle set)"
+                    .to_owned(),
+            ),
         }
     }
 

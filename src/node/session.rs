@@ -12,6 +12,7 @@ use super::clock::Clock;
 use super::dump::LatencyDump;
 use super::graph::{GraphWatch, Publishers};
 use super::inputs;
+use super::names::Names;
 use super::parameters::{Parameters, Running};
 use super::publish::{ChunkPublisher, LastChunk};
 use super::spin::Hand;
@@ -30,6 +31,7 @@ pub type Switch = Arc<Mutex<Option<Enable>>>;
 pub struct House {
     pub hand: Hand,
     pub parameters: Parameters,
+    pub names: Names,
     pub clock: Clock,
     pub switch: Switch,
     pub dump: LatencyDump,
@@ -71,7 +73,7 @@ impl Session {
         let Wiring { cameras, joints, prompt, mut cycle, chunks, enable, tuner, monitor, .. } = wiring;
         enable.set_active(false);
         let publishers = Publishers::default();
-        let graph = GraphWatch::new(&settings, publishers.clone());
+        let graph = GraphWatch::new(&settings, &house.names, publishers.clone());
         let (clock, ending) = (house.clock.clone(), stop.clone());
         let (chunk_publisher, mut threads) = house.hand.with(move |node, ends| {
             let chunk_publisher = ChunkPublisher::new(node, joints.names())?;
@@ -101,13 +103,13 @@ impl Session {
             chunk_publisher
         })?;
 
-        let current = CurrentSettings::new(settings.clone());
         house.dump.attach(&monitor, settings.latency_folder.as_deref());
+        let current = CurrentSettings::new(settings);
         *house.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(enable.clone());
         house.parameters.attach(Running { tuner, prompt, current: current.clone() });
         let shown = last_chunk.clone();
         let chunk = Box::new(move || shown.get());
-        let sources = Sources { monitor: monitor.clone(), settings, chunk };
+        let sources = Sources { monitor: monitor.clone(), settings: current.clone(), chunk };
         Ok(Self {
             monitor,
             settings: current,

@@ -17,7 +17,9 @@ use crate::device::cpu::Precision;
 use crate::device::tenstorrent::Tuning;
 
 pub use current::CurrentSettings;
-pub use parameters::{Allowed, CHANGEABLE, DefaultValue, PARAMETERS, Parameter, reference};
+pub use parameters::{
+    Allowed, CHANGEABLE, DefaultValue, PARAMETERS, Parameter, markdown_reference, reference,
+};
 pub use read::SettingsError;
 pub use value::{Problem, Value, complete};
 pub use yaml::{NODE_NAME, PARAMETERS_FILE, ParameterFileError, read_parameters, write_parameters};

@@ -482,6 +482,22 @@ pub fn reference() -> String {
     text
 }
 
+/// All parameters as a table, for the documentation.
+pub fn markdown_reference() -> String {
+    let mut text = String::from("| parameter | | default | at run time | |\n|---|---|---|---|---|\n");
+    for parameter in PARAMETERS {
+        let default = if parameter.must_be_given() {
+            "must be given".to_owned()
+        } else {
+            format!("`{}`", parameter.default)
+        };
+        let changeable = if parameter.is_changeable() { "yes" } else { "" };
+        let Parameter { name, description, .. } = parameter;
+        text += &format!("| `{name}` | {parameter} | {default} | {changeable} | {description} |\n");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

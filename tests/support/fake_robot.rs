@@ -51,7 +51,7 @@ impl FakeRobot {
         let chunk = Arc::clone(&self.chunk);
         Sources {
             monitor: Monitor::new(metrics, state, device, model),
-            settings: self.settings.clone(),
+            settings: self.settings.clone().into(),
             chunk: Box::new(move || chunk.lock().unwrap().clone()),
         }
     }
