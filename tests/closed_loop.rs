@@ -14,13 +14,15 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::task::Poll;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use known_policy::{HORIZON, JOINTS, Known};
 use pi0_node::settings::{NODE_NAME, read_parameters};
 use r2r::builtin_interfaces::msg::Time;
 use r2r::qos::QosProfile;
 use r2r::sensor_msgs::msg::JointState;
+use r2r::std_srvs::srv::SetBool;
 use r2r::trajectory_msgs::msg::JointTrajectory;
 use ros::{Domain, pi0_node};
 use tempfile::TempDir;
@@ -65,41 +67,45 @@ fn nanoseconds(time: &Time) -> i64 {
     i64::from(time.sec) * 1_000_000_000 + i64::from(time.nanosec)
 }
 
-/// Runs simulator and node until there are `enough` chunks.
-fn run(
+/// Starts the node and the simulator.
+fn start(
+    domain: &Domain,
     mut python: Command,
     simulator: &[&str],
     checkpoint: &Path,
     parameters: &[&str],
-    enough: usize,
-) -> Run {
-    let mut domain = Domain::join();
-    let deep = QosProfile::default().keep_last(1000);
-    let mut states = domain.node.subscribe::<JointState>("/joint_states", deep.clone()).unwrap();
-    let mut chunks = domain.node.subscribe::<JointTrajectory>(CHUNKS, deep).unwrap();
-
+) -> (ros::Process, ros::Process) {
     let mut command = pi0_node(&["run", "--ros-args", "--params-file", CONFIG]);
     let checkpoint = format!("checkpoint:={}", checkpoint.display());
     let raw = "camera_topics:=['/top/image_raw', '/left_wrist/image_raw', '/right_wrist/image_raw']";
     let transports = "camera_transports:=['raw', 'raw', 'raw']";
-    for parameter in [&checkpoint, raw, transports, "use_sim_time:=true", "dtype:=f32", "dashboard:=''"]
-        .iter()
-        .chain(parameters)
-    {
+    let all = [&checkpoint, raw, transports, "dtype:=f32", "dashboard:=''"];
+    for parameter in all.iter().chain(parameters) {
         command.args(["-p", parameter]);
     }
-    let mut node = domain.start("node", &mut command);
+    let node = domain.start("node", &mut command);
     // Its environment is the node's: the same domain, the same transport.
     python.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    python.arg(Path::new(ROOT).join("launch/sim/aloha_sim.py")).arg("--sim-time").args(simulator);
-    let mut robot = domain.start("simulator", &mut python);
+    python.arg(Path::new(ROOT).join("launch/sim/aloha_sim.py")).args(simulator);
+    (node, domain.start("simulator", &mut python))
+}
+
+/// Runs simulator and node in lockstep until there are `enough` chunks.
+fn run(python: Command, simulator: &[&str], checkpoint: &Path, delta_actions: &str, enough: usize) -> Run {
+    let mut domain = Domain::join();
+    let deep = QosProfile::default().keep_last(1000);
+    let mut states = domain.node.subscribe::<JointState>("/joint_states", deep.clone()).unwrap();
+    let mut chunks = domain.node.subscribe::<JointTrajectory>(CHUNKS, deep).unwrap();
+    let simulator = [&["--sim-time"], simulator].concat();
+    let parameters = ["use_sim_time:=true", delta_actions];
+    let (mut node, mut robot) = start(&domain, python, &simulator, checkpoint, &parameters);
 
     let mut run = Run { joints: BTreeMap::new(), chunks: BTreeMap::new() };
     domain.spin_until("chunks", &mut [&node, &robot], |context| {
-        while let std::task::Poll::Ready(Some(state)) = states.poll_next_unpin(context) {
+        while let Poll::Ready(Some(state)) = states.poll_next_unpin(context) {
             run.joints.insert(nanoseconds(&state.header.stamp), state.position);
         }
-        while let std::task::Poll::Ready(Some(chunk)) = chunks.poll_next_unpin(context) {
+        while let Poll::Ready(Some(chunk)) = chunks.poll_next_unpin(context) {
             run.chunks.insert(nanoseconds(&chunk.header.stamp), chunk);
         }
         run.chunks.len() > enough
@@ -157,7 +163,7 @@ fn follow_exactly(masked: [bool; JOINTS], delta_actions: &str) {
     };
     let known = Known { delta: alternating(0.002, 0.001), step_at: 3, masked };
     let (_folder, checkpoint) = write(&known);
-    let run = run(python, &["--kinematic", "--camera-hz", "10"], &checkpoint, &[delta_actions], 8);
+    let run = run(python, &["--kinematic", "--camera-hz", "10"], &checkpoint, delta_actions, 8);
     check_chunks(&run, &known);
     let observations: Vec<i64> = run.chunks.keys().copied().collect();
     for two in observations.windows(2) {
@@ -210,8 +216,7 @@ fn the_arms_of_the_aloha_scene_follow_and_do_it_again() {
             );
             return;
         };
-        let parameters = ["delta_actions:=[6, -1, 6, -1]"];
-        runs.push(run(python, &simulator, &checkpoint, &parameters, OBSERVATIONS));
+        runs.push(run(python, &simulator, &checkpoint, "delta_actions:=[6, -1, 6, -1]", OBSERVATIONS));
     }
     for run in &runs {
         check_chunks(run, &known);
@@ -229,6 +234,46 @@ fn the_arms_of_the_aloha_scene_follow_and_do_it_again() {
     for stamp in both {
         assert_eq!(one.joints[stamp], other.joints[stamp], "at {stamp}");
     }
+}
+
+/// In real time, where a message comes after the moment that it is for. The policy's chunks go somewhere after 0.6 s, which no
+/// robot sees while new ones come; one that is told to hold must not see it either.
+#[test]
+fn a_robot_that_is_told_to_hold_does_not_follow_the_last_chunk() {
+    let Some(python) = python("rclpy, numpy") else {
+        eprintln!("skipped: there is no Python with rclpy");
+        return;
+    };
+    let known = Known { delta: alternating(0.05, 0.0), step_at: 30, masked: [false; JOINTS] };
+    let (_folder, checkpoint) = write(&known);
+    let mut domain = Domain::join();
+    let mut states = domain.node.subscribe::<JointState>("/joint_states", QosProfile::default()).unwrap();
+    let mut chunks = domain.node.subscribe::<JointTrajectory>(CHUNKS, QosProfile::default()).unwrap();
+    let service = QosProfile::services_default();
+    let enable = domain.node.create_client::<SetBool::Service>("/pi0_node/enable", service).unwrap();
+    let (mut node, mut robot) = start(&domain, python, &["--kinematic"], &checkpoint, &[]);
+    domain.spin_until("a chunk", &mut [&node, &robot], |context| chunks.poll_next_unpin(context).is_ready());
+
+    let mut answer = enable.request(&SetBool::Request { data: false }).unwrap();
+    domain.spin_until("the answer", &mut [&node, &robot], |context| answer.poll_unpin(context).is_ready());
+    // What has piled up is from before.
+    while states.next().now_or_never().is_some() {}
+    let (mut held, mut newest) = (None, None);
+    domain.spin_until("1.5 s of joint states", &mut [&node, &robot], |context| {
+        while let Poll::Ready(Some(state)) = states.poll_next_unpin(context) {
+            let state = (nanoseconds(&state.header.stamp), state.position);
+            held.get_or_insert_with(|| state.clone());
+            newest = Some(state);
+        }
+        let since = |(start, _): &(i64, _), (end, _): &(i64, _)| end - start;
+        held.as_ref().zip(newest.as_ref()).is_some_and(|(held, newest)| since(held, newest) > 1_500_000_000)
+    });
+    robot.stop("INT");
+    node.stop("INT");
+    assert!(!robot.log().contains("rejected a trajectory"), "{}", robot.log());
+    let ((_, held), (_, newest)) = (held.unwrap(), newest.unwrap());
+    let moved = held.iter().zip(&newest).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(moved < EXACT, "a joint moved by {moved}");
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub struct Chunk {
     pub control_hz: f64,
     /// Denoising steps that it was made in.
     pub denoising_steps: usize,
-    /// Why the robot is to stay where it is; then there is a single point, where it stood.
+    /// Why the robot is to stay where it is; then all points are where it stood, the first at the moment itself.
     pub hold: Option<DropReason>,
     /// `[joints]`: where the joints were at `joint_stamp`.
     pub measured: Vec<f64>,

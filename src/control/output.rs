@@ -27,6 +27,10 @@ use crate::telemetry::{CycleResult, DropReason, Metrics, Stage};
 /// Stamps that are further ahead of the clock than this are not of this clock, or of a time before it was set back.
 pub(super) const CLOCK_TOLERANCE_MS: f64 = 100.0;
 
+/// How far into the future a hold reaches: ros2_control's joint_trajectory_controller refuses a trajectory whose last point
+/// is past when it comes, and would go on with the one before.
+const HOLD_MS: f64 = 100.0;
+
 /// The rules by which chunks leave.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
@@ -260,8 +264,10 @@ impl ChunkOutput {
         let chunk = &mut self.leaving;
         chunk.hold = Some(reason);
         chunk.observation = now;
-        (chunk.first, chunk.horizon) = (0, 1);
-        chunk.actions[..chunk.joints].copy_from_slice(&chunk.measured);
+        let rows = chunk.actions.chunks_exact_mut(chunk.joints.max(1));
+        let points = (HOLD_MS / 1e3 * chunk.control_hz).ceil() as usize + 1;
+        (chunk.first, chunk.horizon) = (0, points.min(rows.len()));
+        rows.take(points).for_each(|row| row.copy_from_slice(&chunk.measured));
         true
     }
 
