@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Runs the mini model in the live node for minutes, one camera at 30 frame sets a second, over real DDS, and says whether
-it keeps its deadlines and its memory.
+"""Runs the mini model in the live node for minutes, one camera at 30 frame sets a second, over real DDS, and says
+whether it keeps its deadlines and its memory.
 
     .ros/bin/python benches/sustained.py --minutes 10
 
@@ -146,12 +146,14 @@ def main():
         found = report["latencies"][name]
         print(f"{name:<22} p50 {found['p50_ms']:7.2f}  p99 {found['p99_ms']:7.2f}  "
               f"p99.9 {found['p999_ms']:7.2f}  max {found['max_ms']:7.2f} ms")
-    print(f"memory        {rss[0] / 1024:.1f} MB settled, at most {max(rss) / 1024:.1f}, at the end {rss[-1] / 1024:.1f}")
+    print(f"memory        {rss[0] / 1024:.1f} MB settled, at most {max(rss) / 1024:.1f}, at the end "
+          f"{rss[-1] / 1024:.1f}")
     print(f"page faults   {faults} of the control thread since it settled")
     print(f"cores         node {mean(seconds, 'node_cores'):.2f}, source {mean(seconds, 'source_cores'):.2f}")
     print(f"noise         others {mean(seconds, 'others_cores'):.2f} cores (at most "
-          f"{max(sample['others_cores'] for sample in seconds):.2f}), stolen {mean(seconds, 'stolen_cores'):.2f}; an idle "
-          f"thread is woken late by {late['p50_ms']:.2f} (p50), {late['p99_ms']:.2f} (p99), {late['max_ms']:.2f} ms (max)")
+          f"{max(sample['others_cores'] for sample in seconds):.2f}), stolen {mean(seconds, 'stolen_cores'):.2f}; an "
+          f"idle thread is woken late by {late['p50_ms']:.2f} (p50), {late['p99_ms']:.2f} (p99), "
+          f"{late['max_ms']:.2f} ms (max)")
     wrong = []
     if rate < 0.99 * options.rate:
         wrong.append(f"{rate:.2f} chunks a second")

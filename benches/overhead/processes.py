@@ -1,5 +1,5 @@
-"""What the live benchmarks share: a folder that is removed, processes that are stopped, the node and its parameters, the
-source of images and joints, and what both nodes wrote when they stopped.
+"""What the live benchmarks share: a folder that is removed, processes that are stopped, the node and its parameters,
+the source of images and joints, and what both nodes wrote when they stopped.
 """
 import contextlib
 import json

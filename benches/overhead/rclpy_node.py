@@ -124,7 +124,7 @@ class Node:
             self.node.create_subscription(
                 Image, topic, lambda message, camera=camera: self.on_image(camera, message), SENSOR_QOS)
         self.node.create_subscription(JointState, JOINT_TOPIC, self.on_joints, SENSOR_QOS)
-        self.publisher = self.node.create_publisher(JointTrajectory, PEER_CHUNKS.rsplit("/", 1)[0] + "/action_chunk", 10)
+        self.publisher = self.node.create_publisher(JointTrajectory, PEER_CHUNKS, 10)
 
     def on_image(self, camera, message):
         arrived, start = time.time_ns(), time.perf_counter()
@@ -156,7 +156,8 @@ class Node:
         with self.changed:
             while not self.stopping:
                 frames = self.frames
-                if all(frame and frame.stamp > used for frame, used in zip(frames, self.used)) and self.joints is not None:
+                new = all(frame and frame.stamp > used for frame, used in zip(frames, self.used))
+                if new and self.joints is not None:
                     stamps = [frame.stamp for frame in frames]
                     if max(stamps) - min(stamps) <= TOLERANCE_NS:
                         self.used = stamps

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Measures what pi0_node costs beside the model, over real DDS, and then what an rclpy node does that does the same work:
-from the last image's arrival to the device's start, and from the device's end to the published chunk.
+"""Measures what pi0_node costs beside the model, over real DDS, and then what an rclpy node costs that does the same
+work: from the last image's arrival to the device's start, and from the device's end to the published chunk.
 
     .ros/bin/python benches/overhead/run.py --seconds 60
 
@@ -76,8 +76,8 @@ def print_table(results):
     for name in names:
         source, result = results[name]["source"], results[name]
         drops = ", ".join(f"{count} {reason}" for reason, count in result.get("dropped", {}).items())
-        print(f"{name}: {source['sets']} frame sets sent, {result['chunks']} chunks published, {source['chunks']} received"
-              + (f"; dropped: {drops}" if drops else ""))
+        print(f"{name}: {source['sets']} frame sets sent, {result['chunks']} chunks published, {source['chunks']} "
+              "received" + (f"; dropped: {drops}" if drops else ""))
 
 
 def main():

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A robot's drivers for benchmarks: cameras of 640x480 rgb8 and joint states at 100 Hz, over DDS. It also notes when the
-chunks come back, so that every node is measured by the same watch. Started by run.py and ../sustained.py.
+"""A robot's drivers for benchmarks: cameras of 640x480 rgb8 and joint states at 100 Hz, over DDS. It also notes when
+the chunks come back, so that every node is measured by the same watch. Started by run.py and ../sustained.py.
 
 Messages are serialised once; later only their stamps change, so that the source takes little of the machine.
 """
