@@ -126,12 +126,16 @@ pub(super) struct Now<'a> {
 pub(super) struct Began {
     pub stamp: Stamp,
     pub at: Instant,
+    /// From the last image's arrival until then; none where no image is new.
+    waited: Option<Duration>,
+    /// What the device's programs took so far.
+    device: Duration,
     pub parts: Parts,
 }
 
 impl Began {
     pub fn now(stamp: Stamp) -> Self {
-        Self { stamp, at: Instant::now(), parts: Parts::default() }
+        Self { stamp, at: Instant::now(), waited: None, device: Duration::ZERO, parts: Parts::default() }
     }
 }
 
@@ -237,9 +241,9 @@ impl Cycle {
         if let Some(reason) = self.images_too_old(images, stamp) {
             return Ok(self.dropped(reason));
         }
-        let mut began = Began::now(stamp);
+        let mut began = Began::now((now.clock)());
         self.note_arrival(&mut began, images.1, now.runs);
-        self.perceive(&mut began.parts)?;
+        self.perceive(&mut began)?;
         self.view = Some(View::new(images));
         self.act(images.1, began, now)
     }
@@ -247,12 +251,16 @@ impl Cycle {
     /// What the frames of this set went through before the cycle began.
     pub(super) fn note_arrival(&mut self, began: &mut Began, observation: Stamp, clock_runs: bool) {
         let (mut transport_ms, mut decode, mut wait) = (0.0_f64, Duration::ZERO, Duration::ZERO);
+        let mut waited_ms = f64::INFINITY;
         for frame in self.frames.frames().flatten() {
             let (start, end) = frame.decoding;
             transport_ms = transport_ms.max(frame.received.ms_since(frame.stamp));
+            waited_ms = waited_ms.min(began.stamp.ms_since(frame.received));
             decode = decode.max(end.saturating_duration_since(start));
             wait = wait.max(began.at.saturating_duration_since(end));
         }
+        // A clock that was set back gives a negative time.
+        began.waited = Some(Duration::try_from_secs_f64(waited_ms / 1e3).unwrap_or(Duration::ZERO));
         let transport = Duration::try_from_secs_f64(transport_ms / 1e3).unwrap_or(Duration::MAX);
         for (stage, took) in [(Stage::Transport, transport), (Stage::Decode, decode), (Stage::SyncWait, wait)]
         {
@@ -267,16 +275,20 @@ impl Cycle {
     }
 
     /// The frame set to the KV cache.
-    pub(super) fn perceive(&mut self, parts: &mut Parts) -> Result<(), DeviceError> {
+    pub(super) fn perceive(&mut self, began: &mut Began) -> Result<(), DeviceError> {
         let start = Instant::now();
         for (camera, frame) in self.frames.frames().enumerate() {
             self.seen[camera] = frame.map(|frame| Arrival { stamp: frame.stamp, received: frame.received });
             self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
         }
-        parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
+        began.parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
         let start = Instant::now();
+        if let Some(waited) = began.waited {
+            self.metrics.record(Stage::BeforeDevice, waited + start.saturating_duration_since(began.at));
+        }
         self.model.perceive()?;
-        parts.set(Stage::Perceive, self.metrics.time(Stage::Perceive, start));
+        began.device = self.metrics.time(Stage::Perceive, start);
+        began.parts.set(Stage::Perceive, began.device);
         note_perceive_sections(&self.metrics, self.model.perceive_sections());
         Ok(())
     }
@@ -332,7 +344,10 @@ impl Cycle {
         self.normalizer.normalize_state(&self.model_joints, &mut self.model.state);
         // Of the images, so that acts on the same set follow the same flow.
         noise::fill(self.seed, images.1, &mut self.model.noise);
+        let device_start = Instant::now();
         self.model.act(choice)?;
+        let device_end = Instant::now();
+        began.device += device_end - device_start;
         began.parts.set(Stage::Act, self.metrics.time(Stage::Act, start));
         note_act_sections(&self.metrics, self.model.act_sections(choice));
         let read = Instant::now();
@@ -365,6 +380,8 @@ impl Cycle {
             images: images.0,
             joints: since,
             began: (began.stamp, began.at),
+            waited: began.waited,
+            device: (began.device, device_end),
             handed_out: Instant::now(),
             parts: began.parts,
         };

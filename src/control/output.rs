@@ -280,8 +280,13 @@ impl ChunkOutput {
             return;
         }
         let (began, began_at) = chunk.made.began;
+        let (device, device_end) = chunk.made.device;
         let publish = chunk.made.handed_out.elapsed();
         self.metrics.record(Stage::Publish, publish);
+        self.metrics.time(Stage::AfterDevice, device_end);
+        if let Some(waited) = chunk.made.waited {
+            self.metrics.record(Stage::Overhead, (waited + began_at.elapsed()).saturating_sub(device));
+        }
         let age_ms = began.ms_since(chunk.observation) + began_at.elapsed().as_secs_f64() * 1e3;
         let age = self.metrics.age(age_ms);
         self.metrics.chunks.add_one();
