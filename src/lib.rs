@@ -4,6 +4,7 @@
 //! The rooms, from the edges down. Arrows of knowledge point down only; `docs/architecture.md` is the map.
 
 pub mod bag;
+pub mod check;
 pub mod cli;
 pub mod control;
 pub mod dashboard;

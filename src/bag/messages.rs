@@ -122,31 +122,6 @@ pub struct JointTrajectory {
 
 impl JointTrajectory {
     pub const TYPE: &str = "trajectory_msgs/msg/JointTrajectory";
-    /// The definition with all it refers to, as MCAP's `ros2msg` schemas want it.
-    pub(super) const DEFINITION: &str = "\
-std_msgs/Header header
-string[] joint_names
-trajectory_msgs/JointTrajectoryPoint[] points
-================================================================================
-MSG: std_msgs/Header
-builtin_interfaces/Time stamp
-string frame_id
-================================================================================
-MSG: builtin_interfaces/Time
-int32 sec
-uint32 nanosec
-================================================================================
-MSG: trajectory_msgs/JointTrajectoryPoint
-float64[] positions
-float64[] velocities
-float64[] accelerations
-float64[] effort
-builtin_interfaces/Duration time_from_start
-================================================================================
-MSG: builtin_interfaces/Duration
-int32 sec
-uint32 nanosec
-";
 
     /// A trajectory of points, each with the number that says its time: point i is at `stamp` + i / `rate_hz`.
     pub fn new<'a>(
@@ -179,4 +154,40 @@ pub struct Text {
 
 impl Text {
     pub const TYPE: &str = "std_msgs/msg/String";
+}
+
+/// What one cycle of the control loop used and did: our own type, written by `record` and followed by `replay`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cycle {
+    /// Its stamp is the observation: the chunk's points count from here.
+    pub header: Header,
+    /// Counts chunks from 0; a gap is a chunk that nobody was told of.
+    pub sequence: u64,
+    /// When the cameras were looked at, when the joint state was taken, and when the chunk was to leave.
+    pub looked: Time,
+    pub acted: Time,
+    pub left: Time,
+    /// By camera with a topic: stamp and reception of the image used, both zero where the camera was missing.
+    pub image_stamps: Vec<Time>,
+    pub image_received: Vec<Time>,
+    pub joint_stamp: Time,
+    pub joint_received: Time,
+    /// Radians or metres, in the order of the parameter `joints`.
+    pub joint_positions: Vec<f64>,
+    /// 1 is the parameter's prompt; every accepted one adds 1.
+    pub prompt: u32,
+    pub denoising_steps: u32,
+    /// Whether a message was sent.
+    pub sent: bool,
+    /// Why the cycle told the robot to hold instead of making a chunk; empty if it made one.
+    pub hold: String,
+    /// Why the chunk was not sent as it was; empty if it was.
+    pub refused: String,
+    /// Names of the stages, and how long each took.
+    pub stages: Vec<String>,
+    pub latencies_ms: Vec<f64>,
+}
+
+impl Cycle {
+    pub const TYPE: &str = "pi0_node/msg/Cycle";
 }

@@ -1,14 +1,17 @@
-//! The rosbag2 edge: reads MCAP and sqlite3 bags, decodes CDR, writes action chunks as MCAP.
-//! Called by `cli` for `replay` and `play`.
+//! The rosbag2 edge: reads MCAP and sqlite3 bags, decodes CDR, writes action chunks and recordings as MCAP.
+//! Called by `cli` for `replay` and `play`, by `node` for `record`.
 //!
 //! Opening a bag reads all of it once and keeps an index: which message is where, in order of time. What cannot be read
 //! (a file cut short, a damaged chunk) is reported and passed over; everything else is used.
 
 pub mod cdr;
 mod database;
+mod definitions;
+mod folder;
 mod mcap_file;
 pub mod messages;
 mod metadata;
+mod recorder;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -18,7 +21,8 @@ use std::path::{Path, PathBuf};
 use crate::observe::messages::Stamp;
 
 pub use cdr::CdrError;
-pub use writer::ChunkWriter;
+pub use recorder::{CHUNK_TOPIC, CYCLE_TOPIC, PROMPT_TOPIC, Recording, Summary};
+pub use writer::{ChunkWriter, WriteError};
 
 /// A recording.
 pub struct Bag {

@@ -9,6 +9,7 @@ use mcap::records::MessageHeader;
 use mcap::{WriteOptions, Writer};
 
 use super::cdr::{self, CdrError};
+use super::definitions;
 use super::messages::JointTrajectory;
 use crate::observe::messages::Stamp;
 
@@ -34,8 +35,8 @@ impl ChunkWriter {
         let mut chunks = Self { path: path.into(), partial, writer: None, channel: 0, written: 0 };
         let started = (|| {
             let mut writer = options.create(BufWriter::new(file))?;
-            let definition = JointTrajectory::DEFINITION.as_bytes();
-            let schema = writer.add_schema(JointTrajectory::TYPE, "ros2msg", definition)?;
+            let definition = definitions::of(JointTrajectory::TYPE);
+            let schema = writer.add_schema(JointTrajectory::TYPE, "ros2msg", definition.as_bytes())?;
             chunks.channel = writer.add_channel(schema, topic, "cdr", &BTreeMap::new())?;
             Ok::<_, mcap::McapError>(writer)
         })();
@@ -92,6 +93,6 @@ impl Drop for ChunkWriter {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot write {}: {message}", .path.display())]
 pub struct WriteError {
-    path: PathBuf,
-    message: String,
+    pub(super) path: PathBuf,
+    pub(super) message: String,
 }

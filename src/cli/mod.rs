@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod check;
 mod checkpoint;
 mod infer;
 mod plan;
@@ -9,6 +10,8 @@ mod plan;
 mod play;
 pub mod progress;
 mod rate;
+#[cfg(feature = "ros")]
+mod record;
 mod replay;
 mod ros_arguments;
 #[cfg(feature = "ros")]
@@ -33,7 +36,10 @@ enum Command {
     #[cfg(feature = "ros")]
     Run(run::Options),
     #[cfg(feature = "ros")]
+    Record(record::Options),
+    #[cfg(feature = "ros")]
     Play(play::Options),
+    Check(check::Options),
     Infer(infer::Options),
     Replay(replay::Options),
     Bench(bench::Options),
@@ -52,7 +58,10 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "ros")]
         Some(Command::Run(options)) => run::run(options),
         #[cfg(feature = "ros")]
+        Some(Command::Record(options)) => record::run(options),
+        #[cfg(feature = "ros")]
         Some(Command::Play(options)) => play::run(options),
+        Some(Command::Check(options)) => check::run(options),
         Some(Command::Infer(options)) => infer::run(options),
         Some(Command::Replay(options)) => replay::run(options),
         Some(Command::Bench(options)) => bench::run(options),

@@ -1,7 +1,10 @@
 //! `pi0_node replay`: a rosbag through the same control loop as the live node.
 //!
 //! Every message of the bag is put in as the node would, at its log time, and the cycle takes a step after it. So the
-//! chunks depend on the bag, the checkpoint and the settings alone, never on how fast this machine is.
+//! chunks depend on the bag, the checkpoint and the settings alone, never on how fast this machine is. A recording of
+//! `pi0_node record` says what each cycle used; `follow` makes the cycle use the same.
+
+mod follow;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -14,14 +17,15 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::de::DeserializeOwned;
 
+use self::follow::Followed;
 use super::progress::Bar;
 use super::rate::rate;
-use crate::bag::messages::{CompressedImage, Image, JointState, JointTrajectory, Text};
-use crate::bag::{Bag, CdrError, ChunkWriter, Message, cdr};
-use crate::control::{self, Chunk, Monitor, Wiring};
+use crate::bag::messages::{CompressedImage, Header, Image, JointState, JointTrajectory, Text};
+use crate::bag::{Bag, CHUNK_TOPIC, CdrError, ChunkWriter, Message, cdr};
+use crate::control::{self, Arrival, Chunk, Monitor, Wiring};
 use crate::dashboard::{Dashboard, Sources};
 use crate::observe::messages::Stamp;
-use crate::settings::{NODE_NAME, Settings, Transport, Value, read_parameters};
+use crate::settings::{NODE_NAME, PARAMETERS_FILE, Settings, Transport, Value, read_parameters};
 
 /// Feed a rosbag through the node's control loop and write the action chunks.
 ///
@@ -31,9 +35,9 @@ pub struct Options {
     /// Folder with metadata.yaml, or a bare .mcap or .db3 file.
     #[arg(value_name = "BAG")]
     bag: PathBuf,
-    /// ROS parameter file, as the node takes it.
+    /// ROS parameter file, as the node takes it; without one, the parameters.yaml that `record` left in the bag.
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    config: Option<PathBuf>,
     /// Checkpoint folder; wins over the parameter file's.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
@@ -52,6 +56,9 @@ pub struct Options {
     /// Seed of the noise; wins over the parameter file's.
     #[arg(long)]
     seed: Option<u32>,
+    /// Let the loop choose frames and joint states by the messages' times, though the bag says which were used.
+    #[arg(long)]
+    ignore_cycles: bool,
     /// Show the replay on the dashboard, at an address such as 127.0.0.1:9464; best with --rate.
     #[arg(long, value_name = "ADDRESS")]
     dashboard: Option<SocketAddr>,
@@ -81,46 +88,35 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         eprintln!("warning: {problem}");
     }
     let topics = Topics::find(&bag, &settings)?;
-    let mut wiring = control::assemble(&settings, &Bar::default())?;
+    let wiring = control::assemble(&settings, &Bar::default())?;
     // There is no robot that could move.
     wiring.enable.set(true);
     eprintln!("replaying {} on {}", options.bag.display(), wiring.monitor.device());
     let shown = Shown::default();
     let _dashboard =
         options.dashboard.map(|at| shown.dashboard(at, &wiring.monitor, &settings)).transpose()?;
-    let topic = format!("/{NODE_NAME}/action_chunk");
-    let mut output = options.output.as_deref().map(|path| ChunkWriter::create(path, &topic)).transpose()?;
+    let mut output =
+        options.output.as_deref().map(|path| ChunkWriter::create(path, CHUNK_TOPIC)).transpose()?;
 
-    let names = topics.names();
-    let messages = bag.messages(&names)?;
-    let progress = progress(messages.len() as u64);
-    let mut pace = Pace::new(options.rate);
-    for message in messages {
-        progress.inc(1);
-        let message = match message {
-            Ok(message) => message,
-            Err(unreadable) => {
-                topics.refuse(unreadable.topic, &unreadable, &wiring);
-                progress.suspend(|| eprintln!("warning: {unreadable}"));
-                continue;
-            }
-        };
-        pace.wait_for(message.log_time);
-        if let Err(error) = topics.put(&message, &mut wiring) {
-            progress.suspend(|| eprintln!("warning: {error:#}"));
-        }
-        wiring.cycle.step(message.log_time);
-        let Some(chunk) = wiring.chunks.try_recv(message.log_time) else { continue };
+    let mut player = Player { topics, wiring, pace: Pace::new(options.rate), progress: None };
+    let mut sent = |player: &mut Player, chunk: Chunk, at: Stamp| -> anyhow::Result<()> {
         if let Some(output) = &mut output {
-            let names = wiring.joints.names();
-            let trajectory = JointTrajectory::new(chunk.observation, names, chunk.points(), chunk.control_hz);
-            output.write(&trajectory, message.log_time)?;
+            output.write(&player.trajectory(&chunk), at)?;
         }
         shown.set(chunk);
-    }
-    progress.finish_and_clear();
+        Ok(())
+    };
+    let followed = if follow::has_cycles(&bag) && !options.ignore_cycles {
+        eprintln!(
+            "the bag says what each cycle used; the same is used again (--ignore-cycles lets the loop choose)"
+        );
+        Some(follow::follow(&mut bag, &settings, &mut player, sent)?)
+    } else {
+        player.play(&mut bag, &mut sent)?;
+        None
+    };
 
-    let snapshot = wiring.monitor.snapshot();
+    let snapshot = player.wiring.monitor.snapshot();
     print!("{snapshot}");
     if let Some(error) = &snapshot.last_error {
         println!("\nlast error: {error}");
@@ -136,7 +132,71 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     if let (Some(output), Some(path)) = (output, &options.output) {
         println!("\n{} chunks written to {}", output.finish()?, path.display());
     }
+    if let Some(Followed { recorded, same, different, failed }) = followed {
+        println!(
+            "\nof {recorded} recorded chunks, {same} came out bit for bit, {different} differ; {failed} cycles could not be repeated"
+        );
+        if different > 0 {
+            println!("(other parameters, another checkpoint, or a CPU with other kernels give other bits)");
+        }
+    }
     Ok(())
+}
+
+/// A bag's way through the loop.
+struct Player {
+    topics: Topics,
+    wiring: Wiring,
+    pace: Pace,
+    progress: Option<ProgressBar>,
+}
+
+impl Player {
+    /// Every message at its log time, and a step of the cycle after it; `sent` gets each chunk and when it left.
+    fn play(
+        &mut self,
+        bag: &mut Bag,
+        sent: &mut impl FnMut(&mut Self, Chunk, Stamp) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let names: Vec<String> = self.topics.names().into_iter().map(str::to_owned).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let messages = bag.messages(&names)?;
+        self.progress = Some(progress(messages.len() as u64));
+        for message in messages {
+            self.progress.iter().for_each(|progress| progress.inc(1));
+            let message = match message {
+                Ok(message) => message,
+                Err(unreadable) => {
+                    self.topics.refuse(unreadable.topic, &unreadable, &self.wiring);
+                    self.warn(&unreadable);
+                    continue;
+                }
+            };
+            self.pace.wait_for(message.log_time);
+            if let Err(error) = self.topics.put(&message, &mut self.wiring) {
+                self.warn(&format_args!("{error:#}"));
+            }
+            self.wiring.cycle.step(message.log_time);
+            if let Some(chunk) = self.wiring.chunks.try_recv(message.log_time) {
+                sent(self, chunk, message.log_time)?;
+            }
+        }
+        self.progress.take().iter().for_each(ProgressBar::finish_and_clear);
+        Ok(())
+    }
+
+    /// The message that the node sends.
+    fn trajectory(&self, chunk: &Chunk) -> JointTrajectory {
+        let names = self.wiring.joints.names();
+        JointTrajectory::new(chunk.observation, names, chunk.points(), chunk.control_hz)
+    }
+
+    fn warn(&self, warning: &dyn Display) {
+        match &self.progress {
+            Some(progress) => progress.suspend(|| eprintln!("warning: {warning}")),
+            None => eprintln!("warning: {warning}"),
+        }
+    }
 }
 
 /// The last chunk, for the dashboard.
@@ -168,7 +228,13 @@ impl Shown {
 
 /// The parameter file's settings, with the options in place of what they name.
 fn settings(options: &Options) -> anyhow::Result<Settings> {
-    let mut values = read_parameters(&options.config, NODE_NAME)?;
+    let recorded = options.bag.join(PARAMETERS_FILE);
+    let config = match &options.config {
+        Some(config) => config,
+        None if recorded.is_file() => &recorded,
+        None => bail!("name the parameter file with --config FILE; the bag has no {PARAMETERS_FILE}"),
+    };
+    let mut values = read_parameters(config, NODE_NAME)?;
     let path = |path: &PathBuf| Value::Text(path.display().to_string());
     let options = [
         ("checkpoint", options.checkpoint.as_ref().map(path)),
@@ -185,7 +251,7 @@ fn settings(options: &Options) -> anyhow::Result<Settings> {
 }
 
 /// Where a topic's messages go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Target {
     /// Number among the cameras that have a topic.
     Camera(usize, Transport),
@@ -242,6 +308,14 @@ impl Topics {
 
     fn names(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).collect()
+    }
+
+    /// By what a cycle knows the message; none for what is damaged or no cycle uses.
+    fn key(&self, message: &Message) -> Option<(Target, Arrival)> {
+        let target = self.targets[message.topic].filter(|target| *target != Target::Prompt)?;
+        // All of them begin with a header.
+        let header: Header = cdr::decode(&message.data).ok()?;
+        Some((target, Arrival { stamp: header.stamp.into(), received: message.log_time }))
     }
 
     /// Puts a message in as the node would.

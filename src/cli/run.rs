@@ -1,6 +1,7 @@
 //! `pi0_node run`: the live ROS 2 node; also what runs when no command is given, as `ros2 run` and launch files do.
 
 use std::io::{IsTerminal, stderr};
+use std::path::PathBuf;
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -27,12 +28,17 @@ pub struct Options {
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
+    run_node(options, None)
+}
+
+/// Runs the node, and records it into a folder if there is one.
+pub fn run_node(options: Options, record: Option<PathBuf>) -> anyhow::Result<()> {
     let level = log_level(std::env::args()).unwrap_or("info");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let terminal = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false);
     let repeats = Repeats::default();
     let (rosout, lines) = node::rosout_queue();
     tracing_subscriber::registry().with(filter).with(repeats.clone()).with(terminal).with(rosout).init();
-    let options = node::Options { status: options.status };
+    let options = node::Options { status: options.status, record };
     node::run(options, Logs { lines, repeats }, &Bar::default())
 }

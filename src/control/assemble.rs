@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::budget::StepChooser;
 use super::chunk::Chunk;
 use super::cycle::{Cycle, Timing};
-use super::inputs::{CameraInput, JointInput, JointSample, PromptInput};
+use super::inputs::{CameraInput, JointInput, JointSample, Prompt, PromptInput};
 use super::limits::{Limits, LimitsError};
 use super::mailbox::mailbox;
 use super::model::{Model, ModelError};
@@ -17,11 +17,12 @@ use super::state::{Enable, LoopState, Shared};
 use super::sync::{Frame, FrameSync};
 use super::tuning::Tuner;
 use super::wake::Wake;
+use super::witness::Used;
 use crate::device::{self, Device, DeviceError, DeviceOptions, Progress, Silent};
 use crate::observe::messages::Stamp;
 use crate::observe::{
-    DeltaError, DeltaMask, ImagePreprocessor, JointOrder, NormalizationError, Normalizer, PromptTokenizer,
-    PromptTokens, TokenizerError,
+    DeltaError, DeltaMask, ImagePreprocessor, JointOrder, JointUnits, NormalizationError, Normalizer,
+    PromptTokenizer, PromptTokens, TokenizerError, UnitsError,
 };
 use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
 use crate::settings::Settings;
@@ -114,6 +115,7 @@ pub fn assemble_on(
         config.state_dim,
         config.action_dim,
     )?;
+    let units = JointUnits::new(&settings.joint_scale, &settings.joint_offset, joints)?;
     let delta = DeltaMask::from_openpi(&settings.delta_actions, joints)?;
     if normalizer.relative_actions() && settings.delta_actions.is_empty() {
         return Err(AssembleError::RelativeActions);
@@ -123,14 +125,16 @@ pub fn assemble_on(
     let metrics = Arc::new(Metrics::new(
         settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.name.as_str()),
     ));
-    let no_prompt = PromptTokens { ids: Vec::new(), mask: Vec::new() };
+    let no_prompt = Prompt { tokens: PromptTokens { ids: Vec::new(), mask: Vec::new() }, number: 0 };
     let (prompt_sender, mut prompt_receiver) = mailbox(&no_prompt, &wake);
     let mut prompt = PromptInput {
         tokenizer: PromptTokenizer::find(checkpoint.folder(), settings.tokenizer.as_deref())?,
         length: config.prompt_tokens,
         vocabulary: config.vocabulary,
+        number: 0,
         mailbox: prompt_sender,
         metrics: metrics.clone(),
+        witness: None,
     };
     prompt.put(&settings.prompt)?;
 
@@ -141,7 +145,7 @@ pub fn assemble_on(
     if prompt_receiver.take()
         && let Some(prompt) = prompt_receiver.held()
     {
-        model.set_prompt(prompt)?;
+        model.set_prompt(&prompt.tokens)?;
     }
     let start = Instant::now();
     model.warm_up()?;
@@ -158,7 +162,8 @@ pub fn assemble_on(
     let sample = JointSample { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints] };
     let (joint_sender, joint_receiver) = mailbox(&sample, &wake);
     let shared = Arc::new(Shared::new(settings.watchdog_ms, !settings.require_enable));
-    let room = Chunk::new(config.action_horizon, joints, settings.control_hz);
+    let mut room = Chunk::new(config.action_horizon, joints, settings.control_hz);
+    room.used = Used::room(cameras.len());
     let timing = Timing::new(settings);
     let (timing_sender, tuning) = mailbox(&timing, &wake);
     let (chunk_sender, rules_sender, chunks) = output(&room, rules, shared.clone(), metrics.clone());
@@ -177,6 +182,7 @@ pub fn assemble_on(
             order: JointOrder::new(&settings.joints),
             mailbox: joint_sender,
             metrics: metrics.clone(),
+            witness: None,
         },
         prompt,
         tuner: Tuner { timing: timing_sender, rules: rules_sender },
@@ -186,6 +192,8 @@ pub fn assemble_on(
             frames,
             prompt: prompt_receiver,
             joints: joint_receiver,
+            units,
+            model_joints: vec![0.0; joints],
             normalizer,
             delta,
             chunks: chunk_sender,
@@ -195,6 +203,7 @@ pub fn assemble_on(
             tuning,
             steps,
             view: None,
+            seen: room.used.frames.clone(),
             last_set: None,
             was_enabled: !settings.require_enable,
             rebuild,
@@ -266,6 +275,7 @@ fn camera_inputs(
             preprocessor: ImagePreprocessor::new(side, side),
             mailbox: sender,
             metrics: metrics.clone(),
+            witness: None,
         });
         mailboxes.push((receiver, camera.missing));
     }
@@ -290,6 +300,8 @@ pub enum AssembleError {
     Normalization(#[from] NormalizationError),
     #[error(transparent)]
     Delta(#[from] DeltaError),
+    #[error(transparent)]
+    Units(#[from] UnitsError),
     #[error(transparent)]
     Limits(#[from] LimitsError),
     #[error(transparent)]

@@ -1,9 +1,10 @@
 //! An action chunk: joint positions in absolute time. Filled by the cycle, checked by [`super::ChunkOutput`], sent by an
 //! edge.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::deadline::Parts;
+use super::witness::Used;
 use crate::observe::messages::Stamp;
 use crate::telemetry::DropReason;
 
@@ -27,10 +28,12 @@ pub struct Chunk {
     pub control_hz: f64,
     /// Denoising steps that it was made in.
     pub denoising_steps: usize,
-    /// Why the robot is to stay where it is; then there is a single point, where it stood.
+    /// Why the robot is to stay where it is; then all points are where it stood, the first at the moment itself.
     pub hold: Option<DropReason>,
     /// `[joints]`: where the joints were at `joint_stamp`.
     pub measured: Vec<f64>,
+    /// The messages it was made of.
+    pub used: Used,
     pub(super) made: Made,
 }
 
@@ -43,6 +46,10 @@ pub(super) struct Made {
     pub joints: Stamp,
     /// When the cycle began, by the node's clock and by this machine's.
     pub began: (Stamp, Instant),
+    /// From the last image's arrival until then; none where no image was new.
+    pub waited: Option<Duration>,
+    /// What of the time since then was the device's, and when it was done.
+    pub device: (Duration, Instant),
     /// When the cycle handed it out.
     pub handed_out: Instant,
     pub parts: Parts,
@@ -64,10 +71,13 @@ impl Chunk {
             denoising_steps: 0,
             hold: None,
             measured: vec![0.0; joints],
+            used: Used::default(),
             made: Made {
                 images: Stamp(0),
                 joints: Stamp(0),
                 began: (Stamp(0), now),
+                waited: None,
+                device: (Duration::ZERO, now),
                 handed_out: now,
                 parts: Parts::default(),
             },
@@ -76,7 +86,8 @@ impl Chunk {
 
     /// Takes over another chunk of the same size without allocating.
     pub(super) fn copy_from(&mut self, other: &Self) {
-        let Self { actions, measured, .. } = self;
+        let Self { actions, measured, used, .. } = self;
+        used.copy_from(&other.used);
         actions.copy_from_slice(&other.actions);
         measured.copy_from_slice(&other.measured);
         self.observation = other.observation;

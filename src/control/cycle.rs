@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::budget::StepChooser;
 use super::chunk::{Chunk, Made};
 use super::deadline::Parts;
-use super::inputs::JointSample;
+use super::inputs::{JointSample, Prompt};
 use super::mailbox::{Receiver, Sender};
 use super::model::Model;
 use super::noise;
@@ -17,9 +17,10 @@ use super::rebuild::Rebuild;
 use super::state::{Phase, Shared};
 use super::sync::{FrameSync, Look};
 use super::wake::Wake;
+use super::witness::Arrival;
 use crate::device::{DeviceError, SectionTime};
 use crate::observe::messages::Stamp;
-use crate::observe::{DeltaMask, Normalizer, PromptTokens};
+use crate::observe::{DeltaMask, JointUnits, Normalizer};
 use crate::settings::Settings;
 use crate::telemetry::{CycleRecord, DropReason, Metrics, Stage};
 
@@ -43,8 +44,11 @@ pub enum Outcome {
 pub struct Cycle {
     pub(super) model: Model,
     pub(super) frames: FrameSync,
-    pub(super) prompt: Receiver<PromptTokens>,
+    pub(super) prompt: Receiver<Prompt>,
     pub(super) joints: Receiver<JointSample>,
+    pub(super) units: JointUnits,
+    /// `[joints]`: the joint state in the model's units.
+    pub(super) model_joints: Vec<f64>,
     pub(super) normalizer: Normalizer,
     pub(super) delta: DeltaMask,
     pub(super) chunks: Sender<Chunk>,
@@ -56,6 +60,8 @@ pub struct Cycle {
     pub(super) steps: StepChooser,
     /// What the KV cache holds; none before the first frame set and after a new prompt.
     pub(super) view: Option<View>,
+    /// Each camera's frame in the set of `view`; none where it was missing.
+    pub(super) seen: Vec<Option<Arrival>>,
     /// When the last cycle on a frame set began, and its observation.
     pub(super) last_set: Option<(Instant, Stamp)>,
     pub(super) was_enabled: bool,
@@ -99,31 +105,44 @@ pub(super) struct View {
     joints: Stamp,
 }
 
+impl View {
+    /// Of images of which the oldest and the newest have these stamps.
+    pub fn new(images: (Stamp, Stamp)) -> Self {
+        Self { images, acted: None, joints: Stamp(0) }
+    }
+}
+
 /// How a step takes the time.
-struct Now<'a> {
-    clock: &'a dyn Fn() -> Stamp,
+pub(super) struct Now<'a> {
+    pub clock: &'a dyn Fn() -> Stamp,
     /// Whether the clock runs, so that it matters how long things take.
-    runs: bool,
+    pub runs: bool,
+    /// Which number of denoising steps to take, where it is not for the budget to say.
+    pub steps: Option<usize>,
 }
 
 /// When a chunk's making began, by the node's clock and by this machine's, and what took how long.
 #[derive(Clone, Copy)]
-struct Began {
-    stamp: Stamp,
-    at: Instant,
-    parts: Parts,
+pub(super) struct Began {
+    pub stamp: Stamp,
+    pub at: Instant,
+    /// From the last image's arrival until then; none where no image is new.
+    waited: Option<Duration>,
+    /// What the device's programs took so far.
+    device: Duration,
+    pub parts: Parts,
 }
 
 impl Began {
-    fn now(stamp: Stamp) -> Self {
-        Self { stamp, at: Instant::now(), parts: Parts::default() }
+    pub fn now(stamp: Stamp) -> Self {
+        Self { stamp, at: Instant::now(), waited: None, device: Duration::ZERO, parts: Parts::default() }
     }
 }
 
 impl Cycle {
     /// Steps whenever something has come, until `stop`. `clock` is the clock of the messages' receivers.
     pub fn run(&mut self, clock: impl Fn() -> Stamp, stop: &AtomicBool) {
-        let now = Now { clock: &clock, runs: true };
+        let now = Now { clock: &clock, runs: true, steps: None };
         while !stop.load(Relaxed) {
             self.step_by(&now);
             self.wake.wait(self.sleep(clock()));
@@ -133,12 +152,12 @@ impl Cycle {
     /// Looks at the mailboxes once, and makes a chunk if there is something new. `now` is the time on the clock of the
     /// messages' receivers, which stands still meanwhile: what comes out does not depend on how long this takes.
     pub fn step(&mut self, now: Stamp) -> Outcome {
-        self.step_by(&Now { clock: &|| now, runs: false })
+        self.step_by(&Now { clock: &|| now, runs: false, steps: None })
     }
 
     /// As [`Self::step`], by a clock that runs: the budget decides how many denoising steps there are.
     pub fn step_in_time(&mut self, clock: &dyn Fn() -> Stamp) -> Outcome {
-        self.step_by(&Now { clock, runs: true })
+        self.step_by(&Now { clock, runs: true, steps: None })
     }
 
     fn step_by(&mut self, now: &Now) -> Outcome {
@@ -191,13 +210,13 @@ impl Cycle {
         self.shared.follow_active(active);
     }
 
-    fn update_prompt(&mut self) -> Result<(), DeviceError> {
+    pub(super) fn update_prompt(&mut self) -> Result<(), DeviceError> {
         if self.prompt.take()
             && let Some(prompt) = self.prompt.held()
         {
             // The KV cache is of the old prompt, and maybe of other programs.
             self.view = None;
-            self.model.set_prompt(prompt)?;
+            self.model.set_prompt(&prompt.tokens)?;
         }
         Ok(())
     }
@@ -222,22 +241,26 @@ impl Cycle {
         if let Some(reason) = self.images_too_old(images, stamp) {
             return Ok(self.dropped(reason));
         }
-        let mut began = Began::now(stamp);
+        let mut began = Began::now((now.clock)());
         self.note_arrival(&mut began, images.1, now.runs);
-        self.perceive(&mut began.parts)?;
-        self.view = Some(View { images, acted: None, joints: Stamp(0) });
+        self.perceive(&mut began)?;
+        self.view = Some(View::new(images));
         self.act(images.1, began, now)
     }
 
     /// What the frames of this set went through before the cycle began.
-    fn note_arrival(&mut self, began: &mut Began, observation: Stamp, clock_runs: bool) {
+    pub(super) fn note_arrival(&mut self, began: &mut Began, observation: Stamp, clock_runs: bool) {
         let (mut transport_ms, mut decode, mut wait) = (0.0_f64, Duration::ZERO, Duration::ZERO);
+        let mut waited_ms = f64::INFINITY;
         for frame in self.frames.frames().flatten() {
             let (start, end) = frame.decoding;
             transport_ms = transport_ms.max(frame.received.ms_since(frame.stamp));
+            waited_ms = waited_ms.min(began.stamp.ms_since(frame.received));
             decode = decode.max(end.saturating_duration_since(start));
             wait = wait.max(began.at.saturating_duration_since(end));
         }
+        // A clock that was set back gives a negative time.
+        began.waited = Some(Duration::try_from_secs_f64(waited_ms / 1e3).unwrap_or(Duration::ZERO));
         let transport = Duration::try_from_secs_f64(transport_ms / 1e3).unwrap_or(Duration::MAX);
         for (stage, took) in [(Stage::Transport, transport), (Stage::Decode, decode), (Stage::SyncWait, wait)]
         {
@@ -252,15 +275,20 @@ impl Cycle {
     }
 
     /// The frame set to the KV cache.
-    fn perceive(&mut self, parts: &mut Parts) -> Result<(), DeviceError> {
+    pub(super) fn perceive(&mut self, began: &mut Began) -> Result<(), DeviceError> {
         let start = Instant::now();
         for (camera, frame) in self.frames.frames().enumerate() {
+            self.seen[camera] = frame.map(|frame| Arrival { stamp: frame.stamp, received: frame.received });
             self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
         }
-        parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
+        began.parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
         let start = Instant::now();
+        if let Some(waited) = began.waited {
+            self.metrics.record(Stage::BeforeDevice, waited + start.saturating_duration_since(began.at));
+        }
         self.model.perceive()?;
-        parts.set(Stage::Perceive, self.metrics.time(Stage::Perceive, start));
+        began.device = self.metrics.time(Stage::Perceive, start);
+        began.parts.set(Stage::Perceive, began.device);
         note_perceive_sections(&self.metrics, self.model.perceive_sections());
         Ok(())
     }
@@ -285,7 +313,12 @@ impl Cycle {
     }
 
     /// The newest joint state and the KV cache to a chunk whose first point is for `observation`.
-    fn act(&mut self, observation: Stamp, mut began: Began, now: &Now) -> Result<Outcome, DeviceError> {
+    pub(super) fn act(
+        &mut self,
+        observation: Stamp,
+        mut began: Began,
+        now: &Now,
+    ) -> Result<Outcome, DeviceError> {
         // Perceiving may have taken long.
         let stamp = (now.clock)();
         self.joints.take();
@@ -301,12 +334,20 @@ impl Cycle {
         }
 
         let left_ms = self.timing.budget_ms - stamp.ms_since(observation) - self.shared.publish_ms();
-        let choice = if now.runs { self.steps.choose(left_ms) } else { 0 };
+        let choice = match now.steps {
+            Some(choice) => choice,
+            None if now.runs => self.steps.choose(left_ms),
+            None => 0,
+        };
         let start = Instant::now();
-        self.normalizer.normalize_state(&joints.positions, &mut self.model.state);
+        self.units.to_model(&joints.positions, &mut self.model_joints);
+        self.normalizer.normalize_state(&self.model_joints, &mut self.model.state);
         // Of the images, so that acts on the same set follow the same flow.
         noise::fill(self.seed, images.1, &mut self.model.noise);
+        let device_start = Instant::now();
         self.model.act(choice)?;
+        let device_end = Instant::now();
+        began.device += device_end - device_start;
         began.parts.set(Stage::Act, self.metrics.time(Stage::Act, start));
         note_act_sections(&self.metrics, self.model.act_sections(choice));
         let read = Instant::now();
@@ -321,8 +362,13 @@ impl Cycle {
         }
         let chunk = self.chunks.buffer();
         self.normalizer.unnormalize_actions(actions, &mut chunk.actions);
-        self.delta.add_state(&joints.positions, &mut chunk.actions);
+        self.delta.add_state(&self.model_joints, &mut chunk.actions);
+        self.units.to_robot(&mut chunk.actions);
         chunk.measured.copy_from_slice(&joints.positions);
+        chunk.used.frames.copy_from_slice(&self.seen);
+        (chunk.used.looked, chunk.used.acted) = (began.stamp, stamp);
+        chunk.used.joints = joints.arrival();
+        chunk.used.prompt = self.prompt.held().map_or(0, |prompt| prompt.number);
         (chunk.first, chunk.horizon) = (0, chunk.actions.len() / chunk.joints);
         (chunk.hold, chunk.denoising_steps) = (None, denoising_steps);
         (chunk.observation, chunk.joint_stamp, chunk.sequence) = (observation, joints.stamp, self.sequence);
@@ -334,6 +380,8 @@ impl Cycle {
             images: images.0,
             joints: since,
             began: (began.stamp, began.at),
+            waited: began.waited,
+            device: (began.device, device_end),
             handed_out: Instant::now(),
             parts: began.parts,
         };
@@ -350,6 +398,7 @@ impl Cycle {
         let chunk = self.chunks.buffer();
         chunk.measured.copy_from_slice(&joints.positions);
         chunk.hold = Some(reason);
+        (chunk.used.joints, chunk.used.looked, chunk.used.acted) = (joints.arrival(), now, now);
         (chunk.observation, chunk.joint_stamp, chunk.sequence) = (now, joints.stamp, self.sequence);
         (chunk.made.joints, chunk.made.handed_out) = (joints.since(), Instant::now());
         self.hand_out();

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::mailbox::Sender;
 use super::sync::Frame;
+use super::witness::{Arrival, Witness};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::observe::{
     ImageError, ImagePreprocessor, JointError, JointOrder, PromptTokenizer, PromptTokens, TokenizerError,
@@ -23,6 +24,7 @@ pub struct CameraInput {
     pub(super) preprocessor: ImagePreprocessor,
     pub(super) mailbox: Sender<Frame>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) witness: Option<Arc<dyn Witness>>,
 }
 
 impl CameraInput {
@@ -38,12 +40,21 @@ impl CameraInput {
 
     /// `received` is when the edge received it, by the clock that the cycle is given.
     pub fn put_image(&mut self, image: &Image, received: Stamp) -> Result<(), ImageError> {
-        self.put(image.stamp, received, |preprocessor, pixels| preprocessor.raw(image, pixels))
+        let put = self.put(image.stamp, received, |preprocessor, pixels| preprocessor.raw(image, pixels));
+        if let Some(witness) = &self.witness {
+            witness.image(self, image, received);
+        }
+        put
     }
 
     /// As [`Self::put_image`].
     pub fn put_compressed(&mut self, image: &CompressedImage, received: Stamp) -> Result<(), ImageError> {
-        self.put(image.stamp, received, |preprocessor, pixels| preprocessor.compressed(image, pixels))
+        let put =
+            self.put(image.stamp, received, |preprocessor, pixels| preprocessor.compressed(image, pixels));
+        if let Some(witness) = &self.witness {
+            witness.compressed_image(self, image, received);
+        }
+        put
     }
 
     /// Counts a message from which the edge could not even get an image message.
@@ -83,6 +94,10 @@ impl JointSample {
     pub fn since(&self) -> Stamp {
         if self.stamp.0 == 0 { self.received } else { self.stamp.min(self.received) }
     }
+
+    pub fn arrival(&self) -> Arrival {
+        Arrival { stamp: self.stamp, received: self.received }
+    }
 }
 
 /// Where an edge puts joint states.
@@ -91,6 +106,7 @@ pub struct JointInput {
     pub(super) order: JointOrder,
     pub(super) mailbox: Sender<JointSample>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) witness: Option<Arc<dyn Witness>>,
 }
 
 impl JointInput {
@@ -109,6 +125,9 @@ impl JointInput {
         let sample = self.mailbox.buffer();
         let result = self.order.read(joints, &mut sample.positions);
         (sample.stamp, sample.received) = (joints.stamp, received);
+        if let Some(witness) = &self.witness {
+            witness.joints(self, joints, received);
+        }
         self.metrics.received(&self.metrics.joints, since, result)?;
         self.mailbox.send();
         Ok(())
@@ -120,23 +139,44 @@ impl JointInput {
     }
 }
 
+/// A prompt's tokens, and which prompt it is.
+#[derive(Clone, Debug)]
+pub(super) struct Prompt {
+    pub tokens: PromptTokens,
+    /// Counts accepted prompts; the first has 1.
+    pub number: u32,
+}
+
 /// Where an edge puts prompts.
 pub struct PromptInput {
     pub(super) tokenizer: PromptTokenizer,
     /// Tokens that the model takes.
     pub(super) length: usize,
     pub(super) vocabulary: usize,
-    pub(super) mailbox: Sender<PromptTokens>,
+    /// Accepted prompts so far.
+    pub(super) number: u32,
+    pub(super) mailbox: Sender<Prompt>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) witness: Option<Arc<dyn Witness>>,
 }
 
 impl PromptInput {
     pub fn put(&mut self, prompt: &str) -> Result<(), TokenizerError> {
         let since = Instant::now();
+        if let Some(witness) = &self.witness {
+            witness.prompt(prompt);
+        }
         let result = self.encode(prompt);
-        *self.mailbox.buffer() = self.metrics.received(&self.metrics.prompts, since, result)?;
+        let tokens = self.metrics.received(&self.metrics.prompts, since, result)?;
+        self.number += 1;
+        *self.mailbox.buffer() = Prompt { tokens, number: self.number };
         self.mailbox.send();
         Ok(())
+    }
+
+    /// Number of the newest prompt; the one that the node started with has 1.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Counts a message from which the edge could not even get a prompt.

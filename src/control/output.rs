@@ -19,12 +19,17 @@ use super::limits::{Before, Limits};
 use super::mailbox::{Receiver, Sender, mailbox};
 use super::state::{Phase, Shared};
 use super::wake::Wake;
+use super::witness::{Departure, Witness};
 use crate::observe::messages::Stamp;
 use crate::settings::{ChunkJoin, OnDeadlineMiss, Settings};
 use crate::telemetry::{CycleResult, DropReason, Metrics, Stage};
 
 /// Stamps that are further ahead of the clock than this are not of this clock, or of a time before it was set back.
 pub(super) const CLOCK_TOLERANCE_MS: f64 = 100.0;
+
+/// How far into the future a hold reaches: ros2_control's joint_trajectory_controller refuses a trajectory whose last point
+/// is past when it comes, and would go on with the one before.
+const HOLD_MS: f64 = 100.0;
 
 /// The rules by which chunks leave.
 #[derive(Clone, Debug)]
@@ -51,7 +56,6 @@ impl Rules {
 }
 
 /// Where an edge gets the chunks from.
-#[derive(Debug)]
 pub struct ChunkOutput {
     receiver: Receiver<Chunk>,
     wake: Wake,
@@ -65,8 +69,11 @@ pub struct ChunkOutput {
     blame: Blame,
     /// What made the leaving chunk late, if it is.
     late: Option<Stage>,
+    /// Why what the cycle made does not leave as it is.
+    refused: Option<DropReason>,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
+    pub(super) witness: Option<Arc<dyn Witness>>,
 }
 
 /// Why a chunk does not leave.
@@ -95,8 +102,10 @@ pub(super) fn output(
         before: vec![0.0; room.joints],
         blame: Blame::default(),
         late: None,
+        refused: None,
         shared,
         metrics,
+        witness: None,
     };
     (sender, rules_sender, output)
 }
@@ -127,6 +136,8 @@ impl ChunkOutput {
         }
         if let Err(error) = send(&self.leaving) {
             self.metrics.dropped(DropReason::Unsent);
+            self.refused = Some(DropReason::Unsent);
+            self.tell(false, now);
             self.finished(CycleResult::Dropped(DropReason::Unsent), None);
             return Err(error);
         }
@@ -153,13 +164,24 @@ impl ChunkOutput {
         let Some(chunk) = self.receiver.held() else { return false };
         self.leaving.copy_from(chunk);
         self.rules.take();
+        self.refused = None;
+        let leaves = self.may_leave(now, live);
+        if !leaves {
+            self.tell(false, now);
+        }
+        leaves
+    }
+
+    fn may_leave(&mut self, now: Stamp, live: bool) -> bool {
         if let Some(reason) = self.leaving.hold {
+            self.refused = Some(reason);
             return self.make_hold(reason, now);
         }
         match self.prepare(now, live) {
             Ok(()) => true,
             Err(Refusal { reason, hold }) => {
                 self.metrics.dropped(reason);
+                self.refused = Some(reason);
                 self.finished(CycleResult::Dropped(reason), None);
                 self.shared.set(if hold { Phase::Holding } else { Phase::Waiting }, Some(reason));
                 hold && self.make_hold(reason, now)
@@ -242,27 +264,42 @@ impl ChunkOutput {
         let chunk = &mut self.leaving;
         chunk.hold = Some(reason);
         chunk.observation = now;
-        (chunk.first, chunk.horizon) = (0, 1);
-        chunk.actions[..chunk.joints].copy_from_slice(&chunk.measured);
+        let rows = chunk.actions.chunks_exact_mut(chunk.joints.max(1));
+        let points = (HOLD_MS / 1e3 * chunk.control_hz).ceil() as usize + 1;
+        (chunk.first, chunk.horizon) = (0, points.min(rows.len()));
+        rows.take(points).for_each(|row| row.copy_from_slice(&chunk.measured));
         true
     }
 
     /// The leaving chunk has left.
     fn left(&mut self, now: Stamp) {
+        self.tell(true, now);
         let chunk = &self.leaving;
         self.sent.set(chunk, now);
         if chunk.hold.is_some() {
             return;
         }
         let (began, began_at) = chunk.made.began;
+        let (device, device_end) = chunk.made.device;
         let publish = chunk.made.handed_out.elapsed();
         self.metrics.record(Stage::Publish, publish);
+        self.metrics.time(Stage::AfterDevice, device_end);
+        if let Some(waited) = chunk.made.waited {
+            self.metrics.record(Stage::Overhead, (waited + began_at.elapsed()).saturating_sub(device));
+        }
         let age_ms = began.ms_since(chunk.observation) + began_at.elapsed().as_secs_f64() * 1e3;
         let age = self.metrics.age(age_ms);
         self.metrics.chunks.add_one();
         self.shared.sent(publish);
         self.shared.set(Phase::Running, None);
         self.finished(CycleResult::Chunk, Some(age));
+    }
+
+    /// Tells the witness, if there is one, what became of the leaving chunk.
+    fn tell(&self, sent: bool, at: Stamp) {
+        if let (Some(witness), Some(made)) = (&self.witness, self.receiver.held()) {
+            witness.departure(&Departure { made, leaving: &self.leaving, sent, refused: self.refused, at });
+        }
     }
 
     /// Keeps what the leaving chunk's cycle came to.

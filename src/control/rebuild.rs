@@ -65,7 +65,7 @@ impl Cycle {
         self.model.release();
         self.model = (self.rebuild.make)()?;
         if let Some(prompt) = self.prompt.held() {
-            self.model.set_prompt(prompt)?;
+            self.model.set_prompt(&prompt.tokens)?;
         }
         Ok(self.model.warm_up()?)
     }

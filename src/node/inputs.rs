@@ -30,7 +30,7 @@ pub type Drain = Box<dyn FnMut() + Send>;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Sensor data: newest only, and a lost message is better than a late one.
-const SENSOR_QOS: QosProfile = QosProfile::sensor_data().keep_last(1);
+pub const SENSOR_QOS: QosProfile = QosProfile::sensor_data().keep_last(1);
 
 /// Subscribes to a camera's topic and starts its thread.
 pub fn camera(
@@ -164,7 +164,7 @@ pub fn ready<M>(stream: &mut (impl Stream<Item = M> + Unpin)) -> impl Iterator<I
     std::iter::from_fn(|| stream.next().now_or_never().flatten())
 }
 
-fn stamp(header: &std_msgs::Header) -> Stamp {
+pub fn stamp(header: &std_msgs::Header) -> Stamp {
     Stamp::from_parts(header.stamp.sec, header.stamp.nanosec)
 }
 

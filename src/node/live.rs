@@ -1,5 +1,6 @@
 //! The live node: what it does in each state of its lifecycle, from the main thread.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -28,10 +29,12 @@ use crate::settings::NODE_NAME;
 use crate::telemetry::Repeats;
 
 /// How the node is run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Without it, nothing is shown but the log.
     pub status: Option<Style>,
+    /// Folder to record into; must not be there yet.
+    pub record: Option<PathBuf>,
 }
 
 /// The log of this process, for `/rosout`.
@@ -72,7 +75,7 @@ pub fn run(options: Options, logs: Logs, progress: &dyn Progress) -> anyhow::Res
     let spin = start("spin", &spinning, move |stop| spin.run(stop))?;
 
     let names = Names::new(&name, std::env::args());
-    let house = House { hand, parameters, names, clock, switch, dump };
+    let house = House { hand, parameters, names, clock, switch, dump, record: options.record.clone() };
     let mut live = Live {
         name,
         options,

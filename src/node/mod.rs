@@ -11,8 +11,11 @@
 //! - *publish* waits for chunks and sends them;
 //! - *dashboard* answers who looks at the page, if there is one (`crate::dashboard`).
 //!
+//! [`check`] listens to a robot's topics and says whether they are what the node needs.
+//!
 //! [`play`] is the other side: a bag's topics as a robot's drivers would publish them. Called by `cli run` and `cli play`.
 
+mod check;
 mod clock;
 mod connect;
 mod diagnostics;
@@ -35,6 +38,7 @@ mod spin;
 mod status;
 mod stop;
 
+pub use check::check;
 pub use live::{Logs, Options, run};
 pub use play::{Options as PlayOptions, StampFrom, play};
 pub use rosout::{Lines, RosoutLayer, queue as rosout_queue};

@@ -44,9 +44,7 @@ impl Parameters {
     /// Reads what the command line and parameter files say.
     pub fn new(node: &mut r2r::Node) -> anyhow::Result<Self> {
         let given = given(node)?;
-        let value: Option<bool> =
-            node.get_parameter(USE_SIM_TIME).context("use_sim_time must be true or false")?;
-        let use_sim_time = value.unwrap_or(false);
+        let use_sim_time = use_sim_time(node)?;
         if use_sim_time {
             node.get_time_source().enable_sim_time(node).context("cannot subscribe to /clock")?;
         }
@@ -78,6 +76,11 @@ impl Parameters {
     /// Whether it cannot be set now.
     pub fn is_read_only(&self, name: &str) -> bool {
         self.lock().refusal(name).is_some()
+    }
+
+    /// What was given, by somebody at the start or since then.
+    pub fn given(&self) -> BTreeMap<String, Value> {
+        self.lock().given.clone()
     }
 
     /// The settings, or everything that is wrong with them.
@@ -230,6 +233,13 @@ fn given(node: &r2r::Node) -> anyhow::Result<BTreeMap<String, Value>> {
         .filter(|(_, parameter)| parameter.value != ParameterValue::NotSet)
         .map(|(name, parameter)| (name.clone(), from_ros(&parameter.value)));
     Ok(given.collect())
+}
+
+/// Whether `/clock` is the node's clock.
+pub fn use_sim_time(node: &r2r::Node) -> anyhow::Result<bool> {
+    let value: Option<bool> =
+        node.get_parameter(USE_SIM_TIME).context("use_sim_time must be true or false")?;
+    Ok(value.unwrap_or(false))
 }
 
 fn from_ros(value: &ParameterValue) -> Value {

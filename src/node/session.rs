@@ -1,6 +1,7 @@
 //! A configured node: the control loop with its threads and topics, from `configure` to `cleanup`. Made, activated and
 //! ended by `live`.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -15,11 +16,13 @@ use super::names::Names;
 use super::parameters::{Parameters, Running};
 use super::publish::{ChunkPublisher, LastChunk};
 use super::spin::Hand;
+use super::status::print;
 use super::stop::{Stop, StopOnDrop};
+use crate::bag::Recording;
 use crate::control::{self, Enable, Monitor, Wiring};
 use crate::dashboard::{self, Dashboard, Sources};
 use crate::device::Progress;
-use crate::settings::{CurrentSettings, RealTimeSettings, Settings};
+use crate::settings::{CurrentSettings, PARAMETERS_FILE, RealTimeSettings, Settings, write_parameters};
 
 /// The present session's switch, for `~/enable`; none while the node is unconfigured.
 pub type Switch = Arc<Mutex<Option<Enable>>>;
@@ -32,6 +35,8 @@ pub struct House {
     pub clock: Clock,
     pub switch: Switch,
     pub dump: LatencyDump,
+    /// Folder to record into; must not be there yet.
+    pub record: Option<PathBuf>,
 }
 
 pub struct Session {
@@ -44,6 +49,7 @@ pub struct Session {
     pub stop: Stop,
     threads: Vec<JoinHandle<()>>,
     publish: JoinHandle<ChunkPublisher>,
+    recording: Option<Recording>,
     _dashboard: Option<Dashboard>,
 }
 
@@ -61,8 +67,10 @@ impl Session {
     }
 
     fn make(house: &House, settings: Settings, stop: &Stop, progress: &dyn Progress) -> anyhow::Result<Self> {
-        let Wiring { cameras, joints, prompt, mut cycle, chunks, enable, tuner, monitor } =
-            control::assemble(&settings, progress)?;
+        let mut wiring = control::assemble(&settings, progress)?;
+        let recording =
+            house.record.as_deref().map(|folder| record(house, &mut wiring, folder)).transpose()?;
+        let Wiring { cameras, joints, prompt, mut cycle, chunks, enable, tuner, monitor, .. } = wiring;
         enable.set_active(false);
         // Before anybody sees ~/prompt: what is sent there must not be refused.
         let current = CurrentSettings::new(settings.clone());
@@ -114,6 +122,7 @@ impl Session {
             stop: stop.clone(),
             threads,
             publish,
+            recording,
             _dashboard: dashboard::start(sources),
         })
     }
@@ -149,6 +158,9 @@ impl Session {
             }
         }
         let publisher = self.publish.join();
+        if let Some(recording) = self.recording {
+            print(&format!("{}\n", recording.finish()?));
+        }
         let cleared = clear(house);
         match (failed, publisher) {
             (Some(name), _) => bail!("the {name} thread failed; its message stands above"),
@@ -158,6 +170,16 @@ impl Session {
             }
         }
     }
+}
+
+/// Starts to record what a loop sees and does, with the parameters that it was made of.
+fn record(house: &House, wiring: &mut Wiring, folder: &Path) -> anyhow::Result<Recording> {
+    let recording = Recording::start(wiring, folder)?;
+    let given = house.parameters.given();
+    let values = given.iter().map(|(name, value)| (name.as_str(), value));
+    write_parameters(&folder.join(PARAMETERS_FILE), values)?;
+    tracing::info!("recording to {}", folder.display());
+    Ok(recording)
 }
 
 /// Takes the session's ends from those who outlive it.

@@ -1,5 +1,5 @@
-//! From what a robot says to what the model reads, and back: image decoding and resize-with-pad, joint order,
-//! normalisation, delta actions, prompt and tokenizer. Called by `control`'s inputs and outputs, on edge threads
+//! From what a robot says to what the model reads, and back: image decoding and resize-with-pad, joint order and
+//! units, normalisation, delta actions, prompt and tokenizer. Called by `control`'s inputs and outputs, on edge threads
 //! for images and prompts, on the control thread for states and actions (those functions never allocate).
 
 pub mod delta;
@@ -12,6 +12,7 @@ mod resize;
 mod sentencepiece;
 mod small_tokenizer;
 mod stats;
+pub mod units;
 
 pub use delta::{DeltaError, DeltaMask};
 pub use image::{ImageError, ImagePreprocessor};
@@ -20,3 +21,4 @@ pub use normalization::Normalizer;
 pub use prompt::{PromptTokenizer, PromptTokens, TokenizerError};
 pub use small_tokenizer::write_small_tokenizer;
 pub use stats::{NormalizationError, write_identity_like_stats};
+pub use units::{JointUnits, UnitsError};

@@ -14,6 +14,7 @@ pub struct Normalizer {
     state_dim: usize,
     action_dim: usize,
     relative_actions: bool,
+    moving_dimensions: Option<usize>,
     /// lerobot's states and statistics are f32. Where a joint never moved, their difference is divided by as little
     /// as 1e-8, so a state of more digits than its mean would come out anywhere.
     single_precision: bool,
@@ -59,6 +60,7 @@ impl Normalizer {
                     state_dim,
                     action_dim,
                     relative_actions: false,
+                    moving_dimensions: None,
                     single_precision: false,
                 });
             }
@@ -73,6 +75,7 @@ impl Normalizer {
             state_dim,
             action_dim,
             relative_actions: statistics.relative_actions,
+            moving_dimensions: statistics.moving_dimensions(),
             single_precision: matches!(statistics.convention, Convention::Lerobot { .. }),
         })
     }
@@ -81,6 +84,12 @@ impl Normalizer {
     /// mask they would be wrong. False if it does not say.
     pub fn relative_actions(&self) -> bool {
         self.relative_actions
+    }
+
+    /// How many dimensions of the state the statistics know to vary, if those behind are padding: the joints of the robot
+    /// that they are of. None where they do not tell.
+    pub fn moving_dimensions(&self) -> Option<usize> {
+        self.moving_dimensions
     }
 
     pub fn joints(&self) -> usize {
@@ -202,6 +211,7 @@ mod tests {
             state_dim: 4,
             action_dim: 3,
             relative_actions: false,
+            moving_dimensions: None,
             single_precision: false,
         };
         let mut state = [9.0; 4];

@@ -230,6 +230,14 @@ fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, Normaliza
 }
 
 impl Statistics {
+    /// How many dimensions of the state come before the padding, whose deviation is 0; none without any padding.
+    pub fn moving_dimensions(&self) -> Option<usize> {
+        let deviations = self.state.get("std")?;
+        let padded = deviations.last().is_some_and(|last| *last == 0.0);
+        let moving = deviations.iter().rposition(|deviation| *deviation != 0.0)? + 1;
+        padded.then_some(moving)
+    }
+
     /// A column with a value per joint, or per dimension of the model of which the first are the joints.
     pub fn column<'a>(
         &self,

@@ -22,7 +22,7 @@ pub use parameters::{
 };
 pub use read::SettingsError;
 pub use value::{Problem, Value, complete};
-pub use yaml::{NODE_NAME, ParameterFileError, read_parameters};
+pub use yaml::{NODE_NAME, PARAMETERS_FILE, ParameterFileError, read_parameters, write_parameters};
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +44,9 @@ pub struct Settings {
     pub joint_states_topic: String,
     /// Joint names in the model's order.
     pub joints: Vec<String>,
+    /// The model's units of each joint are `scale * position + offset`; empty lists: the robot's own.
+    pub joint_scale: Vec<f64>,
+    pub joint_offset: Vec<f64>,
     /// The task until a prompt arrives on `~/prompt`.
     pub prompt: String,
     /// Tokenizer file; without one, the checkpoint's folder is searched.
@@ -150,7 +153,7 @@ pub struct RealTimeSettings {
 }
 
 /// Message type of a camera topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// `sensor_msgs/Image`
     Raw,

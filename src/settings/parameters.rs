@@ -151,6 +151,22 @@ pub const PARAMETERS: &[Parameter] = &[
         description: "Joint names in the model's order, as they stand in the joint states",
     },
     Parameter {
+        name: "joint_scale",
+        default: Floats(&[]),
+        unit: "model's unit per rad or m",
+        allowed: Any,
+        description: "Factor from each joint's position to what the model was trained with, which is scale x position + \
+                      offset; chunks come back the same way. Degrees: 57.29578; a gripper from 0 closed to 1 open of \
+                      0.04 m: 25; a joint that turns the other way: -1; empty means all 1",
+    },
+    Parameter {
+        name: "joint_offset",
+        default: Floats(&[]),
+        unit: "model's unit",
+        allowed: Any,
+        description: "Offset of each joint from its scaled position to what the model was trained with; empty means all 0",
+    },
+    Parameter {
         name: "prompt",
         default: Text(""),
         unit: "",

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::device::cpu::Precision;
 use crate::device::tenstorrent::{DataType, Precisions, Tuning};
+use crate::observe::JointUnits;
 
 /// Parameters that cannot be used: all of them, not just the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +104,8 @@ impl Values {
             seed: self.integer("seed").unsigned_abs(),
             cameras: self.cameras(problems),
             joint_states_topic,
+            joint_scale: self.units("joint_scale", problems),
+            joint_offset: self.units("joint_offset", problems),
             joints,
             prompt: self.text("prompt"),
             tokenizer: optional(self.text("tokenizer")).map(Into::into),
@@ -184,6 +187,22 @@ impl Values {
         let steps = self.integers("denoise_steps").into_iter();
         let steps: BTreeSet<usize> = steps.filter_map(|steps| usize::try_from(steps).ok()).collect();
         steps.into_iter().rev().collect()
+    }
+
+    /// A list of [`crate::observe::JointUnits`], which says what is wrong with it.
+    fn units(&self, name: &'static str, problems: &mut Vec<Problem>) -> Vec<f64> {
+        let list = self.floats(name);
+        let joints = self.texts("joints").len();
+        let none = Vec::new();
+        let (scale, offset) = if name == "joint_scale" { (&list, &none) } else { (&none, &list) };
+        // Where there are no joints, that has been said already.
+        if joints > 0
+            && let Err(error) = JointUnits::new(scale, offset, joints)
+        {
+            let message = error.to_string();
+            problems.push(problem(name, message.trim_start_matches(name).trim_start()));
+        }
+        list
     }
 
     fn limits(&self, problems: &mut Vec<Problem>) -> LimitSettings {
@@ -464,6 +483,16 @@ mod tests {
         let expected =
             "denoise_steps: must be a list of integers, each from 1 to 1000 (steps), but is the list [10, 0]";
         assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn units_have_one_number_per_joint_and_no_scale_is_0() {
+        let scale = |scale: &[f64]| ("joint_scale", Value::Floats(scale.to_vec()));
+        assert_eq!(read(&[scale(&[57.3, -1.0])]).unwrap().joint_scale, [57.3, -1.0]);
+        assert!(
+            refusal(&[scale(&[1.0])]).contains("joint_scale: must have one number for each of the 2 joints")
+        );
+        assert!(refusal(&[scale(&[1.0, 0.0])]).contains("joint_scale: is 0 for joint 1 (counted from 0)"));
     }
 
     #[test]

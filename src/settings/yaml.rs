@@ -103,6 +103,42 @@ fn value(yaml: &Yaml) -> Value {
     }
 }
 
+/// Name of the parameter file in a recording's folder.
+pub const PARAMETERS_FILE: &str = "parameters.yaml";
+
+/// Values as a parameter file of the node, so that [`read_parameters`] gives them back.
+pub fn write_parameters<'a>(
+    path: &Path,
+    values: impl IntoIterator<Item = (&'a str, &'a Value)>,
+) -> Result<(), ParameterFileError> {
+    let name = || path.display().to_string();
+    let given = values.into_iter().filter_map(|(name, value)| Some((Yaml::from(name), to_yaml(value)?)));
+    let section: Yaml = Yaml::Mapping(given.collect());
+    let parameters: Yaml = Yaml::Mapping([(Yaml::from("ros__parameters"), section)].into_iter().collect());
+    let file = Yaml::Mapping([(Yaml::from("/**"), parameters)].into_iter().collect());
+    let text =
+        serde_yaml_ng::to_string(&file).map_err(|error| ParameterFileError::Yaml { path: name(), error })?;
+    std::fs::write(path, text).map_err(|error| ParameterFileError::Io { path: name(), error })
+}
+
+/// None for what no parameter can be.
+fn to_yaml(value: &Value) -> Option<Yaml> {
+    fn list<T: Clone + Into<Yaml>>(values: &[T]) -> Yaml {
+        Yaml::Sequence(values.iter().cloned().map(Into::into).collect())
+    }
+    Some(match value {
+        Value::Text(text) => text.as_str().into(),
+        Value::Integer(integer) => (*integer).into(),
+        Value::Float(float) => (*float).into(),
+        Value::Bool(value) => (*value).into(),
+        Value::Texts(texts) => list(texts),
+        Value::Integers(integers) => list(integers),
+        Value::Floats(floats) => list(floats),
+        Value::EmptyList => Yaml::Sequence(Vec::new()),
+        Value::Other(_) => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -149,6 +185,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read_back() {
+        let texts = |texts: &[&str]| Value::Texts(texts.iter().map(|text| (*text).to_owned()).collect());
+        let values = BTreeMap::from([
+            ("checkpoint".to_owned(), Value::Text("1.5".into())),
+            ("camera_topics".to_owned(), texts(&["/top", ""])),
+            ("delta_actions".to_owned(), Value::Integers(vec![6, -1])),
+            ("joint_step_max".to_owned(), Value::Floats(vec![0.1, 2.0])),
+            ("control_hz".to_owned(), Value::Float(50.0)),
+            ("require_enable".to_owned(), Value::Bool(true)),
+            ("seed".to_owned(), Value::Integer(i64::MAX)),
+            ("denoise_steps".to_owned(), Value::EmptyList),
+        ]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write_parameters(file.path(), values.iter().map(|(name, value)| (name.as_str(), value))).unwrap();
+        assert_eq!(read_parameters(file.path(), NODE_NAME).unwrap(), values);
+    }
+
+    #[test]
     fn a_file_without_ros_parameters_says_what_is_missing() {
         let error = read("pi0_node:\n  seed: 7\n").unwrap_err();
         assert!(error.contains("`pi0_node:` must contain `ros__parameters:`"), "{error}");
@@ -163,6 +217,48 @@ mod tests {
         std::fs::write(file.path(), "a: [").unwrap();
         let error = read_parameters(file.path(), NODE_NAME).unwrap_err();
         assert!(error.to_string().contains("is not YAML"), "{error}");
+    }
+
+    /// Every robot's file lacks only the checkpoint, and gives scales, limits and masks that fit its joints.
+    #[test]
+    fn every_committed_robot_is_valid_once_a_checkpoint_is_given() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let robots: Vec<PathBuf> =
+            files.filter(|path| path.extension().is_some_and(|end| end == "yaml")).collect();
+        assert!(robots.len() >= 4, "{robots:?}");
+        for path in robots {
+            let mut values = read_parameters(&path, NODE_NAME).unwrap();
+            values.insert("checkpoint".into(), Value::Text("model".into()));
+            let settings = Settings::from_values(&values).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            crate::observe::DeltaMask::from_openpi(&settings.delta_actions, settings.joints.len()).unwrap();
+            assert!(settings.cameras.iter().any(|camera| camera.topic.is_some()), "{path:?}");
+        }
+    }
+
+    /// The gripper's range in the model's units at the ends of its range in the robot's.
+    #[test]
+    fn grippers_reach_the_ends_of_the_models_range() {
+        for (file, expected) in
+            [("droid_franka", [0.0_f64, 1.0]), ("libero_panda", [1.0, -1.0]), ("so101", [0.0, 100.0])]
+        {
+            let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("config/{file}.yaml"));
+            let mut values = read_parameters(&path, NODE_NAME).unwrap();
+            values.insert("checkpoint".into(), Value::Text("model".into()));
+            let settings = Settings::from_values(&values).unwrap();
+            let joints = settings.joints.len();
+            let units =
+                crate::observe::JointUnits::new(&settings.joint_scale, &settings.joint_offset, joints)
+                    .unwrap();
+            for (limit, expected) in
+                [&settings.limits.position_min, &settings.limits.position_max].iter().zip(expected)
+            {
+                let mut model = vec![0.0; joints];
+                units.to_model(limit, &mut model);
+                let (found, range) = (model[joints - 1], expected.abs().max(1.0));
+                assert!((found - expected).abs() < 0.02 * range, "{file}: {found} is not {expected}");
+            }
+        }
     }
 
     /// The committed file lacks only the checkpoint, which differs from user to user.

@@ -30,6 +30,12 @@ pub enum Stage {
     DecodeActions,
     /// From the images' way to the device to the chunk's way out.
     Cycle,
+    /// From the arrival of a set's last image until the device starts on it, with the images written to it.
+    BeforeDevice,
+    /// From the device's last work on a chunk until the chunk is published.
+    AfterDevice,
+    /// From the arrival of a set's last image until its chunk is published, less the device's programs.
+    Overhead,
     /// From the chunk's way out until it is published.
     Publish,
     /// From the observation's stamp until the chunk is published, by the clock that made the stamp.
@@ -39,7 +45,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Stage; 15] = [
+    pub const ALL: [Stage; 18] = [
         Stage::Transport,
         Stage::Decode,
         Stage::SyncWait,
@@ -52,6 +58,9 @@ impl Stage {
         Stage::Readback,
         Stage::DecodeActions,
         Stage::Cycle,
+        Stage::BeforeDevice,
+        Stage::AfterDevice,
+        Stage::Overhead,
         Stage::Publish,
         Stage::Age,
         Stage::Jitter,
@@ -75,6 +84,9 @@ impl Stage {
             Stage::Readback => "readback",
             Stage::DecodeActions => "decode_actions",
             Stage::Cycle => "cycle",
+            Stage::BeforeDevice => "before_device",
+            Stage::AfterDevice => "after_device",
+            Stage::Overhead => "overhead",
             Stage::Publish => "publish",
             Stage::Age => "observation_to_chunk",
             Stage::Jitter => "cycle_jitter",
@@ -98,6 +110,9 @@ impl Stage {
             | Stage::Prefix
             | Stage::DenoiseStep
             | Stage::Cycle
+            | Stage::BeforeDevice
+            | Stage::AfterDevice
+            | Stage::Overhead
             | Stage::Age
             | Stage::Jitter => false,
         }

@@ -43,6 +43,8 @@ pub fn settings(folder: &Path) -> Settings {
         cameras: vec![camera("base_0_rgb", Some("/top")), camera("left_wrist_0_rgb", None)],
         joint_states_topic: "/joint_states".into(),
         joints: vec!["waist".into(), "elbow".into()],
+        joint_scale: Vec::new(),
+        joint_offset: Vec::new(),
         prompt: "go".into(),
         tokenizer: None,
         normalization: Normalization::None,

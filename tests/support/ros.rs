@@ -1,5 +1,7 @@
 //! What live tests share: a ROS domain of their own, and processes that never outlive the test.
 
+#![allow(dead_code, reason = "every test file uses a part of this")]
+
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -106,8 +108,13 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// What it printed so far.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap()
+    }
+
     fn told(&self) -> String {
-        let output = std::fs::read_to_string(&self.output).unwrap();
+        let output = self.output();
         format!("\n== {}'s output\n{output}\n== its log\n{}", self.name, self.log())
     }
 

@@ -1,0 +1,71 @@
+//! The ROS 2 definitions of the messages that this program writes, as MCAP's `ros2msg` schemas want them: each with all
+//! it refers to, so that Foxglove and others can read a file by itself. Called by the writers.
+
+use super::messages::{CompressedImage, Cycle, Image, JointState, JointTrajectory, Text};
+
+const HEADER: &str = "\
+================================================================================
+MSG: std_msgs/Header
+builtin_interfaces/Time stamp
+string frame_id
+================================================================================
+MSG: builtin_interfaces/Time
+int32 sec
+uint32 nanosec
+";
+
+/// The definition of a type of [`super::messages`]; empty for any other.
+pub(super) fn of(type_name: &str) -> String {
+    let (own, more) = match type_name {
+        Image::TYPE => (
+            "std_msgs/Header header\nuint32 height\nuint32 width\nstring encoding\nuint8 is_bigendian\nuint32 step\nuint8[] data\n",
+            "",
+        ),
+        CompressedImage::TYPE => ("std_msgs/Header header\nstring format\nuint8[] data\n", ""),
+        JointState::TYPE => (
+            "std_msgs/Header header\nstring[] name\nfloat64[] position\nfloat64[] velocity\nfloat64[] effort\n",
+            "",
+        ),
+        Text::TYPE => return "string data\n".to_owned(),
+        JointTrajectory::TYPE => (
+            "std_msgs/Header header\nstring[] joint_names\ntrajectory_msgs/JointTrajectoryPoint[] points\n",
+            "\
+================================================================================
+MSG: trajectory_msgs/JointTrajectoryPoint
+float64[] positions
+float64[] velocities
+float64[] accelerations
+float64[] effort
+builtin_interfaces/Duration time_from_start
+================================================================================
+MSG: builtin_interfaces/Duration
+int32 sec
+uint32 nanosec
+",
+        ),
+        Cycle::TYPE => (
+            "\
+std_msgs/Header header
+uint64 sequence
+builtin_interfaces/Time looked
+builtin_interfaces/Time acted
+builtin_interfaces/Time left
+builtin_interfaces/Time[] image_stamps
+builtin_interfaces/Time[] image_received
+builtin_interfaces/Time joint_stamp
+builtin_interfaces/Time joint_received
+float64[] joint_positions
+uint32 prompt
+uint32 denoising_steps
+bool sent
+string hold
+string refused
+string[] stages
+float64[] latencies_ms
+",
+            "",
+        ),
+        _ => return String::new(),
+    };
+    [own, HEADER, more].concat()
+}

@@ -1,0 +1,133 @@
+//! Settings and a checkpoint: sizes, statistics, tokenizer, cameras. Nothing is compiled, so this takes a moment.
+
+use std::fs;
+use std::path::Path;
+
+use super::Verdict;
+use crate::observe::{NormalizationError, Normalizer, PromptTokenizer};
+use crate::policy::{Checkpoint, PolicyConfig};
+use crate::settings::Settings;
+
+/// What there is to say about the settings with their checkpoint.
+pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
+    let folder = &settings.checkpoint;
+    let (mut verdicts, config) = match Checkpoint::open(folder) {
+        Ok(checkpoint) => {
+            let config = *checkpoint.config();
+            let message = format!(
+                "{}: states of {}, actions of {}, chunks of {} points, {} denoising steps, every tensor there",
+                folder.display(),
+                config.state_dim,
+                config.action_dim,
+                config.action_horizon,
+                config.denoising_steps
+            );
+            (vec![Verdict::ok("checkpoint", message)], config)
+        }
+        Err(error) => return vec![Verdict::error("checkpoint", error.to_string())],
+    };
+    verdicts.extend(normalization(settings, &config));
+    verdicts.push(tokenizer(settings, &config));
+    verdicts.extend(cameras(settings, folder));
+    verdicts.push(times(settings, &config));
+    verdicts
+}
+
+fn normalization(settings: &Settings, config: &PolicyConfig) -> Vec<Verdict> {
+    let joints = settings.joints.len();
+    let loaded = Normalizer::load(
+        &settings.checkpoint,
+        &settings.normalization,
+        joints,
+        config.state_dim,
+        config.action_dim,
+    );
+    let normalizer = match loaded {
+        Ok(normalizer) => normalizer,
+        Err(error @ NormalizationError::TooManyJoints { .. }) => {
+            return vec![Verdict::error("joints", error.to_string())];
+        }
+        Err(error) => return vec![Verdict::error("normalization", error.to_string())],
+    };
+    let mut verdicts = vec![Verdict::ok("normalization", format!("statistics for {joints} joints"))];
+    if let Some(trained) = normalizer.moving_dimensions().filter(|trained| *trained != joints) {
+        let message = format!(
+            "the statistics are of {trained} dimensions that move, but {joints} joints are configured: is it another \
+             robot's checkpoint?"
+        );
+        verdicts.push(Verdict::warning("normalization", message));
+    }
+    if normalizer.relative_actions() && settings.delta_actions.is_empty() {
+        let message =
+            "the checkpoint's actions are relative to the state: give openpi's mask, such as [6, -1]";
+        verdicts.push(Verdict::error("delta_actions", message));
+    }
+    verdicts
+}
+
+fn tokenizer(settings: &Settings, config: &PolicyConfig) -> Verdict {
+    let tokens = PromptTokenizer::find(&settings.checkpoint, settings.tokenizer.as_deref())
+        .and_then(|tokenizer| tokenizer.encode(&settings.prompt, config.prompt_tokens));
+    match tokens {
+        Err(error) => Verdict::error("tokenizer", error.to_string()),
+        Ok(tokens) => match tokens.ids.iter().find(|id| **id as usize >= config.vocabulary) {
+            Some(id) => Verdict::error(
+                "tokenizer",
+                format!(
+                    "it gives token {id}, but the model's vocabulary has {}: this tokenizer is not the checkpoint's",
+                    config.vocabulary
+                ),
+            ),
+            None => {
+                let used = tokens.mask.iter().filter(|real| **real).count();
+                Verdict::ok("tokenizer", format!("the prompt is {used} of {} tokens", config.prompt_tokens))
+            }
+        },
+    }
+}
+
+/// lerobot's checkpoints name their images; openpi's do not.
+fn cameras(settings: &Settings, folder: &Path) -> Option<Verdict> {
+    let config: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("config.json")).ok()?).ok()?;
+    let features = config.get("input_features")?.as_object()?;
+    let trained: Vec<&str> =
+        features.keys().filter_map(|key| key.strip_prefix("observation.images.")).collect();
+    if trained.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = settings.cameras.iter().map(|camera| camera.name.as_str()).collect();
+    Some(if trained.len() != names.len() {
+        Verdict::error(
+            "cameras",
+            format!(
+                "the checkpoint has {} ({}), but {} are configured",
+                trained.len(),
+                trained.join(", "),
+                names.len()
+            ),
+        )
+    } else if names.iter().any(|name| !trained.contains(name)) {
+        let message = format!(
+            "the checkpoint calls them {}; the configuration {}: only the order counts, see that it is the same",
+            trained.join(", "),
+            names.join(", ")
+        );
+        Verdict::warning("cameras", message)
+    } else {
+        Verdict::ok("cameras", format!("the checkpoint's: {}", names.join(", ")))
+    })
+}
+
+fn times(settings: &Settings, config: &PolicyConfig) -> Verdict {
+    let lasts_ms = config.action_horizon as f64 / settings.control_hz * 1e3;
+    if settings.latency_budget_ms >= lasts_ms {
+        let message = format!(
+            "a chunk of {} points at {} Hz is over after {lasts_ms:.0} ms, before latency_budget_ms ({})",
+            config.action_horizon, settings.control_hz, settings.latency_budget_ms
+        );
+        Verdict::error("control_hz", message)
+    } else {
+        Verdict::ok("control_hz", format!("a chunk lasts {lasts_ms:.0} ms"))
+    }
+}

@@ -1,0 +1,188 @@
+//! A parameter file by itself: known names, types, ranges, and whether the values make sense together.
+
+use std::collections::BTreeMap;
+
+use super::Verdict;
+use crate::observe::DeltaMask;
+use crate::settings::{LimitSettings, MissingCamera, Normalization, Settings, Transport, Value};
+
+/// openpi's cameras for pi0, in its order (its `models/model.py`, `IMAGE_KEYS`).
+const OPENPI_CAMERAS: [&str; 3] = ["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"];
+
+/// The settings, if the values are any, and what there is to say about them.
+pub fn parameters(given: &BTreeMap<String, Value>) -> (Option<Settings>, Vec<Verdict>) {
+    let settings = match Settings::from_values(given) {
+        Ok(settings) => settings,
+        Err(error) => {
+            let problem =
+                |problem: &crate::settings::Problem| Verdict::error(&problem.parameter, &problem.message);
+            return (None, error.problems.iter().map(problem).collect());
+        }
+    };
+    let mut verdicts =
+        vec![Verdict::ok("parameters", format!("{} given, all known and in range", given.len()))];
+    verdicts.extend(cameras(&settings));
+    verdicts.extend(joints(&settings));
+    verdicts.push(limits(&settings.limits));
+    verdicts.extend(times(&settings));
+    if settings.normalization == Normalization::None {
+        let message = "none: joints and actions go in and out as they are; only for models trained so";
+        verdicts.push(Verdict::warning("normalization", message));
+    }
+    (Some(settings), verdicts)
+}
+
+fn cameras(settings: &Settings) -> Vec<Verdict> {
+    let camera = |camera: &crate::settings::Camera| {
+        let subject = format!("camera {}", camera.name);
+        let Some(topic) = &camera.topic else {
+            return Verdict::ok(&subject, "absent; the model is told so");
+        };
+        let transport = match camera.transport {
+            Transport::Raw => "raw",
+            Transport::Compressed => "compressed",
+        };
+        // By name alone; `--live` knows.
+        let looks_compressed = topic.ends_with("/compressed");
+        if looks_compressed != (camera.transport == Transport::Compressed) {
+            let message =
+                format!("{topic} is to be {transport}, but its name says otherwise; see camera_transports");
+            return Verdict::warning(&subject, message);
+        }
+        let missing = match camera.missing {
+            MissingCamera::Wait => "",
+            MissingCamera::Mask => ", may be missing",
+        };
+        Verdict::ok(&subject, format!("{topic} ({transport}{missing})"))
+    };
+    let mut verdicts: Vec<Verdict> = settings.cameras.iter().map(camera).collect();
+    let names: Vec<&str> = settings.cameras.iter().map(|camera| camera.name.as_str()).collect();
+    let mut order = names.iter().filter_map(|name| OPENPI_CAMERAS.iter().position(|known| known == name));
+    if !order.by_ref().is_sorted() {
+        let message = format!("openpi's order is {}, not {}", OPENPI_CAMERAS.join(", "), names.join(", "));
+        verdicts.push(Verdict::warning("cameras", message));
+    }
+    verdicts
+}
+
+fn joints(settings: &Settings) -> Vec<Verdict> {
+    let joints = settings.joints.len();
+    let units = match (settings.joint_scale.is_empty(), settings.joint_offset.is_empty()) {
+        (true, true) => "in the robot's own units (radians, metres)",
+        _ => "scaled to the model's units",
+    };
+    let mut verdicts = vec![Verdict::ok("joints", format!("{joints}, {units}"))];
+    verdicts.push(match DeltaMask::from_openpi(&settings.delta_actions, joints) {
+        Err(error) => Verdict::error("delta_actions", error.to_string()),
+        Ok(_) if settings.delta_actions.is_empty() => {
+            Verdict::ok("delta_actions", "none: every action is an absolute position")
+        }
+        Ok(_) => {
+            let differences: i64 = settings.delta_actions.iter().filter(|run| **run > 0).sum();
+            let message = format!("{differences} of {joints} joints are differences from the state");
+            Verdict::ok("delta_actions", message)
+        }
+    });
+    verdicts
+}
+
+fn limits(limits: &LimitSettings) -> Verdict {
+    let lists = [
+        ("positions", !limits.position_min.is_empty() && !limits.position_max.is_empty()),
+        ("velocities", !limits.velocity_max.is_empty()),
+        ("steps", !limits.step_max.is_empty()),
+    ];
+    let set: Vec<&str> = lists.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
+    match (&limits.urdf, set.is_empty()) {
+        (Some(urdf), _) => {
+            Verdict::ok("limits", format!("from {}, and lists for {}", urdf.display(), or_none(&set)))
+        }
+        (None, false) => Verdict::ok("limits", format!("of {}", set.join(", "))),
+        (None, true) => {
+            let message =
+                "none: set joint_position_min and _max, joint_velocity_max or urdf before you connect an arm";
+            Verdict::warning("limits", message)
+        }
+    }
+}
+
+fn or_none(list: &[&str]) -> String {
+    if list.is_empty() { "nothing".into() } else { list.join(", ") }
+}
+
+fn times(settings: &Settings) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    let budget = settings.latency_budget_ms;
+    for (name, age) in
+        [("max_image_age_ms", settings.max_image_age_ms), ("max_joint_age_ms", settings.max_joint_age_ms)]
+    {
+        if age < budget {
+            let message = format!(
+                "{age} is below latency_budget_ms ({budget}): a chunk in time would be refused for its age"
+            );
+            verdicts.push(Verdict::warning(name, message));
+        }
+    }
+    if settings.watchdog_ms < budget {
+        let message = format!("{} is below latency_budget_ms ({budget})", settings.watchdog_ms);
+        verdicts.push(Verdict::warning("watchdog_ms", message));
+    }
+    verdicts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Level;
+
+    fn check(changes: &[(&str, Value)]) -> Vec<Verdict> {
+        let texts = |texts: &[&str]| Value::Texts(texts.iter().map(|text| (*text).to_owned()).collect());
+        let mut values = BTreeMap::from([
+            ("checkpoint".to_owned(), Value::Text("model".into())),
+            ("cameras".to_owned(), texts(&["base_0_rgb", "left_wrist_0_rgb"])),
+            ("camera_topics".to_owned(), texts(&["/top/image_raw", ""])),
+            ("joints".to_owned(), texts(&["waist", "gripper"])),
+            ("joint_velocity_max".to_owned(), Value::Floats(vec![1.0, 1.0])),
+        ]);
+        values.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        parameters(&values).1
+    }
+
+    fn find(verdicts: &[Verdict], subject: &str) -> (Level, String) {
+        let found = verdicts.iter().find(|verdict| verdict.subject == subject);
+        found
+            .map(|verdict| (verdict.level, verdict.message.clone()))
+            .unwrap_or_else(|| panic!("{subject}: {verdicts:?}"))
+    }
+
+    #[test]
+    fn what_is_right_is_said_too() {
+        let verdicts = check(&[]);
+        assert!(verdicts.iter().all(|verdict| verdict.level == Level::Ok), "{verdicts:?}");
+        assert_eq!(find(&verdicts, "camera base_0_rgb").1, "/top/image_raw (raw)");
+        assert_eq!(find(&verdicts, "camera left_wrist_0_rgb").1, "absent; the model is told so");
+    }
+
+    #[test]
+    fn every_wrong_value_is_an_error_of_its_own() {
+        let verdicts = check(&[("control_hz", Value::Float(0.0)), ("sed", Value::Integer(1))]);
+        assert_eq!(find(&verdicts, "control_hz").0, Level::Error);
+        assert!(find(&verdicts, "sed").1.contains("did you mean 'seed'?"));
+        let verdicts = check(&[("delta_actions", Value::Integers(vec![6, -1]))]);
+        assert_eq!(find(&verdicts, "delta_actions").0, Level::Error);
+    }
+
+    #[test]
+    fn what_is_unwise_is_a_warning() {
+        let verdicts = check(&[
+            ("joint_velocity_max", Value::EmptyList),
+            ("max_image_age_ms", Value::Float(20.0)),
+            ("normalization", Value::Text("none".into())),
+            ("camera_topics", Value::Texts(vec!["/top/image_raw/compressed".into(), String::new()])),
+            ("cameras", Value::Texts(vec!["left_wrist_0_rgb".into(), "base_0_rgb".into()])),
+        ]);
+        for subject in ["limits", "max_image_age_ms", "normalization", "camera left_wrist_0_rgb", "cameras"] {
+            assert_eq!(find(&verdicts, subject).0, Level::Warning, "{subject}");
+        }
+    }
+}

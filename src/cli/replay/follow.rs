@@ -1,0 +1,243 @@
+//! A recording of `pi0_node record` through the loop: each cycle with the images, the joint state, the prompt, the
+//! denoising steps and the times that it had, so that a machine of another speed makes the same chunks. Called by
+//! `replay` when the bag has the topic of the cycles.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use anyhow::{Context, bail};
+
+use super::{Player, Target};
+use crate::bag::messages::{Cycle, JointState, JointTrajectory, Text};
+use crate::bag::{Bag, CHUNK_TOPIC, CYCLE_TOPIC, Message, PROMPT_TOPIC, cdr};
+use crate::control::{Arrival, Chunk, Outcome, Repeat};
+use crate::observe::messages::Stamp;
+use crate::settings::{Settings, Transport};
+use crate::telemetry::DropReason;
+
+/// Whether a bag says what its cycles used.
+pub fn has_cycles(bag: &Bag) -> bool {
+    bag.topics()
+        .iter()
+        .any(|topic| topic.name == CYCLE_TOPIC && topic.type_name == Cycle::TYPE && topic.count > 0)
+}
+
+/// What came of following a recording.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Followed {
+    /// Chunks that were recorded, how many of them came out bit for bit, and how many came out otherwise.
+    pub recorded: u64,
+    pub same: u64,
+    pub different: u64,
+    /// Cycles that could not be repeated.
+    pub failed: u64,
+}
+
+/// A message that some cycle used: its topic's number among the targets, and which one it is.
+type Key = (Target, Arrival);
+
+/// Repeats every cycle of the recording; `sent` gets each chunk and when it left.
+pub fn follow(
+    bag: &mut Bag,
+    settings: &Settings,
+    player: &mut Player,
+    mut sent: impl FnMut(&mut Player, Chunk, Stamp) -> anyhow::Result<()>,
+) -> anyhow::Result<Followed> {
+    let recording = Recording::read(bag)?;
+    let mut last_use: HashMap<Key, usize> = HashMap::new();
+    for (index, cycle) in recording.cycles.iter().enumerate() {
+        for key in keys(cycle, settings) {
+            last_use.insert(key, index);
+        }
+    }
+    let names = player.topics.names();
+    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut messages = bag.messages(&names)?.peekable();
+    let mut kept: HashMap<Key, Message> = HashMap::new();
+    let mut prompts: VecDeque<String> = recording.prompts.into();
+    let mut followed = Followed::default();
+    let mut images: Vec<Arrival> = Vec::new();
+    for (index, cycle) in recording.cycles.iter().enumerate() {
+        let left = Stamp::from(cycle.left);
+        while let Some(message) = messages.next_if(|message| match message {
+            Ok(message) => message.log_time <= left,
+            Err(_) => true,
+        }) {
+            let message = match message {
+                Ok(message) => message,
+                Err(unreadable) => {
+                    player.warn(&unreadable);
+                    continue;
+                }
+            };
+            if let Some(key) = player.topics.key(&message).filter(|key| last_use.contains_key(key)) {
+                kept.insert(key, message);
+            }
+        }
+        player.pace.wait_for(left);
+        while player.wiring.prompt.number() < cycle.prompt
+            && let Some(prompt) = prompts.pop_front()
+        {
+            if let Err(error) = player.wiring.prompt.put(&prompt) {
+                player.warn(&error);
+            }
+        }
+        let expected = recording.chunks.get(&(Stamp::from(cycle.header.stamp), left));
+        followed.recorded += u64::from(cycle.sent);
+        let repeated = repeat(cycle, settings, player, &kept, &mut images);
+        kept.retain(|key, _| last_use.get(key).is_some_and(|&last| last > index));
+        match repeated.with_context(|| format!("cycle {} cannot be repeated", cycle.sequence)) {
+            Err(error) => {
+                followed.failed += 1;
+                player.warn(&format_args!("{error:#}"));
+            }
+            Ok(()) if is_live_only(cycle) => {}
+            Ok(()) => {
+                let Some(chunk) = player.wiring.chunks.try_recv(left) else {
+                    followed.different += u64::from(cycle.sent);
+                    continue;
+                };
+                // A hold that was sent in a chunk's place has a stamp of its own.
+                let expected = expected.or_else(|| recording.chunks.get(&(chunk.observation, left)));
+                let trajectory = player.trajectory(&chunk);
+                match expected {
+                    Some(expected) if *expected == cdr::encode(&trajectory)? => followed.same += 1,
+                    _ => followed.different += 1,
+                }
+                sent(player, chunk, left)?;
+            }
+        }
+    }
+    Ok(followed)
+}
+
+/// Whether a chunk was refused for what a replay does not have: somebody who disables it, a watchdog, a network.
+fn is_live_only(cycle: &Cycle) -> bool {
+    let reasons = [DropReason::Disabled, DropReason::Stalled, DropReason::Unsent];
+    cycle.hold.is_empty() && reasons.iter().any(|reason| reason.name() == cycle.refused)
+}
+
+/// Puts a cycle's messages in and repeats it. `images` are those of the frame set before.
+fn repeat(
+    cycle: &Cycle,
+    settings: &Settings,
+    player: &mut Player,
+    kept: &HashMap<Key, Message>,
+    images: &mut Vec<Arrival>,
+) -> anyhow::Result<()> {
+    let left = Stamp::from(cycle.left);
+    let joints = joints_of(cycle);
+    match kept.get(&(Target::Joints, joints)) {
+        Some(message) => player.topics.put(message, &mut player.wiring)?,
+        // It was dropped by the recorder, but the cycle knows what it said.
+        None => {
+            let state = JointState {
+                header: crate::bag::messages::Header { stamp: cycle.joint_stamp, ..Default::default() },
+                name: player.wiring.joints.names().to_vec(),
+                position: cycle.joint_positions.clone(),
+                ..JointState::default()
+            };
+            player.wiring.joints.put(&state.view(), joints.received)?;
+        }
+    }
+    if let Some(reason) = DropReason::ALL.into_iter().find(|reason| reason.name() == cycle.hold) {
+        player.wiring.cycle.repeat_hold(reason, Stamp::from(cycle.header.stamp));
+        return Ok(());
+    }
+    let set = arrivals(cycle);
+    if set.len() != player.wiring.cameras.len() {
+        bail!("it had {} cameras, and now there are {}", set.len(), player.wiring.cameras.len());
+    }
+    let new_set = set != *images;
+    if new_set {
+        for (camera, arrival) in set.iter().enumerate().filter(|(_, arrival)| **arrival != Arrival::default())
+        {
+            let target = camera_target(camera, settings);
+            let message = kept.get(&(target, *arrival)).with_context(|| {
+                format!(
+                    "the image of {} with stamp {} is not in the bag",
+                    player.wiring.cameras[camera].camera().name,
+                    arrival.stamp
+                )
+            })?;
+            player.topics.put(message, &mut player.wiring)?;
+        }
+        *images = set;
+    }
+    let outcome = player.wiring.cycle.repeat(&Repeat {
+        new_set,
+        observation: cycle.header.stamp.into(),
+        looked: cycle.looked.into(),
+        acted: cycle.acted.into(),
+        denoising_steps: cycle.denoising_steps as usize,
+    });
+    match outcome.inspect_err(|_| images.clear())? {
+        Outcome::Chunk => Ok(()),
+        other => bail!(
+            "it gave {other:?} instead of a chunk for {left}; are the parameters those of the recording?"
+        ),
+    }
+}
+
+fn joints_of(cycle: &Cycle) -> Arrival {
+    Arrival { stamp: cycle.joint_stamp.into(), received: cycle.joint_received.into() }
+}
+
+/// Each camera's image; the default where it was missing.
+fn arrivals(cycle: &Cycle) -> Vec<Arrival> {
+    let pairs = cycle.image_stamps.iter().zip(&cycle.image_received);
+    pairs.map(|(&stamp, &received)| Arrival { stamp: stamp.into(), received: received.into() }).collect()
+}
+
+fn camera_target(camera: usize, settings: &Settings) -> Target {
+    let mut with_topic = settings.cameras.iter().filter(|camera| camera.topic.is_some());
+    Target::Camera(camera, with_topic.nth(camera).map_or(Transport::Raw, |camera| camera.transport))
+}
+
+/// Every message that a cycle used.
+fn keys(cycle: &Cycle, settings: &Settings) -> Vec<Key> {
+    let images = arrivals(cycle).into_iter().enumerate();
+    let mut keys: Vec<Key> =
+        images.map(|(camera, arrival)| (camera_target(camera, settings), arrival)).collect();
+    keys.push((Target::Joints, joints_of(cycle)));
+    keys
+}
+
+/// What a recording has beside its inputs.
+struct Recording {
+    /// In the order in which they were made.
+    cycles: Vec<Cycle>,
+    prompts: Vec<String>,
+    /// By observation and the time when they were sent, as encoded.
+    chunks: BTreeMap<(Stamp, Stamp), Vec<u8>>,
+}
+
+impl Recording {
+    fn read(bag: &mut Bag) -> anyhow::Result<Self> {
+        let topics = bag.topics().to_vec();
+        let mut recording = Self { cycles: Vec::new(), prompts: Vec::new(), chunks: BTreeMap::new() };
+        for message in bag.messages(&[CYCLE_TOPIC, PROMPT_TOPIC, CHUNK_TOPIC])? {
+            let message = match message {
+                Ok(message) => message,
+                Err(unreadable) => {
+                    eprintln!("warning: {unreadable}");
+                    continue;
+                }
+            };
+            let damaged =
+                || format!("a message on {} logged at {}", topics[message.topic].name, message.log_time);
+            match topics[message.topic].name.as_str() {
+                CYCLE_TOPIC => recording.cycles.push(cdr::decode(&message.data).with_context(damaged)?),
+                PROMPT_TOPIC => {
+                    recording.prompts.push(cdr::decode::<Text>(&message.data).with_context(damaged)?.data)
+                }
+                _ => {
+                    let chunk: JointTrajectory = cdr::decode(&message.data).with_context(damaged)?;
+                    recording.chunks.insert((chunk.header.stamp.into(), message.log_time), message.data);
+                }
+            }
+        }
+        recording.cycles.sort_by_key(|cycle| cycle.sequence);
+        Ok(recording)
+    }
+}

@@ -1,0 +1,71 @@
+//! A recorded cycle once more: the same frame set, joint state, denoising steps and times, whatever this machine would
+//! have chosen. Called by `cli replay` on bags that `record` wrote.
+//!
+//! A live loop's choices depend on how fast the machine was: which frames were the newest when it looked, which joint
+//! state when it had perceived. The recording says what it chose, and this makes the cycle choose the same.
+
+use super::cycle::{Began, Cycle, Now, Outcome, View};
+use super::sync::Look;
+use crate::device::DeviceError;
+use crate::observe::messages::Stamp;
+use crate::telemetry::DropReason;
+
+/// What a recorded cycle did. Its messages must have been put into the inputs before it is repeated, and no others.
+#[derive(Clone, Copy, Debug)]
+pub struct Repeat {
+    /// Whether it began with a new frame set; if not, it acted again on the one before.
+    pub new_set: bool,
+    pub observation: Stamp,
+    pub looked: Stamp,
+    pub acted: Stamp,
+    pub denoising_steps: usize,
+}
+
+/// A cycle that cannot be repeated.
+#[derive(Debug, thiserror::Error)]
+pub enum RepeatError {
+    #[error("its images make no frame set; is sync_tolerance_ms the same as when it was recorded?")]
+    NoSet,
+    #[error("it acts on images that were not perceived, because the cycle before it could not be repeated")]
+    NoView,
+    #[error(
+        "it took {steps} denoising steps, and the model is prepared for {}; set denoise_steps as it was when it was recorded",
+        .prepared.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Steps { steps: usize, prepared: Vec<usize> },
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl Cycle {
+    /// Does what a recorded cycle did.
+    pub fn repeat(&mut self, cycle: &Repeat) -> Result<Outcome, RepeatError> {
+        self.shared.beat();
+        self.update_prompt()?;
+        let prepared = self.model.step_counts();
+        let steps = prepared.iter().position(|&steps| steps == cycle.denoising_steps).ok_or_else(|| {
+            RepeatError::Steps { steps: cycle.denoising_steps, prepared: prepared.to_vec() }
+        })?;
+        let mut began = Began::now(cycle.looked);
+        if cycle.new_set {
+            self.view = None;
+            if self.frames.look(cycle.looked) != Look::Complete {
+                return Err(RepeatError::NoSet);
+            }
+            self.metrics.frame_sets.add_one();
+            let images = self.frames.span().ok_or(RepeatError::NoSet)?;
+            self.note_arrival(&mut began, images.1, false);
+            self.perceive(&mut began)?;
+            self.view = Some(View::new(images));
+        } else if self.view.is_none() {
+            return Err(RepeatError::NoView);
+        }
+        let acted = || cycle.acted;
+        Ok(self.act(cycle.observation, began, &Now { clock: &acted, runs: false, steps: Some(steps) })?)
+    }
+
+    /// Tells the robot to hold, as a recorded cycle did.
+    pub fn repeat_hold(&mut self, reason: DropReason, now: Stamp) {
+        self.hold(reason, now);
+    }
+}

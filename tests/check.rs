@@ -1,0 +1,92 @@
+//! `pi0_node check` on parameter files and checkpoints: what fits, what does not, and the exit status.
+
+#[path = "support/program.rs"]
+mod program;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use program::{pi0_node, succeeds, text};
+
+const CONFIG: &str = "config/aloha.yaml";
+
+fn tiny_checkpoint(folder: &Path) -> PathBuf {
+    let path = folder.join("tiny");
+    succeeds(&["checkpoint", "init", "--preset", "tiny", path.to_str().unwrap()]);
+    path
+}
+
+/// The committed configuration with `from` replaced by `to`.
+fn changed(folder: &Path, from: &str, to: &str) -> PathBuf {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(CONFIG)).unwrap();
+    assert!(text.contains(from), "{from}");
+    let path = folder.join("changed.yaml");
+    fs::write(&path, text.replace(from, to)).unwrap();
+    path
+}
+
+/// What is said of a configuration with a checkpoint, which must have an error.
+fn refused(config: &Path, checkpoint: &Path) -> String {
+    let ran =
+        pi0_node(&[Path::new("check"), Path::new("--config"), config, Path::new("--checkpoint"), checkpoint]);
+    let said = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    assert!(text(&ran.stderr).contains("error: 1 error, "), "{said}{}", text(&ran.stderr));
+    said
+}
+
+#[test]
+fn every_committed_robot_passes_with_a_checkpoint_that_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny_checkpoint(folder.path());
+    for robot in ["aloha", "droid_franka", "libero_panda", "so101"] {
+        let config = format!("config/{robot}.yaml");
+        let said = succeeds(&["check", "--config", &config, "--checkpoint", checkpoint.to_str().unwrap()]);
+        assert!(said.contains("every tensor there") && said.contains("0 errors"), "{robot}: {said}");
+        assert!(said.contains("tokenizer"), "{said}");
+        let said = succeeds(&["check", "--config", &config]);
+        assert!(said.contains("warning  checkpoint               none given"), "{robot}: {said}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny_checkpoint(folder.path());
+    let with = |from: &str, to: &str| refused(&changed(folder.path(), from, to), &checkpoint);
+
+    let said = with("sync_tolerance_ms", "sync_tolerence_ms");
+    assert!(said.contains("did you mean 'sync_tolerance_ms'?"), "{said}");
+    let said = with("normalization: checkpoint", "delta_actions: [7, -1]");
+    assert!(said.contains("error    delta_actions") && said.contains("covers 8 joints"), "{said}");
+    let said = with("prompt: Transfer cube", &format!("prompt: {}", "cube ".repeat(60)));
+    assert!(said.contains("error    tokenizer") && said.contains("shorten it"), "{said}");
+    let said = with("control_hz: 50.0", "control_hz: 1000.0");
+    assert!(said.contains("error    control_hz"), "{said}");
+
+    // Statistics of 8 dimensions, and 14 joints.
+    let stats = checkpoint.join("assets/pi0_node/norm_stats.json");
+    let list = |value: f64| format!("{:?}", [value; 8]);
+    let feature = format!("{{\"mean\": {}, \"std\": {}}}", list(0.0), list(1.0));
+    fs::write(&stats, format!("{{\"norm_stats\": {{\"state\": {feature}, \"actions\": {feature}}}}}"))
+        .unwrap();
+    let said = refused(Path::new(CONFIG), &checkpoint);
+    assert!(said.contains("error    normalization") && said.contains("has 8 values; expected 14"), "{said}");
+    // The same, padded to the model's dimensions: the node would start.
+    let padded =
+        |value: f64| format!("{:?}", (0..32).map(|i| if i < 8 { value } else { 0.0 }).collect::<Vec<_>>());
+    let feature = format!("{{\"mean\": {}, \"std\": {}}}", padded(0.5), padded(1.0));
+    fs::write(&stats, format!("{{\"norm_stats\": {{\"state\": {feature}, \"actions\": {feature}}}}}"))
+        .unwrap();
+    let said = succeeds(&["check", "--config", CONFIG, "--checkpoint", checkpoint.to_str().unwrap()]);
+    assert!(
+        said.contains("warning  normalization") && said.contains("of 8 dimensions that move, but 14"),
+        "{said}"
+    );
+
+    fs::remove_dir_all(checkpoint.join("assets")).unwrap();
+    let said = refused(Path::new(CONFIG), &checkpoint);
+    assert!(said.contains("normalization: none"), "{said}");
+    let said = refused(Path::new(CONFIG), Path::new("no/such/folder"));
+    assert!(said.contains("error    checkpoint"), "{said}");
+}
