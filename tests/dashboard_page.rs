@@ -78,7 +78,7 @@ fn the_page_loads_updates_and_shows_what_goes_wrong() {
         let shows =
             |id: &str, text: &str| format!("document.getElementById('{id}').textContent.includes('{text}')");
         browser.wait_until(&word("Running"));
-        browser.wait_until(&shows("counts", "Every chunk came in time"));
+        browser.wait_until(&shows("counts", "No deadline was missed"));
         browser.wait_until("parseFloat(document.getElementById('figure-p50').textContent) > 20");
         browser.wait_until("document.querySelectorAll('#joints .curve').length === 14");
         browser.wait_until("document.querySelectorAll('#breakdown g').length > 5");
@@ -131,7 +131,7 @@ fn pictures_for_the_documentation() {
     let mut browser = Browser::start().expect("pictures need Chromium");
     let robot = FakeRobot::new();
     let dashboard = robot.dashboard();
-    browser.look(1440, 1360, false);
+    browser.look(1440, 900, false);
     browser.open(&format!("http://{}/", dashboard.address()));
     with_running_robot(robot, |events| {
         for event in 0..9 {
@@ -140,9 +140,12 @@ fn pictures_for_the_documentation() {
         }
         thread::sleep(Duration::from_secs(3));
         for (name, dark) in [("dashboard_light.png", false), ("dashboard_dark.png", true)] {
-            browser.look(1440, 1360, dark);
-            thread::sleep(Duration::from_millis(700));
-            browser.screenshot(&Path::new(&folder).join(name));
+            browser.look(1440, 900, dark);
+            let height = browser.evaluate("document.documentElement.scrollHeight").as_u64().unwrap();
+            browser.look(1440, height as u32, dark);
+            // For what depends on the size to be drawn anew.
+            thread::sleep(Duration::from_millis(2500));
+            browser.screenshot(&Path::new(&folder).join(name), 1440, height);
         }
     });
 }

@@ -161,7 +161,7 @@ fn unknown_values_and_devices_are_refused() {
     assert!(case.refused("v_t_0,v_t_99").contains("the model has no v_t_99"));
     let mut arguments = case.arguments("");
     arguments.extend(["--device".into(), "abacus".into()]);
-    assert!(fails(&arguments).contains("there is no device 'abacus'; this build has: cpu"));
+    assert!(fails(&arguments).contains("there is no device 'abacus'; there are cpu, tenstorrent"));
 }
 
 #[test]

@@ -10,17 +10,18 @@ mod golden;
 #[path = "support/model.rs"]
 mod model;
 
-use std::collections::{BTreeMap, HashMap};
+#[path = "support/lowered.rs"]
+mod lowered;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use golden::{Golden, Tensor};
-use model::{Difference, cameras};
-use pi0_node::device::tenstorrent::program::{Origin, Result as Placed};
-use pi0_node::device::tenstorrent::{Card, Precisions, Program, Residents, lower, simplify};
-use pi0_node::graph::{DType, Graph, HostTensor};
-use pi0_node::policy::intermediates::in_golden_layout;
-use pi0_node::policy::{Intermediates, PolicyGraphs};
+use model::Difference;
+use pi0_node::device::tenstorrent::{Card, DataType, Program};
+use pi0_node::graph::Graph;
+use pi0_node::policy::Intermediates;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -28,54 +29,6 @@ use safetensors::tensor::{Dtype, TensorView};
 const PYTHON: &str = "PI0_TTNN_GOLDEN_PYTHON";
 const F32_RELATIVE_RMS: f64 = 1e-5;
 const CARD_CORRELATION: f64 = 0.999;
-
-/// Both programs with the graphs they were lowered from.
-fn lowered(golden: &Golden, intermediates: &Intermediates) -> [(Graph, Program); 2] {
-    let graphs = PolicyGraphs::as_written(&golden.config, cameras(golden), intermediates).unwrap();
-    let mut residents = Residents::new();
-    [graphs.perceive, graphs.act].map(|graph| {
-        let graph = simplify(graph).unwrap();
-        let program = lower(&graph, &Card::P150, Precisions::default(), &mut residents).unwrap();
-        (graph, program)
-    })
-}
-
-/// What the host uploads and writes, by program and tensor.
-fn uploads(
-    golden: &Golden,
-    graph: &Graph,
-    program: &Program,
-) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
-    let f32_bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-    let mut all = BTreeMap::new();
-    for (id, tensor) in program.ids() {
-        let (dtype, bytes) = match &tensor.origin {
-            Origin::Content(content) => (Dtype::F32, f32_bytes(&content.f32(graph, golden).unwrap())),
-            Origin::Input(name) => {
-                let placed = program.inputs.iter().find(|input| input.name == *name).unwrap();
-                let numbers = golden.inputs[name].numbers();
-                let mut physical = vec![0.0; placed.rows.physical * placed.columns.physical];
-                each_place(placed, |index, place| physical[place] = numbers[index]);
-                let whole = matches!(golden.inputs[name].data, HostTensor::I32(_));
-                match whole {
-                    true => (Dtype::I64, physical.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect()),
-                    false => (Dtype::F32, f32_bytes(&physical.iter().map(|&x| x as f32).collect::<Vec<_>>())),
-                }
-            }
-            Origin::Resident(_) | Origin::Call => continue,
-        };
-        all.insert(format!("{}.{}", program.name, id.0), (dtype, tensor.shape.clone(), bytes));
-    }
-    all
-}
-
-fn each_place(placed: &Placed, mut with: impl FnMut(usize, usize)) {
-    for (line, row) in placed.rows.places().enumerate() {
-        for (column, at) in placed.columns.places().enumerate() {
-            with(line * placed.columns.logical + column, row * placed.columns.physical + at);
-        }
-    }
-}
 
 /// Every output of both programs in the golden layout.
 fn run(
@@ -89,7 +42,17 @@ fn run(
     for (graph, program) in programs {
         let path = folder.path().join(format!("{}.json", program.name));
         std::fs::write(path, program.to_json().to_string()).unwrap();
-        all.append(&mut uploads(golden, graph, program));
+        let uploads = lowered::uploads(golden, graph, program);
+        for ((id, tensor), values) in
+            program.ids().filter_map(|found| Some((found, uploads.get(&found.0.0)?)))
+        {
+            let whole = tensor.dtype == DataType::Uint32;
+            let (dtype, bytes): (_, Vec<u8>) = match whole {
+                true => (Dtype::I64, values.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect()),
+                false => (Dtype::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            };
+            all.insert(format!("{}.{}", program.name, id.0), (dtype, tensor.shape.clone(), bytes));
+        }
     }
     let views = all.iter().map(|(name, (dtype, shape, bytes))| {
         (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
@@ -102,35 +65,18 @@ fn run(
     let bytes = std::fs::read(folder.path().join("results.safetensors")).unwrap();
     let results = SafeTensors::deserialize(&bytes).unwrap();
     let mut found = BTreeMap::new();
-    for (graph, program) in programs {
-        let types: HashMap<&str, _> = graph
+    for both in programs {
+        let physical: BTreeMap<u32, Vec<f32>> = both
+            .1
             .outputs
             .iter()
-            .map(|output| (output.name.as_str(), &graph.value(output.value).ty))
+            .map(|output| {
+                let view = results.tensor(&format!("{}.{}", both.1.name, output.tensor.0)).unwrap();
+                let words = view.data().as_chunks::<4>().0.iter();
+                (output.tensor.0, words.map(|&bytes| f32::from_le_bytes(bytes)).collect())
+            })
             .collect();
-        for output in &program.outputs {
-            let view = results.tensor(&format!("{}.{}", program.name, output.tensor.0)).unwrap();
-            let physical: Vec<f32> =
-                view.data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-            let ty = types[output.name.as_str()];
-            let mut values = vec![0.0; ty.elements()];
-            each_place(output, |index, place| values[index] = physical[place]);
-            let tensor = match ty.dtype {
-                DType::F32 => {
-                    let (shape, values) = in_golden_layout(&golden.config, &output.name, &ty.shape, values);
-                    Tensor { shape, data: HostTensor::F32(values) }
-                }
-                DType::I32 => Tensor {
-                    shape: [&[1], &ty.shape[..]].concat(),
-                    data: HostTensor::I32(values.iter().map(|&value| value as i32).collect()),
-                },
-                DType::Bool => Tensor {
-                    shape: [&[1], &ty.shape[..]].concat(),
-                    data: HostTensor::Bool(values.iter().map(|&value| value != 0.0).collect()),
-                },
-            };
-            found.insert(output.name.clone(), tensor);
-        }
+        found.append(&mut lowered::outputs(golden, both, |id| &physical[&id]));
     }
     found
 }
@@ -149,7 +95,7 @@ fn lowered_programs_compute_what_the_reference_does() {
     let mut wrong = Vec::new();
     for file in golden::FILES {
         let golden = Golden::load(file);
-        let programs = lowered(&golden, &Intermediates::All);
+        let programs = lowered::lowered(&golden, &Card::P150, &Intermediates::All);
         for precision in ["f32", "card"] {
             let found = run(&golden, &programs, precision, &python);
             for (name, expected) in &golden.outputs {

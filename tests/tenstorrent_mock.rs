@@ -37,7 +37,7 @@ fn mock() -> Option<MutexGuard<'static, ()>> {
 }
 
 fn open(options: TenstorrentOptions) -> TenstorrentDevice {
-    TenstorrentDevice::open(options).unwrap()
+    TenstorrentDevice::open(TenstorrentOptions { mock: true, ..options }).unwrap()
 }
 
 /// The programs of `config` on `device`: perceive and act.
@@ -188,7 +188,7 @@ fn a_trace_that_does_not_fit_names_the_program_and_the_parameter() {
         panic!("{error}")
     };
     assert!(["perceive", "act"].contains(&program.as_str()), "{error}");
-    assert!(error.to_string().contains("tenstorrent.trace_region_mb"), "{error}");
+    assert!(error.to_string().contains("tenstorrent_trace_region_mb"), "{error}");
     drop(device);
     // The card is usable again.
     let mut device = open(TenstorrentOptions::default());
@@ -250,9 +250,11 @@ fn what_is_missing_is_said() {
     assert!(text.contains("error: asked for "), "{text}");
 
     let (_, text) = audit(&["--device", "tenstorrent"], &[]);
-    assert!(text.contains("say so with --mock"), "{text}");
+    assert!(text.contains("no robot may follow it"), "{text}");
 
     let no_card = [("TT_METAL_MOCK_CLUSTER_DESC_PATH", None), ("LD_PRELOAD", None)];
+    let (_, text) = audit(&["--device", "tenstorrent", "--mock"], &no_card);
+    assert!(text.contains("--mock needs the environment of a mock card"), "{text}");
     let (_, text) = audit(&["--device", "tenstorrent"], &no_card);
     assert!(text.contains("error: cannot open a Tenstorrent card: "), "{text}");
 

@@ -126,21 +126,9 @@ fn on_card(
     card: Option<Card>,
     weights: &dyn Weights,
 ) -> anyhow::Result<Audited> {
-    let mut device = TenstorrentDevice::open(TenstorrentOptions {
-        card,
-        evidence: true,
-        ..TenstorrentOptions::default()
-    })?;
-    match (device.is_mock(), options.mock) {
-        (true, false) => {
-            bail!("this is a mock card (TT_METAL_MOCK_CLUSTER_DESC_PATH is set): say so with --mock")
-        }
-        (false, true) => bail!(
-            "--mock needs the environment of a mock card, which `cargo xtask tenstorrent` prints: \
-             env $(cargo xtask tenstorrent --card p150) pi0_node audit .."
-        ),
-        _ => {}
-    }
+    let open =
+        TenstorrentOptions { card, mock: options.mock, evidence: true, ..TenstorrentOptions::default() };
+    let mut device = TenstorrentDevice::open(open)?;
     let graphs = graphs(config, options, |graph| device.simplify(graph))?;
     let progress = Bar::default();
     let perceive = device.compile(&graphs.perceive, weights, &progress)?;

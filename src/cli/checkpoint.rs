@@ -33,6 +33,9 @@ pub enum Command {
         /// How weights are stored.
         #[arg(long, value_enum, default_value = "bf16")]
         dtype: StoredAs,
+        /// Side of the images that the model sees, a multiple of 14 [default: the preset's].
+        #[arg(long, value_name = "PIXELS")]
+        image_size: Option<usize>,
         /// Folder to make; must not hold a checkpoint yet.
         #[arg(value_name = "DIR")]
         folder: PathBuf,
@@ -81,8 +84,11 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", Checkpoint::open(&folder)?.summary());
             Ok(())
         }
-        Command::Init { preset, seed, dtype, folder } => {
-            let config = preset.config();
+        Command::Init { preset, seed, dtype, image_size, folder } => {
+            let mut config = preset.config();
+            if let Some(side) = image_size {
+                config = config.with_image(side).map_err(anyhow::Error::msg).context("--image-size")?;
+            }
             let format = match dtype {
                 StoredAs::Bf16 => WeightFormat::BF16,
                 StoredAs::F16 => WeightFormat::F16,

@@ -54,10 +54,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let inputs = Inputs::load(&options.inputs, config)?;
     let wanted = Intermediates::parse(&options.values);
     check_names(&wanted, &PolicyGraphs::as_written(config, inputs.cameras(), &wanted)?)?;
-    let mut device =
-        device::open(&options.device, DeviceOptions::cpu(options.threads, options.dtype))?;
-    let graphs =
-        PolicyGraphs::rewritten(config, inputs.cameras(), &wanted, |graph| device.simplify(graph))?;
+    let mut device = device::open(&options.device, DeviceOptions::cpu(options.threads, options.dtype))?;
+    let graphs = PolicyGraphs::rewritten(config, inputs.cameras(), &wanted, |graph| device.simplify(graph))?;
     let progress = Bar::default();
     let perceive = device.compile(&graphs.perceive, &checkpoint, &progress)?;
     let act = device.compile(&graphs.act, &checkpoint, &progress)?;

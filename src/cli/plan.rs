@@ -145,8 +145,7 @@ struct Plan {
 
 impl Plan {
     fn of(config: &PolicyConfig, card: Card, cameras: usize, options: &Options) -> anyhow::Result<Self> {
-        let graphs =
-            PolicyGraphs::rewritten(config, cameras, &Intermediates::None, tenstorrent::simplify)?;
+        let graphs = PolicyGraphs::rewritten(config, cameras, &Intermediates::None, tenstorrent::simplify)?;
         let mut residents = Residents::new();
         let mut plan = Self {
             card,

@@ -217,7 +217,7 @@ impl Shown {
         let shown = self.clone();
         let sources = Sources {
             monitor: monitor.clone(),
-            settings: settings.clone(),
+            settings: settings.clone().into(),
             chunk: Box::new(move || shown.0.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         };
         let dashboard = Dashboard::start(address, sources)?;

@@ -3,12 +3,15 @@
 use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
 use super::progress::Bar;
 use super::ros_arguments::log_level;
-use crate::node::{self, StatusStyle};
+use crate::node::{self, Logs, StatusStyle};
 use crate::settings::reference;
+use crate::telemetry::Repeats;
 
 /// Run the ROS 2 node: cameras, joint states and a prompt in, action chunks out. The default command.
 ///
@@ -32,12 +35,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 pub fn run_node(options: Options, record: Option<PathBuf>) -> anyhow::Result<()> {
     let level = log_level(std::env::args()).unwrap_or("info");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let terminal = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false);
+    let repeats = Repeats::default();
+    let (rosout, lines) = node::rosout_queue();
+    tracing_subscriber::registry().with(filter).with(repeats.clone()).with(terminal).with(rosout).init();
     let options = node::Options { status: options.status, record };
-    node::run(options, &Bar::default())
+    node::run(options, Logs { lines, repeats }, &Bar::default())
 }

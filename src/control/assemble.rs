@@ -15,6 +15,7 @@ use super::output::{ChunkOutput, Rules, output};
 use super::rebuild::Rebuild;
 use super::state::{Enable, LoopState, Shared};
 use super::sync::{Frame, FrameSync};
+use super::tuning::Tuner;
 use super::wake::Wake;
 use super::witness::Used;
 use crate::device::{self, Device, DeviceError, DeviceOptions, Progress, Silent};
@@ -39,6 +40,7 @@ pub struct Wiring {
     pub cycle: Cycle,
     pub chunks: ChunkOutput,
     pub enable: Enable,
+    pub tuner: Tuner,
     pub monitor: Monitor,
 }
 
@@ -162,7 +164,9 @@ pub fn assemble_on(
     let shared = Arc::new(Shared::new(settings.watchdog_ms, !settings.require_enable));
     let mut room = Chunk::new(config.action_horizon, joints, settings.control_hz);
     room.used = Used::room(cameras.len());
-    let (chunk_sender, chunks) = output(&room, rules, shared.clone(), metrics.clone());
+    let timing = Timing::new(settings);
+    let (timing_sender, tuning) = mailbox(&timing, &wake);
+    let (chunk_sender, rules_sender, chunks) = output(&room, rules, shared.clone(), metrics.clone());
     let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description);
     let rebuild = {
         let (settings, cameras) = (settings.clone(), cameras.len());
@@ -181,6 +185,7 @@ pub fn assemble_on(
             witness: None,
         },
         prompt,
+        tuner: Tuner { timing: timing_sender, rules: rules_sender },
         enable: Enable { shared: shared.clone(), wake: wake.clone() },
         cycle: Cycle {
             model,
@@ -194,12 +199,8 @@ pub fn assemble_on(
             chunks: chunk_sender,
             seed: settings.seed,
             sequence: 0,
-            timing: Timing {
-                max_image_age_ms: settings.max_image_age_ms,
-                max_joint_age_ms: settings.max_joint_age_ms,
-                budget_ms: settings.latency_budget_ms,
-                act_interval_ms: (settings.act_rate_hz > 0.0).then(|| 1e3 / settings.act_rate_hz),
-            },
+            timing,
+            tuning,
             steps,
             view: None,
             seen: room.used.frames.clone(),
@@ -224,7 +225,8 @@ fn describe(checkpoint: &Checkpoint, config: &PolicyConfig, step_counts: &[usize
 }
 
 fn open_device(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
-    device::open(&settings.device, DeviceOptions::cpu(settings.threads, settings.precision))
+    let Settings { threads, precision, tenstorrent, .. } = *settings;
+    device::open(&settings.device, DeviceOptions { threads, precision, tenstorrent, mock: false })
 }
 
 fn make_model(

@@ -1,7 +1,7 @@
 //! An action chunk: joint positions in absolute time. Filled by the cycle, checked by [`super::ChunkOutput`], sent by an
 //! edge.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::deadline::Parts;
 use super::witness::Used;
@@ -28,7 +28,7 @@ pub struct Chunk {
     pub control_hz: f64,
     /// Denoising steps that it was made in.
     pub denoising_steps: usize,
-    /// Why the robot is to stay where it is; then there is a single point, where it stood.
+    /// Why the robot is to stay where it is; then all points are where it stood, the first at the moment itself.
     pub hold: Option<DropReason>,
     /// `[joints]`: where the joints were at `joint_stamp`.
     pub measured: Vec<f64>,
@@ -46,6 +46,10 @@ pub(super) struct Made {
     pub joints: Stamp,
     /// When the cycle began, by the node's clock and by this machine's.
     pub began: (Stamp, Instant),
+    /// From the last image's arrival until then; none where no image was new.
+    pub waited: Option<Duration>,
+    /// What of the time since then was the device's, and when it was done.
+    pub device: (Duration, Instant),
     /// When the cycle handed it out.
     pub handed_out: Instant,
     pub parts: Parts,
@@ -72,6 +76,8 @@ impl Chunk {
                 images: Stamp(0),
                 joints: Stamp(0),
                 began: (Stamp(0), now),
+                waited: None,
+                device: (Duration::ZERO, now),
                 handed_out: now,
                 parts: Parts::default(),
             },

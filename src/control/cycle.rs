@@ -21,6 +21,7 @@ use super::witness::Arrival;
 use crate::device::{DeviceError, SectionTime};
 use crate::observe::messages::Stamp;
 use crate::observe::{DeltaMask, JointUnits, Normalizer};
+use crate::settings::Settings;
 use crate::telemetry::{CycleRecord, DropReason, Metrics, Stage};
 
 /// Longest sleep without a new message: how long a stop may go unnoticed.
@@ -54,6 +55,8 @@ pub struct Cycle {
     pub(super) seed: u64,
     pub(super) sequence: u64,
     pub(super) timing: Timing,
+    /// Other times that somebody has set.
+    pub(super) tuning: Receiver<Timing>,
     pub(super) steps: StepChooser,
     /// What the KV cache holds; none before the first frame set and after a new prompt.
     pub(super) view: Option<View>,
@@ -76,6 +79,19 @@ pub(super) struct Timing {
     pub budget_ms: f64,
     /// Shortest time between acts on the same frame set; none: one act for each.
     pub act_interval_ms: Option<f64>,
+    pub sync_tolerance_ms: f64,
+}
+
+impl Timing {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            max_image_age_ms: settings.max_image_age_ms,
+            max_joint_age_ms: settings.max_joint_age_ms,
+            budget_ms: settings.latency_budget_ms,
+            act_interval_ms: (settings.act_rate_hz > 0.0).then(|| 1e3 / settings.act_rate_hz),
+            sync_tolerance_ms: settings.sync_tolerance_ms,
+        }
+    }
 }
 
 /// What the KV cache was made of, and what was made of it.
@@ -110,12 +126,16 @@ pub(super) struct Now<'a> {
 pub(super) struct Began {
     pub stamp: Stamp,
     pub at: Instant,
+    /// From the last image's arrival until then; none where no image is new.
+    waited: Option<Duration>,
+    /// What the device's programs took so far.
+    device: Duration,
     pub parts: Parts,
 }
 
 impl Began {
     pub fn now(stamp: Stamp) -> Self {
-        Self { stamp, at: Instant::now(), parts: Parts::default() }
+        Self { stamp, at: Instant::now(), waited: None, device: Duration::ZERO, parts: Parts::default() }
     }
 }
 
@@ -145,7 +165,13 @@ impl Cycle {
         if self.rebuild.has_failed() {
             return Outcome::Idle;
         }
+        self.follow_tuning();
         self.follow_enable((now.clock)());
+        if !self.shared.is_active() {
+            self.view = None;
+            self.shared.set(Phase::Waiting, None);
+            return Outcome::Idle;
+        }
         match self.update_prompt().and_then(|()| self.look(now)) {
             Ok(outcome) => outcome,
             Err(error) => self.recover(&error, (now.clock)()),
@@ -164,13 +190,24 @@ impl Cycle {
         }
     }
 
+    /// Takes over what somebody has set.
+    fn follow_tuning(&mut self) {
+        if self.tuning.take() {
+            self.timing = *self.tuning.value();
+            self.frames.set_times(self.timing.sync_tolerance_ms, self.timing.max_image_age_ms);
+        }
+    }
+
     /// Tells the robot to stay where it is when the node has been disabled.
     fn follow_enable(&mut self, now: Stamp) {
+        // In this order: what is followed is then never newer than what was looked at.
+        let active = self.shared.is_active();
         let enabled = self.shared.is_enabled();
-        if self.was_enabled && !enabled {
+        if self.was_enabled && !enabled && self.sequence > 0 {
             self.hold(DropReason::Disabled, now);
         }
         self.was_enabled = enabled;
+        self.shared.follow_active(active);
     }
 
     pub(super) fn update_prompt(&mut self) -> Result<(), DeviceError> {
@@ -204,9 +241,9 @@ impl Cycle {
         if let Some(reason) = self.images_too_old(images, stamp) {
             return Ok(self.dropped(reason));
         }
-        let mut began = Began::now(stamp);
+        let mut began = Began::now((now.clock)());
         self.note_arrival(&mut began, images.1, now.runs);
-        self.perceive(&mut began.parts)?;
+        self.perceive(&mut began)?;
         self.view = Some(View::new(images));
         self.act(images.1, began, now)
     }
@@ -214,12 +251,16 @@ impl Cycle {
     /// What the frames of this set went through before the cycle began.
     pub(super) fn note_arrival(&mut self, began: &mut Began, observation: Stamp, clock_runs: bool) {
         let (mut transport_ms, mut decode, mut wait) = (0.0_f64, Duration::ZERO, Duration::ZERO);
+        let mut waited_ms = f64::INFINITY;
         for frame in self.frames.frames().flatten() {
             let (start, end) = frame.decoding;
             transport_ms = transport_ms.max(frame.received.ms_since(frame.stamp));
+            waited_ms = waited_ms.min(began.stamp.ms_since(frame.received));
             decode = decode.max(end.saturating_duration_since(start));
             wait = wait.max(began.at.saturating_duration_since(end));
         }
+        // A clock that was set back gives a negative time.
+        began.waited = Some(Duration::try_from_secs_f64(waited_ms / 1e3).unwrap_or(Duration::ZERO));
         let transport = Duration::try_from_secs_f64(transport_ms / 1e3).unwrap_or(Duration::MAX);
         for (stage, took) in [(Stage::Transport, transport), (Stage::Decode, decode), (Stage::SyncWait, wait)]
         {
@@ -234,16 +275,20 @@ impl Cycle {
     }
 
     /// The frame set to the KV cache.
-    pub(super) fn perceive(&mut self, parts: &mut Parts) -> Result<(), DeviceError> {
+    pub(super) fn perceive(&mut self, began: &mut Began) -> Result<(), DeviceError> {
         let start = Instant::now();
         for (camera, frame) in self.frames.frames().enumerate() {
             self.seen[camera] = frame.map(|frame| Arrival { stamp: frame.stamp, received: frame.received });
             self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
         }
-        parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
+        began.parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
         let start = Instant::now();
+        if let Some(waited) = began.waited {
+            self.metrics.record(Stage::BeforeDevice, waited + start.saturating_duration_since(began.at));
+        }
         self.model.perceive()?;
-        parts.set(Stage::Perceive, self.metrics.time(Stage::Perceive, start));
+        began.device = self.metrics.time(Stage::Perceive, start);
+        began.parts.set(Stage::Perceive, began.device);
         note_perceive_sections(&self.metrics, self.model.perceive_sections());
         Ok(())
     }
@@ -299,7 +344,10 @@ impl Cycle {
         self.normalizer.normalize_state(&self.model_joints, &mut self.model.state);
         // Of the images, so that acts on the same set follow the same flow.
         noise::fill(self.seed, images.1, &mut self.model.noise);
+        let device_start = Instant::now();
         self.model.act(choice)?;
+        let device_end = Instant::now();
+        began.device += device_end - device_start;
         began.parts.set(Stage::Act, self.metrics.time(Stage::Act, start));
         note_act_sections(&self.metrics, self.model.act_sections(choice));
         let read = Instant::now();
@@ -332,6 +380,8 @@ impl Cycle {
             images: images.0,
             joints: since,
             began: (began.stamp, began.at),
+            waited: began.waited,
+            device: (began.device, device_end),
             handed_out: Instant::now(),
             parts: began.parts,
         };

@@ -56,6 +56,11 @@ impl<T: Send> Receiver<T> {
         self.output.updated()
     }
 
+    /// The value held; the initial one until the first was taken.
+    pub fn value(&self) -> &T {
+        self.output.output_buffer()
+    }
+
     /// The value held: none until the first was taken.
     pub fn held(&self) -> Option<&T> {
         self.filled.then(|| self.output.output_buffer())

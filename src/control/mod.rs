@@ -21,6 +21,7 @@ mod rebuild;
 mod repeat;
 mod state;
 mod sync;
+mod tuning;
 mod wake;
 mod witness;
 
@@ -33,4 +34,5 @@ pub use output::ChunkOutput;
 pub use real_time::make_real_time;
 pub use repeat::{Repeat, RepeatError};
 pub use state::{Enable, LoopState, Phase, Shared};
+pub use tuning::{Change, Tuner};
 pub use witness::{Arrival, Departure, Used, Witness};

@@ -101,7 +101,11 @@ impl Model {
     /// Runs the prompt's programs once on nothing in particular: pages are touched, threads are awake.
     pub fn warm_up(&mut self) -> Result<(), DeviceError> {
         self.perceive()?;
-        (0..self.step_counts.len()).try_for_each(|choice| self.act(choice))
+        for choice in 0..self.step_counts.len() {
+            self.act(choice)?;
+            self.read_actions(choice)?;
+        }
+        Ok(())
     }
 
     /// Chooses the programs that fit `prompt`. Images must be set anew, and perceived, before these act.

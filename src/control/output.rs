@@ -27,6 +27,10 @@ use crate::telemetry::{CycleResult, DropReason, Metrics, Stage};
 /// Stamps that are further ahead of the clock than this are not of this clock, or of a time before it was set back.
 pub(super) const CLOCK_TOLERANCE_MS: f64 = 100.0;
 
+/// How far into the future a hold reaches: ros2_control's joint_trajectory_controller refuses a trajectory whose last point
+/// is past when it comes, and would go on with the one before.
+const HOLD_MS: f64 = 100.0;
+
 /// The rules by which chunks leave.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
@@ -55,7 +59,8 @@ impl Rules {
 pub struct ChunkOutput {
     receiver: Receiver<Chunk>,
     wake: Wake,
-    rules: Rules,
+    /// As somebody has set them last.
+    rules: Receiver<Rules>,
     /// The chunk that is about to leave.
     leaving: Chunk,
     sent: Sent,
@@ -78,15 +83,16 @@ struct Refusal {
     hold: bool,
 }
 
-/// The cycle's end and the consumer's; `room` is a chunk of the right size.
+/// The cycle's end, the end through which the rules change, and the consumer's; `room` is a chunk of the right size.
 pub(super) fn output(
     room: &Chunk,
     rules: Rules,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-) -> (Sender<Chunk>, ChunkOutput) {
+) -> (Sender<Chunk>, Sender<Rules>, ChunkOutput) {
     let wake = Wake::default();
     let (sender, receiver) = mailbox(room, &wake);
+    let (rules_sender, rules) = mailbox(&rules, &wake);
     let output = ChunkOutput {
         receiver,
         wake,
@@ -101,7 +107,7 @@ pub(super) fn output(
         metrics,
         witness: None,
     };
-    (sender, output)
+    (sender, rules_sender, output)
 }
 
 impl ChunkOutput {
@@ -157,6 +163,7 @@ impl ChunkOutput {
         }
         let Some(chunk) = self.receiver.held() else { return false };
         self.leaving.copy_from(chunk);
+        self.rules.take();
         self.refused = None;
         let leaves = self.may_leave(now, live);
         if !leaves {
@@ -187,6 +194,7 @@ impl ChunkOutput {
         let refuse = |reason| Err(Refusal { reason, hold: false });
         let late = self.is_late(now);
         let Self { leaving: chunk, rules, sent, before, shared, metrics, .. } = self;
+        let rules = rules.value();
         if live && (shared.is_stalled() || shared.is_too_long_ago(chunk.made.began.1)) {
             return refuse(DropReason::Stalled);
         }
@@ -231,7 +239,7 @@ impl ChunkOutput {
     fn is_late(&mut self, now: Stamp) -> bool {
         let made = &mut self.leaving.made;
         made.parts.set(Stage::Publish, made.handed_out.elapsed());
-        let late = now.ms_since(self.leaving.observation) > self.rules.budget_ms;
+        let late = now.ms_since(self.leaving.observation) > self.rules.value().budget_ms;
         self.late = late.then(|| self.blame.of(&made.parts));
         match self.late {
             Some(stage) => self.metrics.missed(stage),
@@ -244,16 +252,22 @@ impl ChunkOutput {
     /// sent: the robot does not move on account of this node, or nobody knows where it is.
     fn make_hold(&mut self, reason: DropReason, now: Stamp) -> bool {
         let moving = self.sent.in_force(now).is_some_and(|sent| sent.hold.is_none());
-        let stale =
-            too_old(self.leaving.made.joints, now, self.rules.max_joint_age_ms, DropReason::JointsStale);
+        let stale = too_old(
+            self.leaving.made.joints,
+            now,
+            self.rules.value().max_joint_age_ms,
+            DropReason::JointsStale,
+        );
         if !moving || stale.is_some() {
             return false;
         }
         let chunk = &mut self.leaving;
         chunk.hold = Some(reason);
         chunk.observation = now;
-        (chunk.first, chunk.horizon) = (0, 1);
-        chunk.actions[..chunk.joints].copy_from_slice(&chunk.measured);
+        let rows = chunk.actions.chunks_exact_mut(chunk.joints.max(1));
+        let points = (HOLD_MS / 1e3 * chunk.control_hz).ceil() as usize + 1;
+        (chunk.first, chunk.horizon) = (0, points.min(rows.len()));
+        rows.take(points).for_each(|row| row.copy_from_slice(&chunk.measured));
         true
     }
 
@@ -266,8 +280,13 @@ impl ChunkOutput {
             return;
         }
         let (began, began_at) = chunk.made.began;
+        let (device, device_end) = chunk.made.device;
         let publish = chunk.made.handed_out.elapsed();
         self.metrics.record(Stage::Publish, publish);
+        self.metrics.time(Stage::AfterDevice, device_end);
+        if let Some(waited) = chunk.made.waited {
+            self.metrics.record(Stage::Overhead, (waited + began_at.elapsed()).saturating_sub(device));
+        }
         let age_ms = began.ms_since(chunk.observation) + began_at.elapsed().as_secs_f64() * 1e3;
         let age = self.metrics.age(age_ms);
         self.metrics.chunks.add_one();

@@ -55,7 +55,7 @@ impl Cycle {
             self.metrics.frame_sets.add_one();
             let images = self.frames.span().ok_or(RepeatError::NoSet)?;
             self.note_arrival(&mut began, images.1, false);
-            self.perceive(&mut began.parts)?;
+            self.perceive(&mut began)?;
             self.view = Some(View::new(images));
         } else if self.view.is_none() {
             return Err(RepeatError::NoView);

@@ -16,6 +16,8 @@ pub enum Phase {
     Running,
     /// The robot was told to stay where it is, or would be if it were moving.
     Holding,
+    /// Nothing is made and nothing is sent until the node is activated.
+    Inactive,
     /// Nothing is sent until somebody enables the node.
     Disabled,
     /// The loop shows no sign of life; nothing is sent.
@@ -27,10 +29,11 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub const ALL: [Phase; 7] = [
+    pub const ALL: [Phase; 8] = [
         Phase::Waiting,
         Phase::Running,
         Phase::Holding,
+        Phase::Inactive,
         Phase::Disabled,
         Phase::Stalled,
         Phase::Rebuilding,
@@ -43,6 +46,7 @@ impl Phase {
             Phase::Waiting => "waiting",
             Phase::Running => "running",
             Phase::Holding => "holding",
+            Phase::Inactive => "inactive",
             Phase::Disabled => "disabled",
             Phase::Stalled => "stalled",
             Phase::Rebuilding => "rebuilding",
@@ -65,6 +69,10 @@ pub struct Shared {
     started: Instant,
     watchdog: Duration,
     enabled: AtomicBool,
+    /// Whether the loop is to do anything at all.
+    active: AtomicBool,
+    /// What the cycle has seen of it.
+    followed_active: AtomicBool,
     /// Nanoseconds from the start to the cycle's last sign of life.
     beat_ns: AtomicU64,
     /// Nanoseconds from the start to the last chunk sent; 0 before the first.
@@ -76,7 +84,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// A loop that sent nothing for so long is not running.
+    /// A loop that sent nothing for so long, or for as long as a healthy cycle may take, is not running.
     const RECENT: Duration = Duration::from_secs(1);
 
     /// A loop that has shown no sign of life for `watchdog_ms` has stalled.
@@ -85,6 +93,8 @@ impl Shared {
             started: Instant::now(),
             watchdog: Duration::try_from_secs_f64(watchdog_ms / 1e3).unwrap_or(Duration::MAX),
             enabled: AtomicBool::new(enabled),
+            active: AtomicBool::new(true),
+            followed_active: AtomicBool::new(true),
             beat_ns: AtomicU64::new(0),
             sent_ns: AtomicU64::new(0),
             publish_ns: AtomicU64::new(0),
@@ -107,8 +117,18 @@ impl Shared {
         began.elapsed() > self.watchdog
     }
 
+    /// Whether chunks may leave.
     pub fn is_enabled(&self) -> bool {
-        self.enabled.load(Relaxed)
+        self.enabled.load(Relaxed) && self.is_active()
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.active.load(Relaxed)
+    }
+
+    /// The cycle has done what is due when the loop becomes active or inactive.
+    pub(super) fn follow_active(&self, active: bool) {
+        self.followed_active.store(active, Relaxed);
     }
 
     /// The loop is in this phase from now on.
@@ -142,8 +162,11 @@ impl Shared {
         match phase {
             Phase::Failed | Phase::Rebuilding => LoopState { phase, why },
             _ if self.is_stalled() => LoopState { phase: Phase::Stalled, why: Some(DropReason::Stalled) },
+            _ if !self.is_active() => LoopState { phase: Phase::Inactive, why: Some(DropReason::Disabled) },
             _ if !self.is_enabled() => LoopState { phase: Phase::Disabled, why: Some(DropReason::Disabled) },
-            Phase::Running if sent > Self::RECENT => LoopState { phase: Phase::Waiting, why },
+            Phase::Running if sent > Self::RECENT.max(self.watchdog) => {
+                LoopState { phase: Phase::Waiting, why }
+            }
             phase => LoopState { phase, why },
         }
     }
@@ -169,6 +192,18 @@ impl Enable {
 
     pub fn is_enabled(&self) -> bool {
         self.shared.is_enabled()
+    }
+
+    /// From now on the loop works, or rests: nothing is computed then and nothing is sent. When a moving robot's node is
+    /// deactivated, the robot is told to hold.
+    pub fn set_active(&self, active: bool) {
+        self.shared.active.store(active, Relaxed);
+        self.wake.wake();
+    }
+
+    /// Whether the cycle has done what follows from [`Self::set_active`].
+    pub fn has_followed(&self) -> bool {
+        self.shared.followed_active.load(Relaxed) == self.shared.is_active()
     }
 }
 

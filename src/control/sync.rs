@@ -96,6 +96,11 @@ impl FrameSync {
         Self { cameras: cameras.into_iter().map(camera).collect(), tolerance_ms, missing_after_ms }
     }
 
+    /// From now on these hold, as in [`Self::new`].
+    pub fn set_times(&mut self, tolerance_ms: f64, missing_after_ms: f64) {
+        (self.tolerance_ms, self.missing_after_ms) = (tolerance_ms, missing_after_ms);
+    }
+
     /// Takes what has come and tells whether it makes a set. `now` is by the clock of the stamps.
     pub fn look(&mut self, now: Stamp) -> Look {
         // A camera that catches up may leave another one behind, hence the repetition; its bound keeps cameras that

@@ -52,7 +52,7 @@ pub fn encode(sources: &Sources, condition: &Condition, format: Format) -> Strin
     let scrape = Scrape {
         device: sources.monitor.device().to_owned(),
         model: sources.monitor.model().to_owned(),
-        budget_s: sources.settings.latency_budget_ms / 1e3,
+        budget_s: sources.settings.get().latency_budget_ms / 1e3,
         state: condition.state,
         uptime: metrics.uptime(),
         cycles: metrics.cycles(),

@@ -23,12 +23,12 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::oneshot;
 
 use crate::control::{Chunk, Monitor};
-use crate::settings::Settings;
+use crate::settings::CurrentSettings;
 
 /// What the dashboard shows.
 pub struct Sources {
     pub monitor: Monitor,
-    pub settings: Settings,
+    pub settings: CurrentSettings,
     /// The last chunk that was sent.
     pub chunk: Box<dyn Fn() -> Option<Chunk> + Send + Sync>,
 }
@@ -81,7 +81,7 @@ impl Drop for Dashboard {
 /// Starts the dashboard of `settings`, if it has one. A dashboard that cannot be had is no reason not to move a robot:
 /// a warning says why.
 pub fn start(sources: Sources) -> Option<Dashboard> {
-    let address = sources.settings.dashboard?;
+    let address = sources.settings.get().dashboard?;
     match Dashboard::start(address, sources) {
         Ok(dashboard) => {
             tracing::info!("the dashboard is at http://{}", dashboard.address());

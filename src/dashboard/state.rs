@@ -37,6 +37,7 @@ impl Condition {
                 let limits = limits.map(|error| format!("; {error}")).unwrap_or_default();
                 (format!("the robot is told to stay where it is: {}{limits}", words(reason)), true)
             }
+            Phase::Inactive => ("nothing is made or sent until the node is activated".to_owned(), true),
             Phase::Disabled => ("nothing is sent until the service ~/enable is called".to_owned(), true),
             Phase::Stalled => {
                 let watchdog_ms = settings.watchdog_ms;

@@ -72,7 +72,7 @@ impl Status {
             name: now.name.clone(),
             level: match now.age_ms {
                 None => "never",
-                Some(age_ms) if age_ms > sources.settings.sensor_timeout_ms => "silent",
+                Some(age_ms) if age_ms > sources.settings.get().sensor_timeout_ms => "silent",
                 Some(_) => "ok",
             },
             rate_hz: per_second(now.received, before.received),
@@ -90,7 +90,7 @@ impl Status {
                 device: sources.monitor.device().to_owned(),
                 model: sources.monitor.model().to_owned(),
                 uptime_s: round(now.at.as_secs_f64(), 10.0),
-                budget_ms: sources.settings.latency_budget_ms,
+                budget_ms: sources.settings.get().latency_budget_ms,
             },
             condition,
             sensors: cameras.chain([(&counts.joints, &before.joints)]).map(sensor).collect(),

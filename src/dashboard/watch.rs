@@ -104,7 +104,7 @@ impl Watch {
     pub fn latency(&self) -> Bytes {
         self.answer(Answer::Latency, Self::COSTLY, |memory| {
             let now = Moment { counted: self.counted(), latencies: self.distributions() };
-            json(&Latencies::new(&now, memory.moments.front(), &self.sources.settings))
+            json(&Latencies::new(&now, memory.moments.front(), &self.sources.settings.get()))
         })
     }
 
@@ -117,7 +117,7 @@ impl Watch {
     pub fn chunk(&self) -> Bytes {
         self.answer(Answer::Chunk, Self::CHEAP, |_| {
             let chunk = (self.sources.chunk)();
-            json(&chunk.as_ref().map(|chunk| status::Chunk::new(chunk, &self.sources.settings.joints)))
+            json(&chunk.as_ref().map(|chunk| status::Chunk::new(chunk, &self.sources.settings.get().joints)))
         })
     }
 
@@ -135,7 +135,7 @@ impl Watch {
         let rate = before(memory.looks.front());
         let recent = before(memory.moments.front().map(|moment| &moment.counted));
         let state = self.sources.monitor.state();
-        let condition = Condition::explain(state, &now, &rate, &recent, &self.sources.settings);
+        let condition = Condition::explain(state, &now, &rate, &recent, &self.sources.settings.get());
         Status::new(&self.sources, &now, &rate, &recent, condition)
     }
 

@@ -187,12 +187,14 @@ pub struct DeviceOptions {
     pub precision: cpu::Precision,
     /// How a Tenstorrent card is used.
     pub tenstorrent: Tuning,
+    /// The Tenstorrent card is a mock, which computes nothing.
+    pub mock: bool,
 }
 
 impl DeviceOptions {
     /// The CPU with so many threads, 0 for one per core.
     pub fn cpu(threads: usize, precision: cpu::Precision) -> Self {
-        Self { threads, precision, tenstorrent: Tuning::default() }
+        Self { threads, precision, tenstorrent: Tuning::default(), mock: false }
     }
 }
 
@@ -209,8 +211,9 @@ pub fn open(name: &str, options: DeviceOptions) -> Result<Box<dyn Device>, Devic
     match name.split_once(':').unwrap_or((name, "")) {
         ("cpu", "") => Ok(Box::new(cpu::CpuDevice::new(options)?)),
         ("tenstorrent", card) => {
-            let (card, tuning) = (card_named(card)?, options.tenstorrent);
-            let options = TenstorrentOptions { card, tuning, ..TenstorrentOptions::default() };
+            let DeviceOptions { tenstorrent: tuning, mock, .. } = options;
+            let card = card_named(card)?;
+            let options = TenstorrentOptions { card, tuning, mock, ..TenstorrentOptions::default() };
             Ok(Box::new(TenstorrentDevice::open(options)?))
         }
         _ => Err(DeviceError::Unknown(name.into())),

@@ -1,6 +1,7 @@
 //! Files with all latencies: when the service `~/dump_latency` (std_srvs/Trigger) is called, and when the node stops.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, anyhow};
@@ -12,15 +13,30 @@ use crate::control::Monitor;
 use crate::telemetry;
 
 /// Writes the files where `latency_folder` says.
+#[derive(Clone, Default)]
+pub struct LatencyDump(Arc<Mutex<Option<Source>>>);
+
+/// A configured node.
 #[derive(Clone)]
-pub struct LatencyDump {
+struct Source {
     monitor: Monitor,
     folder: Option<PathBuf>,
 }
 
 impl LatencyDump {
-    pub fn new(monitor: &Monitor, folder: Option<&Path>) -> Self {
-        Self { monitor: monitor.clone(), folder: folder.map(Path::to_owned) }
+    /// From now on the files are of this loop.
+    pub fn attach(&self, monitor: &Monitor, folder: Option<&Path>) {
+        let source = Source { monitor: monitor.clone(), folder: folder.map(Path::to_owned) };
+        *self.lock() = Some(source);
+    }
+
+    /// There is no loop any more.
+    pub fn detach(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Source>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Offers the service.
@@ -52,7 +68,8 @@ impl LatencyDump {
 
     /// Writes the files if the node has a place for them. Called when it stops.
     pub fn finish(&self) {
-        if self.folder.is_some() {
+        let has_folder = self.lock().as_ref().is_some_and(|source| source.folder.is_some());
+        if has_folder {
             match self.write() {
                 Ok(message) => tracing::info!("{message}"),
                 Err(error) => tracing::error!("{error:#}"),
@@ -62,10 +79,11 @@ impl LatencyDump {
 
     /// Writes the files, and says where.
     fn write(&self) -> anyhow::Result<String> {
-        let folder = self.folder.as_deref().ok_or_else(|| {
+        let source = self.lock().clone().context("the node is not configured: there are no latencies")?;
+        let folder = source.folder.as_deref().ok_or_else(|| {
             anyhow!("there is no folder for the files: start the node with the parameter latency_folder")
         })?;
-        let files = telemetry::dump(self.monitor.metrics(), folder)
+        let files = telemetry::dump(source.monitor.metrics(), folder)
             .with_context(|| format!("cannot write latencies into {}", folder.display()))?;
         let written = files.first().and_then(|file| file.parent()).unwrap_or(folder);
         Ok(format!("{} files with latencies are in {}", files.len(), written.display()))

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::names::Names;
 use crate::bag::messages::{CompressedImage, Image, JointState};
 use crate::settings::{Settings, Transport};
 
@@ -65,7 +66,8 @@ pub fn expected_topics(settings: &Settings) -> Vec<Expected> {
 
 /// Looks at the graph now and then.
 pub struct GraphWatch {
-    topics: Vec<String>,
+    /// As in the settings, and as the graph has them.
+    topics: Vec<(String, String)>,
     publishers: Publishers,
     next: Instant,
 }
@@ -73,9 +75,10 @@ pub struct GraphWatch {
 impl GraphWatch {
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    pub fn new(settings: &Settings, publishers: Publishers) -> Self {
-        let topics = expected_topics(settings).into_iter();
-        Self { topics: topics.map(|expected| expected.topic).collect(), publishers, next: Instant::now() }
+    pub fn new(settings: &Settings, names: &Names, publishers: Publishers) -> Self {
+        let resolved = |Expected { topic, .. }: Expected| (topic.clone(), names.resolve(&topic));
+        let topics = expected_topics(settings).into_iter().map(resolved).collect();
+        Self { topics, publishers, next: Instant::now() }
     }
 
     /// Looks if it is time to.
@@ -84,9 +87,9 @@ impl GraphWatch {
             return;
         }
         self.next = Instant::now() + Self::INTERVAL;
-        for topic in &self.topics {
+        for (topic, resolved) in &self.topics {
             // The graph is for explanations only; without it, they say less.
-            if let Ok(found) = node.get_publishers_info_by_topic(topic, false) {
+            if let Ok(found) = node.get_publishers_info_by_topic(resolved, false) {
                 let types = found.into_iter().map(|publisher| publisher.topic_type);
                 self.publishers.set(topic, types.collect());
             }

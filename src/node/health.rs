@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::graph::{Expected, Publishers, expected_topics};
 use crate::control::{LoopState, Monitor, Phase};
-use crate::settings::Settings;
+use crate::settings::{ChunkJoin, CurrentSettings, OnDeadlineMiss, Settings};
 use crate::telemetry::{DropReason, LatencySummary, SensorSnapshot, Snapshot};
 
 /// As in `diagnostic_msgs/DiagnosticStatus`.
@@ -68,7 +68,7 @@ impl Rates {
 /// Looks at the metrics now and then.
 pub struct Observer {
     monitor: Monitor,
-    settings: Settings,
+    settings: CurrentSettings,
     expected: Vec<Expected>,
     publishers: Publishers,
     started: Instant,
@@ -76,11 +76,11 @@ pub struct Observer {
 }
 
 impl Observer {
-    pub fn new(monitor: &Monitor, settings: &Settings, publishers: &Publishers) -> Self {
+    pub fn new(monitor: &Monitor, settings: &CurrentSettings, publishers: &Publishers) -> Self {
         Self {
             monitor: monitor.clone(),
             settings: settings.clone(),
-            expected: expected_topics(settings),
+            expected: expected_topics(&settings.get()),
             publishers: publishers.clone(),
             started: Instant::now(),
             last: (Instant::now(), monitor.snapshot()),
@@ -100,6 +100,7 @@ impl Observer {
 
     fn parts(&self, before: &Snapshot, now: &Snapshot, rates: &Rates, uptime: Duration) -> Vec<Part> {
         let cameras = before.cameras.iter().zip(&now.cameras).zip(&rates.cameras_hz);
+        let settings = self.settings.get();
         let joints = ((&before.joints, &now.joints), &rates.joints_hz);
         let mut parts: Vec<Part> = self
             .expected
@@ -110,11 +111,11 @@ impl Observer {
                 before,
                 now,
                 rate_hz: *rate_hz,
-                timeout_ms: self.settings.sensor_timeout_ms,
+                timeout_ms: settings.sensor_timeout_ms,
             })
             .map(|sensor| sensor.health(uptime, &self.publishers, now.last_error.as_deref()))
             .collect();
-        parts.push(control(before, now, rates, self.monitor.state(), &self.settings));
+        parts.push(control(before, now, rates, self.monitor.state(), &settings));
         parts
     }
 }
@@ -197,6 +198,7 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, s
                 format!("holding: {why}{}", limits.map(|why| format!("; {why}")).unwrap_or_default()),
             )
         }
+        Phase::Inactive => (Level::Ok, "inactive: activate the node to have chunks made and sent".to_owned()),
         Phase::Disabled => {
             (Level::Warn, "disabled: call the service ~/enable to have chunks sent".to_owned())
         }
@@ -209,6 +211,7 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, s
         ("chunks".to_owned(), now.chunks.to_string()),
         ("chunks_hz".to_owned(), format!("{:.2}", rates.chunks_hz)),
     ];
+    values.extend(in_force(settings));
     let drops = now.dropped.iter();
     values.extend(drops.map(|(reason, count)| (format!("dropped_{}", reason.name()), count.to_string())));
     let missed = now.missed.iter();
@@ -221,6 +224,31 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, s
         values.extend(latency(stage.name(), summary));
     }
     Part { name: "control".to_owned(), level, message, values }
+}
+
+/// What may change while the loop runs, as it is now.
+fn in_force(settings: &Settings) -> Vec<(String, String)> {
+    let join = match settings.chunk_join {
+        ChunkJoin::Replace => "replace".to_owned(),
+        ChunkJoin::Blend { blend_ms } => format!("blend over {blend_ms} ms"),
+    };
+    let late = match settings.on_deadline_miss {
+        OnDeadlineMiss::Publish => "publish",
+        OnDeadlineMiss::Drop => "drop",
+        OnDeadlineMiss::Hold => "hold",
+    };
+    [
+        ("prompt", settings.prompt.clone()),
+        ("latency_budget_ms", settings.latency_budget_ms.to_string()),
+        ("on_deadline_miss", late.to_owned()),
+        ("act_rate_hz", settings.act_rate_hz.to_string()),
+        ("chunk_join", join),
+        ("sync_tolerance_ms", settings.sync_tolerance_ms.to_string()),
+        ("max_image_age_ms", settings.max_image_age_ms.to_string()),
+        ("max_joint_age_ms", settings.max_joint_age_ms.to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
 }
 
 /// A loop that neither holds nor is out of order: what it drops, what it waits for, or how it runs.

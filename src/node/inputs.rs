@@ -3,7 +3,7 @@
 //! r2r keeps ten messages per subscription and drops the newest when they are full. So every subscription is emptied
 //! after every spin, on the spin thread; images go on to a thread per camera, where only the newest is decoded.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,10 @@ use r2r::std_srvs::srv::SetBool;
 
 use super::clock::Clock;
 use super::latest::Latest;
+use super::parameters::Parameters;
+use super::session::Switch;
 use super::stop::{Stop, StopOnDrop};
-use crate::control::{CameraInput, Enable, JointInput, PromptInput};
+use crate::control::{CameraInput, JointInput};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::settings::Transport;
 
@@ -118,33 +120,38 @@ pub fn joints(node: &mut r2r::Node, mut input: JointInput, clock: &Clock) -> any
     }))
 }
 
-/// Subscribes to `~/prompt`.
-pub fn prompt(node: &mut r2r::Node, mut input: PromptInput) -> anyhow::Result<Drain> {
+/// Subscribes to `~/prompt`: another way to set the parameter of that name.
+pub fn prompt(node: &mut r2r::Node, parameters: Parameters) -> anyhow::Result<Drain> {
     let mut prompts = node
         .subscribe::<std_msgs::String>("~/prompt", QosProfile::default())
         .context("cannot subscribe to ~/prompt")?;
     Ok(Box::new(move || {
         if let Some(prompt) = ready(&mut prompts).last() {
-            match input.put(&prompt.data) {
-                Ok(()) => tracing::info!("the task is now: {}", prompt.data),
+            match parameters.set_prompt(&prompt.data) {
+                Ok(_) => tracing::info!("the task is now: {}", prompt.data),
                 Err(error) => tracing::warn!("~/prompt: {error}; the task stays as it was"),
             }
         }
     }))
 }
 
-/// Offers `~/enable`.
-pub fn enable(node: &mut r2r::Node, enable: Enable) -> anyhow::Result<Drain> {
+/// Offers `~/enable`, for the session that is there when it is called.
+pub fn enable(node: &mut r2r::Node, switch: Switch) -> anyhow::Result<Drain> {
     let mut requests = node
         .create_service::<SetBool::Service>("~/enable", QosProfile::services_default())
         .context("cannot offer the service ~/enable")?;
     Ok(Box::new(move || {
         for request in ready(&mut requests) {
             let on = request.message.data;
-            enable.set(on);
-            let message = if on { "enabled: chunks are sent" } else { "disabled: no chunk is sent" };
+            let enable = switch.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let message = match (&enable, on) {
+                (None, _) => "the node is not configured: there is nothing to enable or disable",
+                (Some(_), true) => "enabled: chunks are sent while the node is active",
+                (Some(_), false) => "disabled: no chunk is sent",
+            };
+            let success = enable.inspect(|enable| enable.set(on)).is_some();
             tracing::info!("~/enable: {message}");
-            let response = SetBool::Response { success: true, message: message.to_owned() };
+            let response = SetBool::Response { success, message: message.to_owned() };
             if let Err(error) = request.respond(response) {
                 tracing::warn!("~/enable: cannot answer: {error}");
             }

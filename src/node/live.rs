@@ -1,27 +1,32 @@
-//! The live node: starts its threads, watches them from the main thread, stops them.
+//! The live node: what it does in each state of its lifecycle, from the main thread.
 
 use std::path::PathBuf;
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::clock::Clock;
 use super::connect::connect;
 use super::diagnostics::Diagnostics;
 use super::dump::LatencyDump;
-use super::graph::{GraphWatch, Publishers};
-use super::health::Observer;
-use super::inputs::{self, Drain};
-use super::parameters::{self, Parameters};
-use super::publish::{ChunkPublisher, LastChunk};
+use super::health::{Level, Observer, Part};
+use super::inputs;
+use super::lifecycle::{self, State};
+use super::lifecycle_services::{Asked, Lifecycle};
+use super::names::Names;
+use super::parameter_services;
+use super::parameters::Parameters;
+use super::rosout::{self, Lines};
+use super::session::{House, Session, Switch, start};
+use super::spin::{Ends, Spin};
 use super::status::{Status, Style, print};
-use super::stop::{Stop, StopOnDrop};
-use crate::bag::Recording;
-use crate::control::{self, Monitor};
-use crate::dashboard::{self, Sources};
+use super::stop::Stop;
 use crate::device::Progress;
-use crate::settings::{NODE_NAME, PARAMETERS_FILE, RealTimeSettings, Settings, write_parameters};
+use crate::settings::NODE_NAME;
+use crate::telemetry::Repeats;
 
 /// How the node is run.
 #[derive(Clone, Debug, Default)]
@@ -32,169 +37,251 @@ pub struct Options {
     pub record: Option<PathBuf>,
 }
 
+/// The log of this process, for `/rosout`.
+pub struct Logs {
+    pub lines: Lines,
+    pub repeats: Repeats,
+}
+
 /// Runs the node until SIGINT or SIGTERM, then prints the final tables. Its parameters come from the process's
 /// `--ros-args`.
-pub fn run(options: Options, progress: &dyn Progress) -> anyhow::Result<()> {
+pub fn run(options: Options, logs: Logs, progress: &dyn Progress) -> anyhow::Result<()> {
     let mut node = connect(NODE_NAME)?;
-    let Parameters { settings, given, use_sim_time, services } = parameters::declare(&mut node)?;
+    let logging = Stop::default();
+    let rosout = rosout::publish(&mut node, logs.lines, logs.repeats, &logging)?;
+    let parameters = Parameters::new(&mut node)?;
+    let autostart = parameters.autostart();
+    match parameters.settings() {
+        Err(error) if autostart => return Err(error.into()),
+        Err(error) => tracing::warn!("the node cannot be configured yet: {error}"),
+        Ok(_) => {}
+    }
     hint_at_shared_memory();
-    let mut wiring = control::assemble(&settings, progress)?;
-    let recording = match &options.record {
-        Some(folder) => {
-            let recording = Recording::start(&mut wiring, folder)?;
-            let values = given.iter().map(|(name, value)| (name.as_str(), value));
-            write_parameters(&folder.join(PARAMETERS_FILE), values)?;
-            tracing::info!("recording to {}", folder.display());
-            Some(recording)
-        }
-        None => None,
-    };
-    // Until here a signal ends the process at once; nothing has been promised to anybody yet.
-    let stop = Stop::on_signals()?;
+    let loading = Arc::new(AtomicBool::new(false));
+    let stop = Stop::on_signals(Arc::clone(&loading))?;
 
-    let clock = Clock::new(use_sim_time);
-    let publishers = Publishers::default();
-    let watch = Watch {
-        monitor: wiring.monitor.clone(),
-        diagnostics: Diagnostics::new(&mut node, wiring.monitor.device())?,
-        clock: clock.clone(),
-        publishers: publishers.clone(),
-    };
-    let chunk_publisher = ChunkPublisher::new(&mut node, wiring.joints.names())?;
-    let last_chunk = chunk_publisher.last.clone();
-    let mut drains = Vec::new();
-    let mut threads = Vec::new();
-    for camera in wiring.cameras {
-        let (drain, thread) = inputs::camera(&mut node, camera, &clock, &stop)?;
-        drains.push(drain);
-        threads.push(thread);
-    }
-    drains.push(inputs::joints(&mut node, wiring.joints, &clock)?);
-    drains.push(inputs::prompt(&mut node, wiring.prompt)?);
-    drains.push(inputs::enable(&mut node, wiring.enable)?);
-    let dump = LatencyDump::new(&watch.monitor, settings.latency_folder.as_deref());
-    drains.push(dump.serve(&mut node)?);
+    let clock = Clock::new(parameters.use_sim_time());
+    let (switch, dump) = (Switch::default(), LatencyDump::default());
+    let (lifecycle, mut permanent, asked) = Lifecycle::serve(&mut node, &clock)?;
+    permanent.extend(parameter_services::serve(&mut node, &parameters, &clock)?);
+    permanent.push(inputs::prompt(&mut node, parameters.clone())?);
+    permanent.push(inputs::enable(&mut node, Arc::clone(&switch))?);
+    permanent.push(dump.serve(&mut node)?);
+    let diagnostics = Diagnostics::new(&mut node)?;
     let name = node.fully_qualified_name()?;
-    let spin =
-        Spin { graph: GraphWatch::new(&settings, publishers), node, services, drains, clock: clock.clone() };
+    let ends = Ends { permanent, ..Ends::default() };
+    let (spin, hand) = Spin::new(node, ends, clock.clone());
+    // Of its own: the session's end needs it after everybody else was told to stop.
+    let spinning = Stop::default();
+    let spin = start("spin", &spinning, move |stop| spin.run(stop))?;
 
-    threads.push(start("spin", &stop, move |stop| spin.run(stop))?);
-    let mut cycle = wiring.cycle;
-    let (real_time, control_clock) = (settings.real_time, clock.clone());
-    threads.push(start("control", &stop, move |stop| {
-        for refused in control::make_real_time(real_time) {
-            tracing::warn!("{refused}");
-        }
-        cycle.run(|| control_clock.now(), stop.flag());
-    })?);
-    let chunks = wiring.chunks;
-    threads.push(start("publish", &stop, move |stop| {
-        // As urgent as what it waits for, on any core; what is refused has been said by the control thread.
-        let _ = control::make_real_time(RealTimeSettings { core: None, ..real_time });
-        chunk_publisher.run(chunks, &clock, stop);
-    })?);
-
-    let shown = last_chunk.clone();
-    let sources = Sources {
-        monitor: watch.monitor.clone(),
-        settings: settings.clone(),
-        chunk: Box::new(move || shown.get()),
+    let names = Names::new(&name, std::env::args());
+    let house = House { hand, parameters, names, clock, switch, dump, record: options.record.clone() };
+    let mut live = Live {
+        name,
+        options,
+        house,
+        lifecycle,
+        diagnostics,
+        progress,
+        loading,
+        session: None,
+        trouble: None,
     };
-    // It ends with this function.
-    let _dashboard = dashboard::start(sources);
-    tracing::info!("{name} is running on {}", watch.monitor.device());
-    if settings.require_enable {
-        tracing::info!("nothing is sent until {name}/enable is called with true");
+    let mut result = if autostart { live.autostart() } else { Ok(()) };
+    if result.is_ok() {
+        result = live.serve(&asked, &stop);
     }
-    watch.run(&options, &settings, &last_chunk, &stop);
-    for thread in threads {
-        let name = thread.thread().name().unwrap_or("unnamed").to_owned();
-        if thread.join().is_err() {
-            bail!("the {name} thread failed; its message stands above");
-        }
+    let finished = live.finish();
+    logging.set();
+    let _ = rosout.join();
+    spinning.set();
+    if spin.join().is_err() {
+        bail!("the spin thread failed; its message stands above");
     }
-    dump.finish();
-    if let Some(recording) = recording {
-        print(&format!("{}\n", recording.finish()?));
-    }
-    let snapshot = watch.monitor.snapshot();
-    print(&snapshot.to_string());
-    if let Some(error) = &snapshot.last_error {
-        print(&format!("\nlast error: {error}\n"));
-    }
-    Ok(())
+    result.and(finished)
 }
 
-/// A thread of the node. When it ends, for whatever reason, all end.
-fn start(
-    name: &str,
-    stop: &Stop,
-    run: impl FnOnce(&Stop) + Send + 'static,
-) -> anyhow::Result<thread::JoinHandle<()>> {
-    let ending = StopOnDrop(stop.clone());
-    let thread = thread::Builder::new().name(name.to_owned());
-    thread.spawn(move || run(&ending.0)).with_context(|| format!("cannot start the {name} thread"))
-}
-
-/// What the spin thread has.
-struct Spin {
-    node: r2r::Node,
-    services: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
-    drains: Vec<Drain>,
-    graph: GraphWatch,
-    clock: Clock,
-}
-
-impl Spin {
-    fn run(mut self, stop: &Stop) {
-        const PATIENCE: Duration = Duration::from_millis(20);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        while !stop.is_set() {
-            self.node.spin_once(PATIENCE);
-            self.clock.update(&self.node);
-            self.drains.iter_mut().for_each(|drain| drain());
-            // A spin that received a request has filled the stream that this future reads; nobody needs to wake it.
-            let _ = self.services.as_mut().poll(&mut context);
-            self.graph.look(&self.node);
-        }
-    }
-}
-
-/// What the main thread does while the others work.
-struct Watch {
-    monitor: Monitor,
+struct Live<'a> {
+    name: String,
+    options: Options,
+    house: House,
+    lifecycle: Lifecycle,
     diagnostics: Diagnostics,
-    clock: Clock,
-    publishers: Publishers,
+    progress: &'a dyn Progress,
+    /// Set while nobody can stop in an orderly way.
+    loading: Arc<AtomicBool>,
+    session: Option<Watched>,
+    /// Why the last transition failed.
+    trouble: Option<String>,
 }
 
-impl Watch {
-    /// Publishes `/diagnostics` and draws the status until it is time to stop.
-    fn run(&self, options: &Options, settings: &Settings, last_chunk: &LastChunk, stop: &Stop) {
-        let observer = || Observer::new(&self.monitor, settings, &self.publishers);
-        let (mut for_diagnostics, mut for_status) = (observer(), observer());
-        let status = options.status.map(|style| Status::new(style, self.monitor.device(), &settings.joints));
-        let diagnostics_interval = Duration::from_secs_f64(1.0 / settings.diagnostics_hz);
+/// A session and those who look at it.
+struct Watched {
+    session: Session,
+    for_diagnostics: Observer,
+    for_status: Option<(Status, Observer)>,
+}
+
+impl Live<'_> {
+    /// Configures and activates. An error ends the node: whoever started it is to know.
+    fn autostart(&mut self) -> anyhow::Result<()> {
+        for transition in [lifecycle::CONFIGURE, lifecycle::ACTIVATE] {
+            if let Some(asked) = self.lifecycle.start(transition) {
+                self.carry_out(asked)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what others ask for, and tells how the node is, until it is time to stop.
+    fn serve(&mut self, asked: &Receiver<Asked>, stop: &Stop) -> anyhow::Result<()> {
+        const SLICE: Duration = Duration::from_millis(20);
         let start = Instant::now();
-        let mut next_diagnostics = start + diagnostics_interval;
-        let mut next_status = status.as_ref().map(|_| start + Status::INTERVAL);
-        while stop.sleep_until(next_status.map_or(next_diagnostics, |next| next.min(next_diagnostics))) {
+        let mut next_diagnostics = start + self.diagnostics_interval();
+        let mut next_status = start + Status::INTERVAL;
+        while !stop.is_set() && !self.has_failed() {
+            match asked.recv_timeout(SLICE) {
+                // The error has been said, and the node is there for another attempt.
+                Ok(asked) => drop(self.carry_out(asked)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
             let now = Instant::now();
             if now >= next_diagnostics {
-                self.diagnostics.publish(&for_diagnostics.look(), self.clock.now());
-                next_diagnostics = now + diagnostics_interval;
+                self.publish_diagnostics();
+                next_diagnostics = now + self.diagnostics_interval();
             }
-            if let (Some(status), Some(next)) = (&status, &mut next_status)
-                && now >= *next
-            {
-                status.draw(&for_status.look(), last_chunk.get().as_ref());
-                *next = now + Status::INTERVAL;
+            if now >= next_status {
+                self.draw_status();
+                next_status = now + Status::INTERVAL;
             }
         }
-        if let Some(status) = &status {
-            status.finish();
+        Ok(())
+    }
+
+    /// Whether a thread of the session has ended of itself.
+    fn has_failed(&self) -> bool {
+        self.session.as_ref().is_some_and(|watched| watched.session.stop.is_set())
+    }
+
+    /// The work of a transition that has begun.
+    fn carry_out(&mut self, asked: Asked) -> anyhow::Result<()> {
+        let transition = asked.transition;
+        let result = match transition.goal {
+            State::Configuring => self.configure(),
+            State::Activating => {
+                self.activate();
+                Ok(())
+            }
+            State::Deactivating => {
+                self.deactivate();
+                Ok(())
+            }
+            State::CleaningUp => self.clean_up(),
+            State::ShuttingDown => {
+                self.deactivate();
+                self.clean_up()
+            }
+            _ => Ok(()),
+        };
+        self.trouble = result.as_ref().err().map(|error| format!("{}: {error:#}", transition.label));
+        if result.is_err() {
+            // The state after an error is that of a node that was never configured.
+            let _ = self.clean_up();
+        }
+        self.lifecycle.end(result.is_ok());
+        match &result {
+            Ok(()) => tracing::info!("{} is {}", self.name, self.lifecycle.state().label()),
+            Err(error) => tracing::error!("{} failed: {error:#}", transition.label),
+        }
+        self.publish_diagnostics();
+        asked.answer(result.is_ok());
+        result
+    }
+
+    fn configure(&mut self) -> anyhow::Result<()> {
+        self.loading.store(true, Relaxed);
+        let session = Session::configure(&self.house, self.progress);
+        self.loading.store(false, Relaxed);
+        let session = session?;
+        let observer = || Observer::new(&session.monitor, &session.settings, &session.publishers);
+        let status = |style| Status::new(style, session.monitor.device(), &session.settings.get().joints);
+        self.session = Some(Watched {
+            for_diagnostics: observer(),
+            for_status: self.options.status.map(|style| (status(style), observer())),
+            session,
+        });
+        Ok(())
+    }
+
+    fn activate(&mut self) {
+        let Some(Watched { session, .. }) = &self.session else { return };
+        session.activate();
+        let name = &self.name;
+        tracing::info!("{name} is running on {}", session.monitor.device());
+        if session.settings.get().require_enable {
+            tracing::info!("nothing is sent until {name}/enable is called with true");
         }
     }
+
+    fn deactivate(&mut self) {
+        if let Some(Watched { session, .. }) = &self.session {
+            session.deactivate();
+        }
+    }
+
+    fn clean_up(&mut self) -> anyhow::Result<()> {
+        let Some(Watched { session, for_status, .. }) = self.session.take() else { return Ok(()) };
+        if let Some((status, _)) = for_status {
+            status.finish();
+        }
+        session.finish(&self.house)
+    }
+
+    /// The session's end with the node's, and its tables.
+    fn finish(&mut self) -> anyhow::Result<()> {
+        let Some(monitor) = self.session.as_ref().map(|watched| watched.session.monitor.clone()) else {
+            return Ok(());
+        };
+        self.clean_up()?;
+        let snapshot = monitor.snapshot();
+        print(&snapshot.to_string());
+        if let Some(error) = &snapshot.last_error {
+            print(&format!("\nlast error: {error}\n"));
+        }
+        Ok(())
+    }
+
+    fn diagnostics_interval(&self) -> Duration {
+        let hz = self.session.as_ref().map_or(1.0, |watched| watched.session.settings.get().diagnostics_hz);
+        Duration::from_secs_f64(1.0 / hz)
+    }
+
+    fn publish_diagnostics(&mut self) {
+        let mut parts = vec![lifecycle_part(self.lifecycle.state(), self.trouble.as_deref())];
+        let mut hardware = "";
+        if let Some(watched) = &mut self.session {
+            parts.extend(watched.for_diagnostics.look().parts);
+            hardware = watched.session.monitor.device();
+        }
+        self.diagnostics.publish(&parts, hardware, self.house.clock.now());
+    }
+
+    fn draw_status(&mut self) {
+        if let Some(Watched { session, for_status: Some((status, observer)), .. }) = &mut self.session {
+            status.draw(&observer.look(), session.last_chunk.get().as_ref());
+        }
+    }
+}
+
+/// Where the node is in its lifecycle, and why not further.
+fn lifecycle_part(state: State, trouble: Option<&str>) -> Part {
+    let (level, message) = match trouble {
+        Some(trouble) => (Level::Error, format!("{}; {trouble}", state.label())),
+        None => (Level::Ok, state.label().to_owned()),
+    };
+    Part { name: "lifecycle".to_owned(), level, message, values: Vec::new() }
 }
 
 /// FastDDS's own defaults lose most camera images between processes.

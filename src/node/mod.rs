@@ -1,12 +1,15 @@
 //! The ROS 2 edge, and the only room that names r2r: parameters, subscriptions, publishers, clock.
 //!
 //! [`run`] is the live node; its threads and what they own:
-//! - *spin* has the r2r node: takes every message off the network at once, keeps the newest per camera;
+//! - *spin* has the r2r node: takes every message off the network at once, keeps the newest per camera, answers
+//!   parameter and lifecycle services;
+//! - the main thread configures and activates, publishes `/diagnostics`, draws the status, waits for the signal to stop;
+//!
+//! and while the node is configured:
 //! - one *camera* thread per camera turns its newest image into the model's input;
 //! - *control* runs the cycle;
 //! - *publish* waits for chunks and sends them;
-//! - *dashboard* answers who looks at the page, if there is one (`crate::dashboard`);
-//! - the main thread publishes `/diagnostics`, draws the status, and waits for the signal to stop.
+//! - *dashboard* answers who looks at the page, if there is one (`crate::dashboard`).
 //!
 //! [`check`] listens to a robot's topics and says whether they are what the node needs.
 //!
@@ -21,14 +24,22 @@ mod graph;
 mod health;
 mod inputs;
 mod latest;
+mod lifecycle;
+mod lifecycle_services;
 mod live;
+mod names;
+mod parameter_services;
 mod parameters;
 mod play;
 mod publish;
+mod rosout;
+mod session;
+mod spin;
 mod status;
 mod stop;
 
 pub use check::check;
-pub use live::{Options, run};
+pub use live::{Logs, Options, run};
 pub use play::{Options as PlayOptions, StampFrom, play};
+pub use rosout::{Lines, RosoutLayer, queue as rosout_queue};
 pub use status::Style as StatusStyle;

@@ -48,7 +48,7 @@ pub fn play(options: &Options) -> anyhow::Result<()> {
     }
     let timing = Timing::of(&bag);
     let mut node = connect("pi0_player")?;
-    let stop = Stop::on_signals()?;
+    let stop = Stop::on_signals(std::sync::Arc::default())?;
     let outputs = outputs(&mut node, bag.topics())?;
     let clock = if options.clock { Some(ClockPublisher::new(&mut node)?) } else { None };
     if !wait_for_subscribers(&outputs, options.wait_for_subscribers, &stop)? {

@@ -55,6 +55,11 @@ impl ChunkPublisher {
         }
     }
 
+    /// Takes the topic off the graph.
+    pub fn destroy(self, node: &mut r2r::Node) {
+        node.destroy_publisher_untyped(self.publisher);
+    }
+
     fn publish(&self, chunk: &Chunk) -> anyhow::Result<()> {
         let Chunk { observation, control_hz, .. } = chunk;
         let trajectory = JointTrajectory::new(*observation, &self.joints, chunk.points(), *control_hz);

@@ -12,10 +12,21 @@ pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// One that SIGINT and SIGTERM set. Only one can be made per process.
-    pub fn on_signals() -> anyhow::Result<Self> {
+    ///
+    /// While `loading` is set, nothing looks at it and nothing has been promised to anybody: a signal ends the process.
+    pub fn on_signals(loading: Arc<AtomicBool>) -> anyhow::Result<Self> {
+        /// As a shell shows a process that Ctrl-C ended.
+        const INTERRUPTED: i32 = 130;
         let stop = Self::default();
         let on_signal = stop.clone();
-        ctrlc::set_handler(move || on_signal.set()).context("cannot listen to SIGINT and SIGTERM")?;
+        ctrlc::set_handler(move || {
+            on_signal.set();
+            if loading.load(Relaxed) {
+                // SAFETY: ends the process at once. Nothing is cleaned up, because other threads still use what would be.
+                unsafe { libc::_exit(INTERRUPTED) };
+            }
+        })
+        .context("cannot listen to SIGINT and SIGTERM")?;
         Ok(stop)
     }
 

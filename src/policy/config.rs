@@ -189,6 +189,12 @@ impl PolicyConfig {
         .checked()
     }
 
+    /// The same model for images of `side` x `side` pixels.
+    pub fn with_image(mut self, side: usize) -> Result<Self, String> {
+        self.vision.image = side;
+        self.checked()
+    }
+
     /// Refuses sizes that no model has, before anything is computed from them.
     fn checked(self) -> Result<Self, String> {
         let Self { vision, vlm, expert, .. } = self;
@@ -355,6 +361,13 @@ mod tests {
         for config in [PolicyConfig::PI0, PolicyConfig::MINI, PolicyConfig::TINY] {
             assert_eq!(parse(config.to_json()), Ok(config));
         }
+    }
+
+    #[test]
+    fn a_model_can_be_made_for_other_images() {
+        let tokens = |side| PolicyConfig::TINY.with_image(side).map(|config| config.vision.tokens());
+        assert_eq!(tokens(224), Ok(256));
+        assert!(tokens(100).unwrap_err().contains("must be a multiple of vision.patch_size (14)"));
     }
 
     #[test]

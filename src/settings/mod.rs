@@ -4,6 +4,7 @@
 //! `parameters` is the one table of names, types, defaults, units and ranges; `value` checks raw
 //! values by it, `read` makes [`Settings`] of them, `yaml` gets raw values from a parameter file.
 
+mod current;
 mod parameters;
 mod read;
 mod value;
@@ -13,8 +14,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::device::cpu::Precision;
+use crate::device::tenstorrent::Tuning;
 
-pub use parameters::{Allowed, DefaultValue, PARAMETERS, Parameter, reference};
+pub use current::CurrentSettings;
+pub use parameters::{
+    Allowed, CHANGEABLE, DefaultValue, PARAMETERS, Parameter, markdown_reference, reference,
+};
 pub use read::SettingsError;
 pub use value::{Problem, Value, complete};
 pub use yaml::{NODE_NAME, PARAMETERS_FILE, ParameterFileError, read_parameters, write_parameters};
@@ -30,6 +35,8 @@ pub struct Settings {
     pub precision: Precision,
     /// Threads of the CPU device; 0 means one per core.
     pub threads: usize,
+    /// How a Tenstorrent card is used.
+    pub tenstorrent: Tuning,
     /// Seed of the noise that each chunk starts from.
     pub seed: u64,
     /// Cameras in the model's order. One without a topic is absent: the model is told so.

@@ -54,7 +54,7 @@ pub const PARAMETERS: &[Parameter] = &[
         default: Text("cpu"),
         unit: "",
         allowed: NotEmpty,
-        description: "Device that runs the model",
+        description: "Device that runs the model: cpu, tenstorrent (whatever card is there), or tenstorrent:p150, :n150, :n300",
     },
     Parameter {
         name: "dtype",
@@ -69,6 +69,27 @@ pub const PARAMETERS: &[Parameter] = &[
         unit: "",
         allowed: Range(0.0, 1024.0),
         description: "Threads of the CPU device; 0 means one per core",
+    },
+    Parameter {
+        name: "tenstorrent_weights",
+        default: Text("bfloat8_b"),
+        unit: "",
+        allowed: OneOf(&["bfloat8_b", "bfloat16"]),
+        description: "How a Tenstorrent card stores large weights; bfloat16 takes twice the memory and time to read",
+    },
+    Parameter {
+        name: "tenstorrent_trace_region_mb",
+        default: Integer(512),
+        unit: "MiB",
+        allowed: Range(1.0, 16384.0),
+        description: "DRAM of a Tenstorrent card that is set aside for traces: about 40 for each prompt length and number of steps",
+    },
+    Parameter {
+        name: "tenstorrent_l1_activation_kb",
+        default: Integer(0),
+        unit: "KiB",
+        allowed: Range(0.0, 1024.0),
+        description: "L1 of each core that an activation may take on a Tenstorrent card; 0 means the card's own",
     },
     Parameter {
         name: "seed",
@@ -345,12 +366,44 @@ pub const PARAMETERS: &[Parameter] = &[
         description: "Folder for files with all latencies (HdrHistogram's .hgrm, and JSON), written when the node stops \
                       and when the service ~/dump_latency is called; empty means none",
     },
+    Parameter {
+        name: "autostart",
+        default: Bool(true),
+        unit: "",
+        allowed: Any,
+        description: "Whether the node configures and activates itself; with false it waits for the lifecycle services \
+                      (`ros2 lifecycle set`, a lifecycle manager)",
+    },
+];
+
+/// What may change while the loop runs; everything else is read when the node is configured.
+pub const CHANGEABLE: &[&str] = &[
+    "prompt",
+    "sync_tolerance_ms",
+    "sensor_timeout_ms",
+    "max_image_age_ms",
+    "max_joint_age_ms",
+    "latency_budget_ms",
+    "on_deadline_miss",
+    "act_rate_hz",
+    "chunk_join",
+    "blend_ms",
+    "joint_position_min",
+    "joint_position_max",
+    "joint_velocity_max",
+    "joint_step_max",
+    "diagnostics_hz",
 ];
 
 impl Parameter {
     /// The parameter of this name.
     pub fn find(name: &str) -> Option<&'static Self> {
         PARAMETERS.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// Whether it may be set while the loop runs.
+    pub fn is_changeable(&self) -> bool {
+        CHANGEABLE.contains(&self.name)
     }
 
     /// Whether there is no default to fall back to.
@@ -423,7 +476,24 @@ pub fn reference() -> String {
             format!("default {}", parameter.default)
         };
         let Parameter { name, description, .. } = parameter;
-        text += &format!("\n  {name}: {parameter}; {default}\n      {description}.\n");
+        let changeable = if parameter.is_changeable() { "; changeable at run time" } else { "" };
+        text += &format!("\n  {name}: {parameter}; {default}{changeable}\n      {description}.\n");
+    }
+    text
+}
+
+/// All parameters as a table, for the documentation.
+pub fn markdown_reference() -> String {
+    let mut text = String::from("| parameter | | default | at run time | |\n|---|---|---|---|---|\n");
+    for parameter in PARAMETERS {
+        let default = if parameter.must_be_given() {
+            "must be given".to_owned()
+        } else {
+            format!("`{}`", parameter.default)
+        };
+        let changeable = if parameter.is_changeable() { "yes" } else { "" };
+        let Parameter { name, description, .. } = parameter;
+        text += &format!("| `{name}` | {parameter} | {default} | {changeable} | {description} |\n");
     }
     text
 }
@@ -439,6 +509,7 @@ mod tests {
         let names: BTreeSet<_> = PARAMETERS.iter().map(|parameter| parameter.name).collect();
         assert_eq!(names.len(), PARAMETERS.len());
         assert!(PARAMETERS.iter().all(|parameter| !parameter.description.is_empty()));
+        assert!(CHANGEABLE.iter().all(|name| names.contains(name)));
     }
 
     #[test]
@@ -454,6 +525,10 @@ mod tests {
         let text = reference();
         assert!(text.contains("control_hz: a number from 0.1 to 1000 (Hz); default 50.0"), "{text}");
         assert!(text.contains("checkpoint: a text, not empty; must be given"), "{text}");
-        assert!(text.contains("seed: an integer from 0; default 0"), "{text}");
+        assert!(text.contains("seed: an integer from 0; default 0\n"), "{text}");
+        assert!(
+            text.contains("blend_ms: a number from 1 to 10000 (ms); default 100.0; changeable at run time"),
+            "{text}"
+        );
     }
 }

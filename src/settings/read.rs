@@ -11,6 +11,7 @@ use super::{
     Settings, Transport,
 };
 use crate::device::cpu::Precision;
+use crate::device::tenstorrent::{DataType, Precisions, Tuning};
 use crate::observe::JointUnits;
 
 /// Parameters that cannot be used: all of them, not just the first.
@@ -99,6 +100,7 @@ impl Values {
                 _ => Precision::Bf16,
             },
             threads: self.count("threads"),
+            tenstorrent: self.tenstorrent(),
             seed: self.integer("seed").unsigned_abs(),
             cameras: self.cameras(problems),
             joint_states_topic,
@@ -138,6 +140,20 @@ impl Values {
             diagnostics_hz: self.float("diagnostics_hz"),
             dashboard: self.dashboard(problems),
             latency_folder: optional(self.text("latency_folder")).map(Into::into),
+        }
+    }
+
+    fn tenstorrent(&self) -> Tuning {
+        let kilobytes = self.count("tenstorrent_l1_activation_kb");
+        Tuning {
+            precisions: Precisions {
+                weights: match self.text("tenstorrent_weights").as_str() {
+                    "bfloat16" => DataType::Bfloat16,
+                    _ => DataType::Bfloat8B,
+                },
+            },
+            trace_region_bytes: (self.count("tenstorrent_trace_region_mb") as u64) << 20,
+            l1_activation_bytes: (kilobytes > 0).then_some(kilobytes << 10),
         }
     }
 

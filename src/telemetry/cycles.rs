@@ -11,7 +11,7 @@ use std::sync::atomic::{
 };
 use std::time::Duration;
 
-use super::metrics::{DropReason, Stage};
+use super::names::{DropReason, Stage};
 
 /// Nine minutes at 30 cycles a second.
 pub const KEPT_CYCLES: usize = 1 << 14;

@@ -7,11 +7,15 @@ mod distribution;
 mod dump;
 mod latency;
 mod metrics;
+mod names;
+mod repeats;
 mod snapshot;
 
 pub use cycles::{CycleRecord, CycleResult, FinishedCycle, KEPT_CYCLES};
 pub use distribution::{Distribution, LatencySummary};
 pub use dump::dump;
 pub use latency::Latency;
-pub use metrics::{Counter, DropReason, LatencyName, Metrics, SensorMetrics, Stage};
+pub use metrics::{Counter, Metrics, SensorMetrics};
+pub use names::{DropReason, LatencyName, Stage};
+pub use repeats::{LeftOut, Repeats};
 pub use snapshot::{SensorSnapshot, Snapshot};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::distribution::LatencySummary;
-use super::metrics::{DropReason, Stage};
+use super::names::{DropReason, Stage};
 
 /// The metrics of one node at one moment.
 #[derive(Clone, Debug, PartialEq)]

@@ -111,9 +111,10 @@ impl Browser {
         }
     }
 
-    /// The window as a PNG file.
-    pub fn screenshot(&mut self, path: &Path) {
-        let shot = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+    /// The upper left corner of the page, `width` x `height` pixels, as a PNG file of 4/5 of that size.
+    pub fn screenshot(&mut self, path: &Path, width: u64, height: u64) {
+        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 0.8 });
+        let shot = self.call("Page.captureScreenshot", json!({ "format": "png", "clip": clip }));
         let png = base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().unwrap()).unwrap();
         std::fs::write(path, png).unwrap();
     }

@@ -51,7 +51,7 @@ impl FakeRobot {
         let chunk = Arc::clone(&self.chunk);
         Sources {
             monitor: Monitor::new(metrics, state, device, model),
-            settings: self.settings.clone(),
+            settings: self.settings.clone().into(),
             chunk: Box::new(move || chunk.lock().unwrap().clone()),
         }
     }
@@ -101,6 +101,9 @@ impl FakeRobot {
             (Stage::Prefix, 9.6, 1.6),
             (Stage::DenoiseStep, 0.9, 0.2),
             (Stage::Cycle, 25.4, 4.0),
+            (Stage::BeforeDevice, 1.3, 0.3),
+            (Stage::AfterDevice, 0.2, 0.1),
+            (Stage::Overhead, 1.5, 0.4),
             (Stage::Jitter, 0.6, 0.8),
         ] {
             self.metrics.time(stage, ago(self.noise(ms, spread)));

@@ -38,6 +38,7 @@ pub fn settings(folder: &Path) -> Settings {
         device: "cpu".into(),
         precision: Precision::F32,
         threads: 2,
+        tenstorrent: Default::default(),
         seed: 1,
         cameras: vec![camera("base_0_rgb", Some("/top")), camera("left_wrist_0_rgb", None)],
         joint_states_topic: "/joint_states".into(),

@@ -1,7 +1,9 @@
-//! `cargo xtask demo`: recorded cameras and joints go through a live node and come out as action chunks.
+//! `cargo xtask demo`: recorded cameras and joints go through a live node and come out as action chunks. With `--sim` they
+//! are a simulated robot's, which follows the chunks.
 //!
-//! The player and the node are processes of their own that meet over DDS, as a robot's drivers and the node would. The
-//! node's status goes to the terminal as it is; its last table, on standard output, says how many chunks there were.
+//! The player or simulator and the node are processes of their own that meet over DDS, as a robot's drivers and the node
+//! would. The node's status goes to the terminal as it is; its last table, on standard output, says how many chunks there
+//! were.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Read, Write};
@@ -17,6 +19,7 @@ use anyhow::{Context, bail, ensure};
 use crate::command::{command, run as run_command};
 use crate::process::Process;
 use crate::root;
+use crate::simulator::{self, Readiness};
 
 /// How long a process may take to stop when asked to.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,6 +36,12 @@ pub struct Options {
     /// Checkpoint folder; without it, a random model of the mini size is made in target/demo.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
+    /// A simulated ALOHA in the place of recorded topics; installs MuJoCo into .sim first.
+    #[arg(long, conflicts_with = "bag")]
+    sim: bool,
+    /// Let the simulator invent its images: for machines that have no GL to draw with.
+    #[arg(long, requires = "sim")]
+    synthetic_images: bool,
     /// Recorded topics to play [default: tests/data/aloha_transfer_cube].
     #[arg(long, value_name = "BAG")]
     bag: Option<PathBuf>,
@@ -47,6 +56,11 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let bag = given_or(&options.bag, "tests/data/aloha_transfer_cube")?;
     let config = given_or(&options.config, "config/aloha.yaml")?;
+    if options.sim
+        && let Readiness::Missing(reason) = simulator::prepare()?
+    {
+        bail!("the simulator cannot run here: {reason}");
+    }
     let given_checkpoint = options.checkpoint.as_deref().map(existing).transpose()?;
 
     let stopped = Arc::new(AtomicBool::new(false));
@@ -73,18 +87,24 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     )?;
     let output = node.stdout().context("the node has no standard output")?;
     let printed = thread::spawn(move || pass_through(output, std::io::stdout()));
-    let mut player = Process::start(
-        "player",
-        binary.command(&["play"]).arg(&bag).args(["--loop", "--stamp", "now"]).stdout(Stdio::null()),
-    )?;
+    let mut robot = if options.sim {
+        let images = options.synthetic_images.then_some("--synthetic-images");
+        let mut simulator = simulator::simulator(&images.into_iter().collect::<Vec<_>>())?;
+        // It says only what went wrong: everything else is the node's status.
+        simulator.args(["--ros-args", "--log-level", "warn"]);
+        Process::start("simulator", binary.meet(&mut simulator).stdout(Stdio::null()))?
+    } else {
+        let mut player = binary.command(&["play"]);
+        Process::start("player", player.arg(&bag).args(["--loop", "--stamp", "now"]).stdout(Stdio::null()))?
+    };
 
     let end = options.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let watched = watch(&mut [&mut node, &mut player], &stopped, end);
+    let watched = watch(&mut [&mut node, &mut robot], &stopped, end);
     // Both are stopped whatever happened before, the node with its last words.
-    let player_stopped = player.stop(PATIENCE);
+    let robot_stopped = robot.stop(PATIENCE);
     let node_stopped = node.stop(PATIENCE);
     let printed = printed.join().map_err(|_| anyhow::anyhow!("reading the node's output failed"))??;
-    watched.and(player_stopped).and(node_stopped)?;
+    watched.and(robot_stopped).and(node_stopped)?;
 
     match chunks(&printed) {
         None => bail!("the node ended without its table"),
@@ -151,8 +171,13 @@ impl Binary {
     fn command(&self, arguments: &[&str]) -> Command {
         let program = self.target.join("release/pi0_node");
         let mut command = command(&program.to_string_lossy(), arguments);
-        command.env("ROS_DOMAIN_ID", &self.domain).env("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST");
+        self.meet(&mut command);
         command
+    }
+
+    /// Has a process meet the node's.
+    fn meet<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env("ROS_DOMAIN_ID", &self.domain).env("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     }
 }
 

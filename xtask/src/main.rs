@@ -8,6 +8,7 @@ mod process;
 mod progress;
 mod python;
 mod setup;
+mod simulator;
 mod sourced;
 mod tenstorrent;
 mod test;
@@ -30,8 +31,10 @@ struct Cli {
 enum Task {
     /// Make plain `cargo build`, `cargo test` and `cargo run` work: installs ROS 2 into .ros unless one is sourced.
     Setup,
-    /// Recorded cameras and joints through a live ROS 2 node: starts a player and the node, shows its status.
+    /// Recorded or, with --sim, simulated cameras and joints through a live ROS 2 node: starts both, shows its status.
     Demo(demo::Options),
+    /// The simulated ALOHA: installs MuJoCo and its scene into .sim, prints how to start it by hand.
+    Simulator,
     /// Tenstorrent's real library on a mock card: sets it up in .tenstorrent, prints the environment that programs need.
     Tenstorrent(tenstorrent::Options),
     /// Everything a change must pass: formatting, lints, all tests, documentation.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Setup => setup::run(),
         Task::Demo(options) => setup::run().and_then(|()| demo::run(&options)),
+        Task::Simulator => setup::run().and_then(|()| simulator::run()),
         Task::Tenstorrent(options) => tenstorrent::run(&options),
         Task::Test(options) => setup::run().and_then(|()| test::run(&options)),
     };

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 
 /// Message packages that the node uses itself.
-const MESSAGES: [&str; 4] = ["std_msgs", "sensor_msgs", "trajectory_msgs", "diagnostic_msgs"];
+const MESSAGES: [&str; 5] =
+    ["std_msgs", "sensor_msgs", "trajectory_msgs", "diagnostic_msgs", "lifecycle_msgs"];
 
 /// The prefixes in AMENT_PREFIX_PATH, if they are the user's: cargo's own value names `own` alone.
 pub fn prefixes(ament_prefix_path: Option<&str>, own: &Path) -> Option<Vec<PathBuf>> {
@@ -27,7 +28,8 @@ pub fn check(prefixes: &[PathBuf]) -> anyhow::Result<()> {
         MESSAGES.into_iter().filter(|package| !has(&format!("share/{package}"))).collect();
     if !missing.is_empty() {
         bail!(
-            "the sourced ROS 2 lacks {}; install them (Debian, Ubuntu: apt install ros-$ROS_DISTRO-common-interfaces)",
+            "the sourced ROS 2 lacks {}; install them (Debian, Ubuntu: apt install ros-$ROS_DISTRO-common-interfaces \
+             ros-$ROS_DISTRO-lifecycle-msgs)",
             missing.join(", ")
         );
     }
@@ -61,7 +63,7 @@ mod tests {
 
         fs::create_dir_all(prefixes[1].join("lib")).unwrap();
         fs::write(prefixes[1].join("lib/librcl.so"), "").unwrap();
-        for package in ["std_msgs", "sensor_msgs", "diagnostic_msgs"] {
+        for package in ["std_msgs", "sensor_msgs", "diagnostic_msgs", "lifecycle_msgs"] {
             fs::create_dir_all(prefixes[1].join("share").join(package)).unwrap();
         }
         let error = check(&prefixes).unwrap_err().to_string();

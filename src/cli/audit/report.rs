@@ -224,7 +224,10 @@ impl fmt::Display for Report {
             let short = |name: &&'static str| {
                 name.trim_start_matches("ttnn.").rsplit('.').next().unwrap_or_default().to_owned()
             };
-            let implementations: Vec<String> = line.implementations.iter().map(short).collect();
+            let implementations: Vec<String> = match line.implementations.is_empty() && name != "total" {
+                true => vec!["(within the next component's)".into()],
+                false => line.implementations.iter().map(short).collect(),
+            };
             writeln!(
                 f,
                 "{name:<23}{:>11}{:>10}{:>10.2}{:>10.1}{:>11}{:>8.0} %  {}",

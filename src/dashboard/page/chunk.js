@@ -27,6 +27,11 @@ export function show(news) {
   news.joints.forEach((joint, index) => fill(list.children[index], joint));
 }
 
+/** Two digits, and a minus sign that is as wide as a digit. */
+function position(value) {
+  return value.toFixed(2).replace("-", "\u2212");
+}
+
 function frame() {
   const drawing = svg("svg", { "aria-hidden": "true" });
   return html("div", "joint", html("div", "name"), drawing, html("div", "ends", html("span", ""), html("span", "")));
@@ -37,8 +42,8 @@ function fill(element, { name, positions }) {
   say(label, words(name));
   label.title = name;
   const [first, last] = [positions[0] ?? 0, positions.at(-1) ?? 0];
-  say(ends.firstChild, first.toFixed(2));
-  say(ends.lastChild, last.toFixed(2));
+  say(ends.firstChild, position(first));
+  say(ends.lastChild, position(last));
   const { width, height } = drawing.getBoundingClientRect();
   if (width === 0) return;
   drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);

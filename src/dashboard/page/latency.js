@@ -21,8 +21,7 @@ export function show(news) {
   last = news;
   const table = byId("latency");
   // Measured where the drawings stand, once they do.
-  const width = table.querySelector("svg")?.getBoundingClientRect().width ?? 200;
-  const axis = scale(news, width);
+  const axis = scale(news, table.querySelector(".plot")?.getBoundingClientRect() ?? { width: 200, height: 30 });
   let part = 0;
   const rows = news.latencies.map((latency) => ({ ...latency, part: latency.part ? part++ : null, numbers: latency[which] }));
   // What the budget bounds first, then its parts as they follow each other, then the rest.
@@ -32,7 +31,7 @@ export function show(news) {
 }
 
 /** A logarithmic axis over all that was measured and the budget. */
-function scale(news, width) {
+function scale(news, { width, height }) {
   const used = news.latencies.map((latency) => latency[which]).filter(({ count }) => count > 0);
   const edges = news.edges_ms;
   const firsts = used.map(({ first_bin }) => edges[Math.max(0, first_bin - 1)]);
@@ -40,7 +39,7 @@ function scale(news, width) {
   const low = Math.floor(Math.log10(Math.min(...firsts, news.budget_ms / 100)));
   const high = Math.ceil(Math.log10(Math.max(...lasts, news.budget_ms * 2)) * 2) / 2;
   const x = (value) => ((Math.log10(Math.max(value, 1e-9)) - low) / (high - low)) * width;
-  return { x, width, low, high };
+  return { x, width, height, low, high };
 }
 
 function head(axis) {
@@ -70,17 +69,17 @@ function tableRow({ name, part, numbers }, axis, news) {
     const over = hero && numbers[key] > news.budget_ms;
     return cell("cell", `number${numbers.count === 0 ? " none" : ""}${over ? " over" : ""}`, numbers.count === 0 ? "–" : ms(numbers[key]));
   });
-  const drawing = cell("cell", "", svg("svg", { "aria-hidden": "true" }, ...histogram(numbers, part, axis, news)));
+  const drawing = cell("cell", "", svg("svg", { class: "plot", "aria-hidden": "true" }, ...histogram(numbers, part, axis, news)));
   return row(hero ? "hero" : "", label, drawing, ...cells);
 }
 
 function histogram({ count, first_bin, bins, p99_ms, max_ms }, part, axis, news) {
-  const HEIGHT = 2.45 * parseFloat(getComputedStyle(document.documentElement).fontSize);
-  const [top, base] = [5, HEIGHT - 4];
+  const { width, height } = axis;
+  const [top, base] = [5, height - 4];
   const budget = axis.x(news.budget_ms);
-  const drawn = [svg("line", { class: "base", x1: 0, x2: axis.width, y1: base, y2: base })];
+  const drawn = [svg("line", { class: "base", x1: 0, x2: width, y1: base, y2: base })];
   for (let power = axis.low; power <= axis.high; power += 1) {
-    drawn.push(svg("line", { class: "grid", x1: axis.x(10 ** power), x2: axis.x(10 ** power), y1: 0, y2: HEIGHT }));
+    drawn.push(svg("line", { class: "grid", x1: axis.x(10 ** power), x2: axis.x(10 ** power), y1: 0, y2: height }));
   }
   if (count > 0) {
     const most = Math.sqrt(Math.max(...bins));
@@ -96,7 +95,7 @@ function histogram({ count, first_bin, bins, p99_ms, max_ms }, part, axis, news)
     drawn.push(svg("line", { class: "quantile", x1: axis.x(p99_ms), x2: axis.x(p99_ms), y1: base - 12, y2: base + 4 }));
     drawn.push(svg("circle", { class: "largest", cx: axis.x(max_ms), cy: base, r: 3.5 }));
   }
-  drawn.push(svg("line", { class: "budget", x1: budget, x2: budget, y1: 0, y2: HEIGHT }));
+  drawn.push(svg("line", { class: "budget", x1: budget, x2: budget, y1: 0, y2: height }));
   return drawn;
 }
 

@@ -37,6 +37,7 @@ export function showEndToEnd(news) {
   if (!found || found.recent.count === 0) return;
   figure(byId("figure-p50"), ms(found.recent.p50_ms), "ms");
   figure(byId("figure-p99"), ms(found.recent.p99_ms), "ms");
+  byId("figure-typical").classList.toggle("over", found.recent.p50_ms > news.budget_ms);
   byId("figure-worst").classList.toggle("over", found.recent.p99_ms > news.budget_ms);
 }
 
@@ -67,7 +68,7 @@ function showCounts({ missed, dropped, recent_s, last_error }) {
   error.hidden = last_error === null;
   say(error, last_error === null ? "" : `last error: ${last_error}`);
   if (rows.length === 0) {
-    byId("counts").replaceChildren(html("p", "all-well", "Every chunk came in time; none was dropped."));
+    byId("counts").replaceChildren(html("p", "all-well", "No deadline was missed, no chunk was dropped."));
     return;
   }
   const cells = rows.map(({ what, total, recent, mark }) => {

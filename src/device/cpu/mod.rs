@@ -32,7 +32,8 @@ use self::memory::{LargeMemory, Words};
 use self::pool::Pool;
 use self::program::Program;
 use super::{
-    Account, Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, SectionTime, StepAccount, StepTime,
+    Account, Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, SectionTime, StepAccount,
+    StepTime,
 };
 use crate::graph::{Graph, HostTensor, HostView, Source, Weights};
 

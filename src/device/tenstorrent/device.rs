@@ -50,6 +50,8 @@ pub struct TenstorrentOptions {
     /// The interpreter that has ttnn; `None`: see `tt_metal_sys::Options`.
     pub python: Option<PathBuf>,
     pub tuning: Tuning,
+    /// The card must be a mock, which computes nothing; otherwise it must be a real one.
+    pub mock: bool,
     /// Has the library write down what it does in each warm-up; see [`TenstorrentDevice::evidence`].
     pub evidence: bool,
 }
@@ -73,6 +75,9 @@ pub struct TenstorrentDevice {
 impl TenstorrentDevice {
     /// Opens the card.
     pub fn open(options: TenstorrentOptions) -> Result<Self, TenstorrentError> {
+        if options.mock && std::env::var_os("TT_METAL_MOCK_CLUSTER_DESC_PATH").is_none() {
+            return Err(TenstorrentError::NoMock);
+        }
         let sys = Options {
             python: options.python.clone(),
             trace_region_bytes: options.tuning.trace_region_bytes,
@@ -80,6 +85,11 @@ impl TenstorrentDevice {
         };
         let session = Session::open(&sys).map_err(|error| TenstorrentError::open(&error))?;
         let description = session.with(Runtime::describe).map_err(|error| TenstorrentError::open(&error))?;
+        match (description.mock, options.mock) {
+            (true, false) => return Err(TenstorrentError::Mock),
+            (false, true) => return Err(TenstorrentError::NoMock),
+            _ => {}
+        }
         let found = Card::ALL.into_iter().find(|card| card.architecture == description.architecture);
         let mut card = match (options.card, found) {
             (Some(asked), _) if asked.architecture == description.architecture => asked,
@@ -109,11 +119,6 @@ impl TenstorrentDevice {
             programs: Vec::new(),
             captured: false,
         })
-    }
-
-    /// Whether the card is a description of one, which computes nothing.
-    pub fn is_mock(&self) -> bool {
-        self.description.mock
     }
 
     pub fn card(&self) -> &Card {

@@ -15,6 +15,16 @@ pub enum TenstorrentError {
         version = tt_metal_sys::TTNN_VERSION
     )]
     Open(String),
+    #[error(
+        "this is a mock card (TT_METAL_MOCK_CLUSTER_DESC_PATH is set), which computes nothing: no robot may follow it. \
+         `audit` and `bench` take it with --mock"
+    )]
+    Mock,
+    #[error(
+        "--mock needs the environment of a mock card, which `cargo xtask tenstorrent` prints: \
+         env $(cargo xtask tenstorrent --card p150) pi0_node audit .."
+    )]
+    NoMock,
     #[error("the kernel compiler SFPI does not work: {0}. Install the release that ttnn {version} asks for in \
          /opt/tenstorrent/sfpi; docs/tenstorrent.md says how", version = tt_metal_sys::TTNN_VERSION)]
     Compiler(String),
@@ -32,7 +42,7 @@ pub enum TenstorrentError {
     #[error("{operation} of node '{node}': {message}")]
     Call { operation: String, node: String, message: String },
     #[error(
-        "the trace of program '{program}' does not fit: {message}. Raise the parameter tenstorrent.trace_region_mb"
+        "the trace of program '{program}' does not fit: {message}. Raise the parameter tenstorrent_trace_region_mb"
     )]
     TraceRegion { program: String, message: String },
     #[error(
@@ -67,7 +77,7 @@ impl TenstorrentError {
         };
         let has = |what: &str| message.contains(what);
         if has("beyond max L1 size") || has("clash with L1 buffers") || has("L1 buffer") && has("Memory") {
-            return full("L1", "Give activations less of it: tenstorrent.l1_activation_kb");
+            return full("L1", "Give activations less of it: tenstorrent_l1_activation_kb");
         }
         if has("Out of Memory") {
             return full("DRAM", "Use fewer cameras or step counts, or a card with more memory");
