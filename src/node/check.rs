@@ -56,12 +56,15 @@ struct Needs {
     least_hz: f64,
 }
 
+/// Notes what has come; the stamp is the clock's.
+type Take = Box<dyn FnMut(&mut Seen, Stamp)>;
+
 /// A subscription and what came.
 struct Listener {
     seen: Seen,
     needs: Needs,
     /// Takes what is there.
-    drain: Box<dyn FnMut(&mut Seen, Stamp)>,
+    drain: Take,
 }
 
 /// What came on a topic.
