@@ -84,7 +84,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// A loop that sent nothing for so long, or for as long as a healthy cycle may take, is not running.
+    /// A loop that sent nothing for so long is not running.
     const RECENT: Duration = Duration::from_secs(1);
 
     /// A loop that has shown no sign of life for `watchdog_ms` has stalled.
@@ -164,9 +164,7 @@ impl Shared {
             _ if self.is_stalled() => LoopState { phase: Phase::Stalled, why: Some(DropReason::Stalled) },
             _ if !self.is_active() => LoopState { phase: Phase::Inactive, why: Some(DropReason::Disabled) },
             _ if !self.is_enabled() => LoopState { phase: Phase::Disabled, why: Some(DropReason::Disabled) },
-            Phase::Running if sent > Self::RECENT.max(self.watchdog) => {
-                LoopState { phase: Phase::Waiting, why }
-            }
+            Phase::Running if sent > Self::RECENT => LoopState { phase: Phase::Waiting, why },
             phase => LoopState { phase, why },
         }
     }
