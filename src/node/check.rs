@@ -56,12 +56,15 @@ struct Needs {
     least_hz: f64,
 }
 
+/// Takes down what has come, at this time.
+type Drain = Box<dyn FnMut(&mut Seen, Stamp)>;
+
 /// A subscription and what came.
 struct Listener {
     seen: Seen,
     needs: Needs,
     /// Takes what is there.
-    drain: Box<dyn FnMut(&mut Seen, Stamp)>,
+    drain: Drain,
 }
 
 /// What came on a topic.
