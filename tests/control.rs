@@ -84,6 +84,28 @@ fn delta_actions_start_from_the_measured_joints() {
 }
 
 #[test]
+fn units_lead_to_the_model_and_back() {
+    let (_a, mut plain) = robot();
+    let (_b, mut scaled) = robot_with(|settings| {
+        settings.joint_scale = vec![2.0, -0.5];
+        settings.joint_offset = vec![0.0, 1.0];
+    });
+    let expected = chunk_at(&mut plain, 100);
+    // The same place in other units: the model sees the waist at 0.1 and the elbow at 0.2.
+    let (names, positions) = (["waist".to_owned(), "elbow".to_owned()], [0.05, 1.6]);
+    let state = JointState { stamp: stamp_ms(100), names: &names, positions: &positions };
+    put_image(&mut scaled, 100);
+    scaled.joints.put(&state, stamp_ms(100)).unwrap();
+    assert_eq!(scaled.cycle.step(stamp_ms(100)), Outcome::Chunk);
+    let chunk = scaled.chunks.try_recv(stamp_ms(100)).unwrap();
+    assert_eq!(chunk.measured, positions);
+    for ((_, found), (_, expected)) in chunk.points().zip(expected.points()) {
+        assert!((2.0 * found[0] - expected[0]).abs() < 1e-6, "{found:?} {expected:?}");
+        assert!((1.0 - 0.5 * found[1] - expected[1]).abs() < 1e-6, "{found:?} {expected:?}");
+    }
+}
+
+#[test]
 fn without_fresh_joints_there_is_no_chunk() {
     let (_folder, mut wiring) = robot();
     put_image(&mut wiring, 100);

@@ -53,17 +53,13 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     }
     let (settings, verdicts) = check::parameters(&values);
     verdicts.into_iter().for_each(|verdict| report.add(verdict));
-    if let Some(settings) = &settings {
-        if has_checkpoint {
-            check::checkpoint(settings).into_iter().for_each(|verdict| report.add(verdict));
-        }
-        #[cfg(feature = "ros")]
-        if options.live {
-            eprintln!("listening for {} s", options.seconds);
-            crate::node::check(settings, options.seconds)?
-                .into_iter()
-                .for_each(|verdict| report.add(verdict));
-        }
+    if let Some(settings) = settings.as_ref().filter(|_| has_checkpoint) {
+        check::checkpoint(settings).into_iter().for_each(|verdict| report.add(verdict));
+    }
+    #[cfg(feature = "ros")]
+    if let Some(settings) = settings.as_ref().filter(|_| options.live) {
+        eprintln!("listening for {} s", options.seconds);
+        crate::node::check(settings, options.seconds)?.into_iter().for_each(|verdict| report.add(verdict));
     }
     report.finish()
 }

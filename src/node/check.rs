@@ -56,15 +56,15 @@ struct Needs {
     least_hz: f64,
 }
 
-/// Takes down what has come, at this time.
-type Drain = Box<dyn FnMut(&mut Seen, Stamp)>;
+/// Notes what has come; the stamp is the clock's.
+type Take = Box<dyn FnMut(&mut Seen, Stamp)>;
 
 /// A subscription and what came.
 struct Listener {
     seen: Seen,
     needs: Needs,
     /// Takes what is there.
-    drain: Drain,
+    drain: Take,
 }
 
 /// What came on a topic.
