@@ -79,13 +79,13 @@ class Bench:
         self.stack.callback(process.kill)
         return process
 
-    def start_node(self, checkpoint, cameras):
-        """pi0_node with so many cameras, when it is running. Its latencies go to [`latencies`]."""
+    def start_node(self, checkpoint, cameras, **parameters):
+        """pi0_node with so many cameras, when it is running. `latencies` gives what it writes."""
         shutil.rmtree(self.folder / "latencies", ignore_errors=True)
-        parameters = self.folder / "node.yaml"
-        parameters.write_text(node_parameters(checkpoint, cameras, self.folder / "latencies"))
-        command = [self.options.binary.resolve(), "run", "--ros-args", "--params-file", parameters]
-        for parameter in self.options.parameter:
+        file = self.folder / "node.yaml"
+        file.write_text(node_parameters(checkpoint, cameras, self.folder / "latencies"))
+        command = [self.options.binary.resolve(), "run", "--ros-args", "--params-file", file]
+        for parameter in [f"{name}:={value}" for name, value in parameters.items()] + self.options.parameter:
             command += ["-p", parameter]
         node = self.start("node", command)
         node.wait_for(" is running on ")

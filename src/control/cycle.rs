@@ -222,26 +222,25 @@ impl Cycle {
     }
 
     fn look(&mut self, now: &Now) -> Result<Outcome, DeviceError> {
-        let stamp = (now.clock)();
-        match self.frames.look(stamp) {
+        let began = Began::now((now.clock)());
+        match self.frames.look(began.stamp) {
             Look::Waiting => self.act_again(now),
             Look::Apart { spread_ms } => {
                 self.metrics.apart(spread_ms);
                 self.act_again(now)
             }
-            Look::Complete => self.perceive_and_act(stamp, now),
+            Look::Complete => self.perceive_and_act(began, now),
         }
     }
 
     /// A new frame set to a chunk.
-    fn perceive_and_act(&mut self, stamp: Stamp, now: &Now) -> Result<Outcome, DeviceError> {
+    fn perceive_and_act(&mut self, mut began: Began, now: &Now) -> Result<Outcome, DeviceError> {
         self.metrics.frame_sets.add_one();
         self.view = None;
         let Some(images) = self.frames.span() else { return Ok(Outcome::Idle) };
-        if let Some(reason) = self.images_too_old(images, stamp) {
+        if let Some(reason) = self.images_too_old(images, began.stamp) {
             return Ok(self.dropped(reason));
         }
-        let mut began = Began::now((now.clock)());
         self.note_arrival(&mut began, images.1, now.runs);
         self.perceive(&mut began)?;
         self.view = Some(View::new(images));

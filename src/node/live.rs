@@ -64,7 +64,6 @@ pub fn run(options: Options, logs: Logs, progress: &dyn Progress) -> anyhow::Res
     let (switch, dump) = (Switch::default(), LatencyDump::default());
     let (lifecycle, mut permanent, asked) = Lifecycle::serve(&mut node, &clock)?;
     permanent.extend(parameter_services::serve(&mut node, &parameters, &clock)?);
-    permanent.push(inputs::prompt(&mut node, parameters.clone())?);
     permanent.push(inputs::enable(&mut node, Arc::clone(&switch))?);
     permanent.push(dump.serve(&mut node)?);
     let diagnostics = Diagnostics::new(&mut node)?;

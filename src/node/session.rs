@@ -72,9 +72,13 @@ impl Session {
             house.record.as_deref().map(|folder| record(house, &mut wiring, folder)).transpose()?;
         let Wiring { cameras, joints, prompt, mut cycle, chunks, enable, tuner, monitor, .. } = wiring;
         enable.set_active(false);
+        // Before anybody sees ~/prompt: what is sent there must not be refused.
+        let current = CurrentSettings::new(settings.clone());
+        house.parameters.attach(Running { tuner, prompt, current: current.clone() });
         let publishers = Publishers::default();
         let graph = GraphWatch::new(&settings, &house.names, publishers.clone());
         let (clock, ending) = (house.clock.clone(), stop.clone());
+        let parameters = house.parameters.clone();
         let (chunk_publisher, mut threads) = house.hand.with(move |node, ends| {
             let chunk_publisher = ChunkPublisher::new(node, joints.names())?;
             let mut threads = Vec::new();
@@ -84,6 +88,7 @@ impl Session {
                 threads.push(thread);
             }
             ends.session.push(inputs::joints(node, joints, &clock)?);
+            ends.session.push(inputs::prompt(node, parameters)?);
             ends.graph = Some(graph);
             anyhow::Ok((chunk_publisher, threads))
         })??;
@@ -104,9 +109,7 @@ impl Session {
         })?;
 
         house.dump.attach(&monitor, settings.latency_folder.as_deref());
-        let current = CurrentSettings::new(settings);
         *house.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(enable.clone());
-        house.parameters.attach(Running { tuner, prompt, current: current.clone() });
         let shown = last_chunk.clone();
         let chunk = Box::new(move || shown.get());
         let sources = Sources { monitor: monitor.clone(), settings: current.clone(), chunk };

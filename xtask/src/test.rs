@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::command::{command, describe, run as run_command};
+use crate::simulator;
 use crate::tenstorrent::{self, Readiness};
 
 #[derive(clap::Args)]
@@ -19,6 +20,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         return run_command(&mut tt_golden()?);
     }
     let mut steps = steps();
+    if let simulator::Readiness::Missing(reason) = simulator::prepare()? {
+        eprintln!("\nskipped: the closed loop with MuJoCo: {reason}");
+    }
     match tenstorrent::prepare()? {
         Readiness::Ready => steps.extend(CARDS.map(on_mock_card)),
         Readiness::Missing(reason) => eprintln!("\nskipped: tests on mock Tenstorrent cards: {reason}"),
