@@ -1,8 +1,8 @@
 //! Tenstorrent cards, through TTNN, the library that Tenstorrent distributes.
 //!
 //! `lower` turns a graph into a `program` of library calls, kept as data, for a `card` in the types of `precision`; `content`
-//! says what its tensors hold, `axis` where rows and columns lie. `device` loads programs, captures them as traces and
-//! replays these, by way of `tt-metal-sys`, which no other room knows. Everything but `device` and `loaded` works without
+//! says what its tensors hold, `axis` where rows and columns lie. `device` loads programs (`load`), captures them as traces and
+//! replays these, by way of `tt-metal-sys`, which no other room knows. Everything but `device`, `load` and `loaded` works without
 //! a card, without Python and without the library.
 
 pub mod axis;
@@ -11,6 +11,7 @@ pub mod content;
 mod device;
 mod error;
 mod evidence;
+mod load;
 mod loaded;
 pub mod lower;
 pub mod precision;
