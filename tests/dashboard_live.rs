@@ -49,8 +49,11 @@ fn a_running_node_shows_itself_and_writes_its_latencies() {
     let mut node = start_node(&domain, folder.path(), &["dashboard:=127.0.0.1:0", &latency_folder]);
     domain.spin_until("the dashboard", &mut [&node], |_| address(&node).is_some());
     let address = address(&node).unwrap();
-    let waiting = get(address, "/healthz");
-    assert_eq!((waiting.status, waiting.json()["state"].as_str()), (503, Some("waiting")));
+    // From when the node is active.
+    domain.spin_until("a waiting loop", &mut [&node], |_| {
+        let health = get(address, "/healthz");
+        (health.status, health.json()["state"].as_str()) == (503, Some("waiting"))
+    });
 
     let mut command = pi0_node(&["play", "--loop", "--rate", "0.5", "--wait-for-subscribers", "4", BAG]);
     let mut player = domain.start("player", &mut command);
