@@ -1,9 +1,10 @@
 //! What the last cycles came to, one record each: written by the control thread and by whoever sends the chunks, read by
 //! whoever draws them.
 //!
-//! A ring of atomic words, of which every record takes the next slot. Writing a record is a few dozen stores; a reader that is overtaken notices it by the number
-//! that a slot bears before and after, and leaves that record out.
+//! A ring of atomic words, of which every record takes the next slot. Writing a record is a few dozen stores; a reader
+//! that is overtaken notices it by the number that a slot bears before and after, and leaves that record out.
 
+use std::hint::black_box;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -86,7 +87,9 @@ const CHUNK: u64 = u64::MAX - 1;
 
 impl CycleRing {
     pub fn new(slots: usize) -> Self {
-        let slot = || Slot { version: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; WORDS] };
+        // Written here, or the system gives each page only when the first cycle that needs it waits for it.
+        let empty = || AtomicU64::new(black_box(0));
+        let slot = || Slot { version: empty(), words: [const { AtomicU64::new(0) }; WORDS] };
         Self { next: AtomicU64::new(0), slots: (0..slots).map(|_| slot()).collect() }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! The buckets are allocated once and `record` is one atomic addition, so no reader ever holds a writer up.
 
+use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -26,10 +27,12 @@ pub struct Latency {
 impl Latency {
     pub fn new() -> Self {
         let buckets = AtomicHistogram::new(GROUPING_POWER, MAX_VALUE_POWER);
-        Self {
-            buckets: buckets.expect("the constants above are a valid configuration"),
-            max_ns: AtomicU64::new(0),
+        let buckets = buckets.expect("the constants above are a valid configuration");
+        // The system gives a page when it is first written to, and rare durations would make a cycle wait for that.
+        for bucket in buckets.load().iter() {
+            let _ = buckets.add(bucket.start(), black_box(0));
         }
+        Self { buckets, max_ns: AtomicU64::new(0) }
     }
 
     /// Adds one duration. Neither locks nor allocates.
