@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pi0_node::observe::{DeltaMask, Normalizer};
-use pi0_node::settings::Normalization;
+use pi0_node::observe::{DeltaMask, JointUnits, Normalizer};
+use pi0_node::settings::{NODE_NAME, Normalization, Settings, Value as Parameter, read_parameters};
 use serde_json::Value;
 
 const JOINTS: usize = 7;
@@ -180,4 +180,33 @@ fn a_checkpoint_that_says_so_has_actions_relative_to_the_state() {
     assert_ne!(enabled, text);
     fs::write(&pipeline, enabled).unwrap();
     assert!(load(folder.path()).relative_actions());
+}
+
+/// openpi's `adapt_to_pi` is what config/aloha.yaml says of the joints.
+#[test]
+fn the_aloha_configuration_converts_as_openpi_does() {
+    let recorded: Value = serde_json::from_slice(&fs::read(data("aloha.json")).unwrap()).unwrap();
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/aloha.yaml");
+    let mut values = read_parameters(&config, NODE_NAME).unwrap();
+    values.insert("checkpoint".into(), Parameter::Text("model".into()));
+    let Settings { joints, joint_scale, joint_offset, joint_conversion, .. } =
+        Settings::from_values(&values).unwrap();
+    let units = JointUnits::new(&joint_scale, &joint_offset, &joint_conversion, joints.len()).unwrap();
+    // Both are f64; the order of a few operations differs.
+    let close = |found: &[f64], expected: &[f64]| {
+        assert_eq!(found.len(), expected.len());
+        for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert!((found - expected).abs() < 1e-12, "value {index}: {found}, expected {expected}");
+        }
+    };
+    let states = recorded["states"].as_array().unwrap();
+    assert_eq!(states.len(), 20);
+    for (state, adapted) in states.iter().zip(recorded["adapted"].as_array().unwrap()) {
+        let mut model = vec![0.0; joints.len()];
+        units.to_model(&numbers(state), &mut model);
+        close(&model, &numbers(adapted));
+    }
+    let mut actions = numbers(&recorded["actions"]);
+    units.to_robot(&mut actions);
+    close(&actions, &numbers(&recorded["encoded"]));
 }

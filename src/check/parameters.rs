@@ -67,10 +67,11 @@ fn cameras(settings: &Settings) -> Vec<Verdict> {
 
 fn joints(settings: &Settings) -> Vec<Verdict> {
     let joints = settings.joints.len();
-    let units = match (settings.joint_scale.is_empty(), settings.joint_offset.is_empty()) {
-        (true, true) => "in the robot's own units (radians, metres)",
-        _ => "scaled to the model's units",
-    };
+    let own = settings.joint_scale.is_empty()
+        && settings.joint_offset.is_empty()
+        && settings.joint_conversion.is_empty();
+    let units =
+        if own { "in the robot's own units (radians, metres)" } else { "converted to the model's units" };
     let mut verdicts = vec![Verdict::ok("joints", format!("{joints}, {units}"))];
     verdicts.push(match DeltaMask::from_openpi(&settings.delta_actions, joints) {
         Err(error) => Verdict::error("delta_actions", error.to_string()),

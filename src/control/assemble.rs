@@ -115,7 +115,8 @@ pub fn assemble_on(
         config.state_dim,
         config.action_dim,
     )?;
-    let units = JointUnits::new(&settings.joint_scale, &settings.joint_offset, joints)?;
+    let units =
+        JointUnits::new(&settings.joint_scale, &settings.joint_offset, &settings.joint_conversion, joints)?;
     let delta = DeltaMask::from_openpi(&settings.delta_actions, joints)?;
     if normalizer.relative_actions() && settings.delta_actions.is_empty() {
         return Err(AssembleError::RelativeActions);
@@ -185,8 +186,8 @@ pub fn assemble_on(
             witness: None,
         },
         prompt,
-        tuner: Tuner { timing: timing_sender, rules: rules_sender },
-        enable: Enable { shared: shared.clone(), wake: wake.clone() },
+        tuner: Tuner::new(timing_sender, rules_sender),
+        enable: Enable { shared: shared.clone(), wake: wake.clone(), witness: None },
         cycle: Cycle {
             model,
             frames,

@@ -2,6 +2,7 @@
 //! units, normalisation, delta actions, prompt and tokenizer. Called by `control`'s inputs and outputs, on edge threads
 //! for images and prompts, on the control thread for states and actions (those functions never allocate).
 
+mod aloha_gripper;
 pub mod delta;
 pub mod image;
 pub mod joints;
@@ -21,4 +22,4 @@ pub use normalization::Normalizer;
 pub use prompt::{PromptTokenizer, PromptTokens, TokenizerError};
 pub use small_tokenizer::write_small_tokenizer;
 pub use stats::{NormalizationError, write_identity_like_stats};
-pub use units::{JointUnits, UnitsError};
+pub use units::{JointConversion, JointUnits, UnitsError};

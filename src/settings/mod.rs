@@ -1,12 +1,14 @@
 //! Everything a user can set, as one value: read from ROS parameters by `node`, from the same YAML file by `replay`.
 //! `control` is assembled from it.
 //!
-//! `parameters` is the one table of names, types, defaults, units and ranges; `value` checks raw
-//! values by it, `read` makes [`Settings`] of them, `yaml` gets raw values from a parameter file.
+//! `table` is the one table of names, types, defaults, units and ranges, `parameter` what stands in it; `value` checks raw
+//! values by it, `read` and `robot` make [`Settings`] of them, `yaml` gets raw values from a parameter file.
 
 mod current;
-mod parameters;
+mod parameter;
 mod read;
+mod robot;
+mod table;
 mod value;
 mod yaml;
 
@@ -15,12 +17,12 @@ use std::path::PathBuf;
 
 use crate::device::cpu::Precision;
 use crate::device::tenstorrent::Tuning;
+use crate::observe::JointConversion;
 
 pub use current::CurrentSettings;
-pub use parameters::{
-    Allowed, CHANGEABLE, DefaultValue, PARAMETERS, Parameter, markdown_reference, reference,
-};
+pub use parameter::{Allowed, DefaultValue, Parameter, markdown_reference, reference};
 pub use read::SettingsError;
+pub use table::{CHANGEABLE, PARAMETERS};
 pub use value::{Problem, Value, complete};
 pub use yaml::{NODE_NAME, PARAMETERS_FILE, ParameterFileError, read_parameters, write_parameters};
 
@@ -44,9 +46,10 @@ pub struct Settings {
     pub joint_states_topic: String,
     /// Joint names in the model's order.
     pub joints: Vec<String>,
-    /// The model's units of each joint are `scale * position + offset`; empty lists: the robot's own.
+    /// The model's units of each joint are `conversion(scale * position + offset)`; empty lists: the robot's own.
     pub joint_scale: Vec<f64>,
     pub joint_offset: Vec<f64>,
+    pub joint_conversion: Vec<JointConversion>,
     /// The task until a prompt arrives on `~/prompt`.
     pub prompt: String,
     /// Tokenizer file; without one, the checkpoint's folder is searched.

@@ -5,14 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::value::{Problem, Value, complete, problem};
-use super::{
-    Camera, ChunkJoin, LimitSettings, MissingCamera, Normalization, OnDeadlineMiss, RealTimeSettings,
-    Settings, Transport,
-};
+use super::robot::{check_topic, not_unique};
+use super::value::{Problem, Value, Values, complete, problem};
+use super::{ChunkJoin, Normalization, OnDeadlineMiss, RealTimeSettings, Settings};
 use crate::device::cpu::Precision;
 use crate::device::tenstorrent::{DataType, Precisions, Tuning};
-use crate::observe::JointUnits;
 
 /// Parameters that cannot be used: all of them, not just the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,51 +36,7 @@ impl Settings {
     }
 }
 
-/// A value of the right type for every parameter, as [`complete`] makes them: asking for a parameter that the table
-/// lacks, or as another type, is a mistake in this file that every test finds.
-struct Values(BTreeMap<&'static str, Value>);
-
 impl Values {
-    fn text(&self, name: &str) -> String {
-        match &self.0[name] {
-            Value::Text(text) => text.clone(),
-            other => unreachable!("{name} is {other}"),
-        }
-    }
-
-    fn texts(&self, name: &str) -> Vec<String> {
-        match &self.0[name] {
-            Value::Texts(texts) => texts.clone(),
-            other => unreachable!("{name} is {other}"),
-        }
-    }
-
-    fn integer(&self, name: &str) -> i64 {
-        match &self.0[name] {
-            Value::Integer(integer) => *integer,
-            other => unreachable!("{name} is {other}"),
-        }
-    }
-
-    /// For parameters whose range starts at 0.
-    fn count(&self, name: &str) -> usize {
-        usize::try_from(self.integer(name)).unwrap_or_default()
-    }
-
-    fn integers(&self, name: &str) -> Vec<i64> {
-        match &self.0[name] {
-            Value::Integers(integers) => integers.clone(),
-            other => unreachable!("{name} is {other}"),
-        }
-    }
-
-    fn float(&self, name: &str) -> f64 {
-        match &self.0[name] {
-            Value::Float(float) => *float,
-            other => unreachable!("{name} is {other}"),
-        }
-    }
-
     fn settings(&self, problems: &mut Vec<Problem>) -> Settings {
         let optional = |text: String| (!text.is_empty()).then_some(text);
         let joint_states_topic = self.text("joint_states_topic");
@@ -104,8 +57,9 @@ impl Values {
             seed: self.integer("seed").unsigned_abs(),
             cameras: self.cameras(problems),
             joint_states_topic,
-            joint_scale: self.units("joint_scale", problems),
-            joint_offset: self.units("joint_offset", problems),
+            joint_scale: self.floats("joint_scale"),
+            joint_offset: self.floats("joint_offset"),
+            joint_conversion: self.units(problems),
             joints,
             prompt: self.text("prompt"),
             tokenizer: optional(self.text("tokenizer")).map(Into::into),
@@ -168,116 +122,11 @@ impl Values {
         address.ok()
     }
 
-    fn floats(&self, name: &str) -> Vec<f64> {
-        match &self.0[name] {
-            Value::Floats(floats) => floats.clone(),
-            other => unreachable!("{name} is {other}"),
-        }
-    }
-
-    fn bool(&self, name: &str) -> bool {
-        match &self.0[name] {
-            Value::Bool(value) => *value,
-            other => unreachable!("{name} is {other}"),
-        }
-    }
-
     /// The largest first, each once.
     fn denoise_steps(&self) -> Vec<usize> {
         let steps = self.integers("denoise_steps").into_iter();
         let steps: BTreeSet<usize> = steps.filter_map(|steps| usize::try_from(steps).ok()).collect();
         steps.into_iter().rev().collect()
-    }
-
-    /// A list of [`crate::observe::JointUnits`], which says what is wrong with it.
-    fn units(&self, name: &'static str, problems: &mut Vec<Problem>) -> Vec<f64> {
-        let list = self.floats(name);
-        let joints = self.texts("joints").len();
-        let none = Vec::new();
-        let (scale, offset) = if name == "joint_scale" { (&list, &none) } else { (&none, &list) };
-        // Where there are no joints, that has been said already.
-        if joints > 0
-            && let Err(error) = JointUnits::new(scale, offset, joints)
-        {
-            let message = error.to_string();
-            problems.push(problem(name, message.trim_start_matches(name).trim_start()));
-        }
-        list
-    }
-
-    fn limits(&self, problems: &mut Vec<Problem>) -> LimitSettings {
-        let joints = self.texts("joints").len();
-        let mut list = |name: &str| {
-            let list = self.floats(name);
-            // Where there are no joints, that has been said already.
-            if !list.is_empty() && joints > 0 && list.len() != joints {
-                let message =
-                    format!("must have one number for each of the {joints} joints, but has {}", list.len());
-                problems.push(problem(name, message));
-            }
-            list
-        };
-        let (position_min, position_max) = (list("joint_position_min"), list("joint_position_max"));
-        let (velocity_max, step_max) = (list("joint_velocity_max"), list("joint_step_max"));
-        if let Some(joint) = position_min.iter().zip(&position_max).position(|(min, max)| min > max) {
-            let message = format!("is below joint_position_min for joint {joint} (counted from 0)");
-            problems.push(problem("joint_position_max", message));
-        }
-        let urdf = Some(self.text("urdf")).filter(|path| !path.is_empty()).map(Into::into);
-        LimitSettings { urdf, position_min, position_max, velocity_max, step_max }
-    }
-
-    fn cameras(&self, problems: &mut Vec<Problem>) -> Vec<Camera> {
-        let names = self.texts("cameras");
-        let topics = self.texts("camera_topics");
-        let mut transports = self.texts("camera_transports");
-        if transports.is_empty() {
-            transports = vec!["raw".to_owned(); names.len()];
-        }
-        let mut missing = self.texts("camera_missing");
-        if missing.is_empty() {
-            missing = vec!["wait".to_owned(); names.len()];
-        }
-        problems.extend(not_unique("cameras", &names));
-        let given: Vec<String> = topics.iter().filter(|topic| !topic.is_empty()).cloned().collect();
-        problems.extend(not_unique("camera_topics", &given));
-        // Where the list is missing altogether, that has been said already.
-        let lists =
-            [("camera_topics", &topics), ("camera_transports", &transports), ("camera_missing", &missing)];
-        for (parameter, list) in lists {
-            if list.len() != names.len() && !list.is_empty() {
-                let message = format!(
-                    "must have one entry for each of the {} cameras ({}), but has {}",
-                    names.len(),
-                    names.join(", "),
-                    list.len()
-                );
-                problems.push(problem(parameter, message));
-            }
-        }
-        if !topics.is_empty() && given.is_empty() {
-            problems.push(problem("camera_topics", "at least one camera must have a topic"));
-        }
-        for topic in &given {
-            if let Err(message) = check_topic(topic) {
-                problems.push(problem("camera_topics", message));
-            }
-        }
-        let entries = names.into_iter().zip(topics).zip(transports).zip(missing);
-        entries
-            .map(|(((name, topic), transport), missing)| Camera {
-                name,
-                topic: Some(topic).filter(|topic| !topic.is_empty()),
-                transport: match transport.as_str() {
-                    "compressed" => Transport::Compressed,
-                    _ => Transport::Raw,
-                },
-                missing: match missing.as_str() {
-                    "mask" => MissingCamera::Mask,
-                    _ => MissingCamera::Wait,
-                },
-            })
-            .collect()
     }
 
     fn normalization(&self, problems: &mut Vec<Problem>) -> Normalization {
@@ -304,33 +153,11 @@ impl Values {
     }
 }
 
-fn not_unique(parameter: &str, names: &[String]) -> Option<Problem> {
-    let mut seen = BTreeSet::new();
-    let twice = names.iter().find(|name| !seen.insert(name.as_str()))?;
-    Some(problem(parameter, format!("'{twice}' stands there more than once")))
-}
-
-/// The rules of <https://design.ros2.org/articles/topic_and_service_names.html>, without substitutions.
-fn check_topic(topic: &str) -> Result<(), String> {
-    let name = topic.strip_prefix('~').unwrap_or(topic);
-    let relative = name.strip_prefix('/').unwrap_or(name);
-    let token_ok = |token: &str| {
-        !token.is_empty()
-            && !token.starts_with(|first: char| first.is_ascii_digit())
-            && token.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-    };
-    if (name == topic || name.starts_with('/')) && relative.split('/').all(token_ok) {
-        Ok(())
-    } else {
-        Err(format!(
-            "'{topic}' is not a topic name: letters, digits and _ between single slashes, no part starting with a digit"
-        ))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{MissingCamera, Transport};
     use super::*;
+    use crate::observe::JointConversion;
 
     fn texts(texts: &[&str]) -> Value {
         Value::Texts(texts.iter().map(|text| (*text).to_owned()).collect())
@@ -486,13 +313,18 @@ mod tests {
     }
 
     #[test]
-    fn units_have_one_number_per_joint_and_no_scale_is_0() {
+    fn units_have_one_entry_per_joint_and_no_scale_is_0() {
         let scale = |scale: &[f64]| ("joint_scale", Value::Floats(scale.to_vec()));
         assert_eq!(read(&[scale(&[57.3, -1.0])]).unwrap().joint_scale, [57.3, -1.0]);
         assert!(
-            refusal(&[scale(&[1.0])]).contains("joint_scale: must have one number for each of the 2 joints")
+            refusal(&[scale(&[1.0])]).contains("joint_scale: must have one entry for each of the 2 joints")
         );
         assert!(refusal(&[scale(&[1.0, 0.0])]).contains("joint_scale: is 0 for joint 1 (counted from 0)"));
+        let conversion = |names: &[&str]| ("joint_conversion", texts(names));
+        let given = read(&[conversion(&["linear", "aloha_gripper"])]).unwrap();
+        assert_eq!(given.joint_conversion, [JointConversion::Linear, JointConversion::AlohaGripper]);
+        assert!(refusal(&[conversion(&["linear", "spline"])]).contains("each one of: linear, aloha_gripper"));
+        assert!(refusal(&[conversion(&["linear"])]).contains("joint_conversion: must have one entry"));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::parameters::{Allowed, DefaultValue, PARAMETERS, Parameter};
+use super::parameter::{Allowed, DefaultValue, Parameter};
+use super::table::PARAMETERS;
 
 /// A parameter's value as a source gives it, before its type is checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,4 +158,64 @@ fn check(parameter: &Parameter, value: &Value) -> Result<(), String> {
         }
     };
     if ok { Ok(()) } else { Err(format!("must be {parameter}, but is {value}")) }
+}
+
+/// A value of the right type for every parameter, as [`complete`] makes them: asking for a parameter that the table
+/// lacks, or as another type, is a mistake of the reader that every test finds.
+pub(super) struct Values(pub(super) BTreeMap<&'static str, Value>);
+
+impl Values {
+    pub(super) fn text(&self, name: &str) -> String {
+        match &self.0[name] {
+            Value::Text(text) => text.clone(),
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    pub(super) fn texts(&self, name: &str) -> Vec<String> {
+        match &self.0[name] {
+            Value::Texts(texts) => texts.clone(),
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    pub(super) fn integer(&self, name: &str) -> i64 {
+        match &self.0[name] {
+            Value::Integer(integer) => *integer,
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    /// For parameters whose range starts at 0.
+    pub(super) fn count(&self, name: &str) -> usize {
+        usize::try_from(self.integer(name)).unwrap_or_default()
+    }
+
+    pub(super) fn integers(&self, name: &str) -> Vec<i64> {
+        match &self.0[name] {
+            Value::Integers(integers) => integers.clone(),
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    pub(super) fn float(&self, name: &str) -> f64 {
+        match &self.0[name] {
+            Value::Float(float) => *float,
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    pub(super) fn floats(&self, name: &str) -> Vec<f64> {
+        match &self.0[name] {
+            Value::Floats(floats) => floats.clone(),
+            other => unreachable!("{name} is {other}"),
+        }
+    }
+
+    pub(super) fn bool(&self, name: &str) -> bool {
+        match &self.0[name] {
+            Value::Bool(value) => *value,
+            other => unreachable!("{name} is {other}"),
+        }
+    }
 }

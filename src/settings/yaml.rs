@@ -248,7 +248,7 @@ mod tests {
             let settings = Settings::from_values(&values).unwrap();
             let joints = settings.joints.len();
             let units =
-                crate::observe::JointUnits::new(&settings.joint_scale, &settings.joint_offset, joints)
+                crate::observe::JointUnits::new(&settings.joint_scale, &settings.joint_offset, &[], joints)
                     .unwrap();
             for (limit, expected) in
                 [&settings.limits.position_min, &settings.limits.position_max].iter().zip(expected)

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use pi0_node::observe::write_small_tokenizer;
+use pi0_node::observe::{JointConversion, JointUnits, write_small_tokenizer};
 use pi0_node::policy::{PolicyConfig, weight_specs};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -56,7 +56,7 @@ const EPSILON: f64 = 1e-6;
 
 /// What the policy is to answer.
 pub struct Known {
-    /// Where the joints go, from where they are, in their own units.
+    /// Where the joints go, from where they are, in the model's units.
     pub delta: [f64; JOINTS],
     /// The first point that has it.
     pub step_at: usize,
@@ -75,10 +75,30 @@ fn column(joint: usize) -> Column {
     Column { state: (0.1 * j - 0.4, 0.3 + 0.05 * j), actions: (0.35 - 0.07 * j, 0.9 - 0.03 * j) }
 }
 
+/// Whether this is one of ALOHA's grippers.
+pub fn is_gripper(joint: usize) -> bool {
+    joint % 7 == 6
+}
+
+/// Which way a joint turns for openpi's models: shoulders and elbows the other way.
+pub fn turn(joint: usize) -> f64 {
+    if matches!(joint % 7, 1 | 2) { -1.0 } else { 1.0 }
+}
+
 impl Known {
-    /// Position of a joint at a point, from where it was.
+    /// Position of a joint at a point, from where it was, in the units of the robot of config/aloha.yaml.
     pub fn position(&self, joint: usize, point: usize, measured: f64) -> f64 {
-        measured + if point >= self.step_at { self.delta[joint] } else { 0.0 }
+        let delta = if point >= self.step_at { self.delta[joint] } else { 0.0 };
+        if !is_gripper(joint) {
+            return measured + turn(joint) * delta;
+        }
+        // Its way there and back again is no identity; tests/observe_normalization.rs has it from openpi.
+        let gripper = JointUnits::new(&[], &[], &[JointConversion::AlohaGripper], 1).unwrap();
+        let mut position = [0.0];
+        gripper.to_model(&[measured], &mut position);
+        position[0] += delta;
+        gripper.to_robot(&mut position);
+        position[0]
     }
 
     /// Writes the checkpoint with its statistics and a tokenizer.

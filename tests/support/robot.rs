@@ -45,6 +45,7 @@ pub fn settings(folder: &Path) -> Settings {
         joints: vec!["waist".into(), "elbow".into()],
         joint_scale: Vec::new(),
         joint_offset: Vec::new(),
+        joint_conversion: Vec::new(),
         prompt: "go".into(),
         tokenizer: None,
         normalization: Normalization::None,

@@ -172,6 +172,26 @@ def normalization() -> None:
     (HERE / "numbers.json").write_text(json.dumps(recorded, indent=1) + "\n")
 
 
+def aloha() -> None:
+    """What openpi's ALOHA models (adapt_to_pi) see of a state, and what their actions are for the robot."""
+    from openpi.policies import aloha_policy
+
+    rng = np.random.default_rng(7)
+    state = rng.uniform(-2.0, 2.0, 14)
+    actions = rng.uniform(-2.0, 2.0, (20, 14))
+    # Grippers from closed to open, and beyond where encoders are not exact.
+    actions[:, 6], actions[:, 13] = np.linspace(-1.2, 1.1, 20), np.linspace(0.0, 1.0, 20)
+    states = []
+    for left, right in zip(np.linspace(-0.3, 1.3, 20), np.linspace(0.0, 1.0, 20)):
+        state[[6, 13]] = left, right
+        states.append(state.copy())
+    adapted = [aloha_policy._decode_state(state.copy(), adapt_to_pi=True) for state in states]
+    encoded = aloha_policy._encode_actions(actions.copy(), adapt_to_pi=True)
+    record = {"states": states, "adapted": adapted, "actions": actions, "encoded": encoded}
+    record = {name: np.asarray(values).tolist() for name, values in record.items()}
+    (HERE / "aloha.json").write_text(json.dumps(record) + "\n")
+
+
 def lerobot_normalization(folder: str, mode: str, stats: dict, state: np.ndarray, actions: np.ndarray):
     """Saves pi0's processors as lerobot does, and runs the loaded ones."""
     from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
@@ -320,6 +340,7 @@ def main() -> None:
     images()
     tokens()
     normalization()
+    aloha()
     total = sum(path.stat().st_size for path in HERE.rglob("*") if path.is_file() and path.suffix != ".py")
     print(f"{total / 1000:.0f} kB in {HERE}")
 
