@@ -14,8 +14,10 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pi0_node::bag::messages::{Cycle, JointTrajectory};
-use pi0_node::bag::{Bag, CHUNK_TOPIC, CYCLE_TOPIC, PROMPT_TOPIC, Recording, Summary, cdr};
-use pi0_node::control::{Wiring, assemble};
+use pi0_node::bag::{
+    Bag, CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, PARAMETER_TOPIC, PROMPT_TOPIC, Recording, Summary, cdr,
+};
+use pi0_node::control::{Tuner, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
 use pi0_node::settings::{Settings, Value, write_parameters};
@@ -50,9 +52,22 @@ fn now() -> Stamp {
     Stamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64)
 }
 
-/// Two seconds of a robot with two cameras of different rates, of which one falls silent, a pause, and a new task.
-fn run_live(wiring: Wiring) {
-    let Wiring { mut cameras, mut joints, mut prompt, mut cycle, mut chunks, enable, .. } = wiring;
+/// What somebody sets at a tick: another blend, none, a step that no chunk keeps to, any step again.
+fn change_at(tick: u8) -> Option<(&'static str, Value)> {
+    match tick {
+        10 => Some(("blend_ms", Value::Float(40.0))),
+        26 => Some(("chunk_join", Value::Text("replace".into()))),
+        34 => Some(("joint_step_max", Value::Floats(vec![1e-6; 2]))),
+        40 => Some(("joint_step_max", Value::Floats(Vec::new()))),
+        _ => None,
+    }
+}
+
+/// Two seconds of a robot with two cameras of different rates, of which one falls silent, a pause, a new task, and
+/// changed parameters.
+fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
+    let Wiring { mut cameras, mut joints, mut prompt, mut cycle, mut chunks, enable, mut tuner, .. } = wiring;
+    let mut values = values.clone();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| cycle.run(now, &stop));
@@ -84,6 +99,11 @@ fn run_live(wiring: Wiring) {
             }
             // The robot holds for a while.
             enable.set(!(18..22).contains(&tick));
+            if let Some((name, value)) = change_at(tick) {
+                values.insert(name.to_owned(), value.clone());
+                let change = Tuner::prepare(&Settings::from_values(&values).unwrap()).unwrap();
+                tuner.apply(change, &[(name, value)]);
+            }
             if tick == 30 {
                 assert!(prompt.put(&"too long ".repeat(100)).is_err());
                 prompt.put("stop").unwrap();
@@ -99,7 +119,7 @@ fn record(folder: &Path, bag: &Path) -> Summary {
     let values = values(folder);
     let mut wiring = assemble(&Settings::from_values(&values).unwrap(), &Silent).unwrap();
     let recording = Recording::start(&mut wiring, bag).unwrap();
-    run_live(wiring);
+    run_live(wiring, &values);
     write_parameters(&bag.join("parameters.yaml"), values.iter().map(|(name, value)| (name.as_str(), value)))
         .unwrap();
     recording.finish().unwrap()
@@ -118,6 +138,7 @@ fn a_replay_of_a_recording_makes_the_same_chunks_bit_for_bit() {
     let summary = record(folder.path(), &bag);
     assert!(summary.dropped.is_empty(), "{summary}");
     assert_eq!(summary.written[PROMPT_TOPIC], 2);
+    assert_eq!((summary.written[PARAMETER_TOPIC], summary.written[ENABLE_TOPIC]), (4, 50));
     assert_eq!(summary.written["/joint_states"], 400);
     assert_eq!(summary.written["/left"], 12);
 
@@ -134,6 +155,8 @@ fn a_replay_of_a_recording_makes_the_same_chunks_bit_for_bit() {
     );
     assert!(cycles.iter().any(|cycle| cycle.prompt == 2), "the second task");
     assert!(cycles.iter().any(|cycle| cycle.hold == "not_enabled" && cycle.sent), "a hold");
+    assert!(cycles.iter().any(|cycle| cycle.refused == "step_limit"), "a limit that was set");
+    assert!(cycles.iter().any(|cycle| cycle.parameters == 4 && cycle.refused.is_empty()), "and taken back");
     assert!(
         cycles.iter().all(|cycle| cycle.stages.len() == cycle.latencies_ms.len() && !cycle.stages.is_empty())
     );

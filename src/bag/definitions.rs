@@ -1,17 +1,45 @@
 //! The ROS 2 definitions of the messages that this program writes, as MCAP's `ros2msg` schemas want them: each with all
 //! it refers to, so that Foxglove and others can read a file by itself. Called by the writers.
 
-use super::messages::{CompressedImage, Cycle, Image, JointState, JointTrajectory, Text};
+use super::messages::{CompressedImage, Cycle, Flag, Image, JointState, JointTrajectory, Text};
+use super::parameters::ParameterEvent;
 
 const HEADER: &str = "\
 ================================================================================
 MSG: std_msgs/Header
 builtin_interfaces/Time stamp
 string frame_id
+";
+
+const TIME: &str = "\
 ================================================================================
 MSG: builtin_interfaces/Time
 int32 sec
 uint32 nanosec
+";
+
+const PARAMETER_EVENT: &str = "\
+builtin_interfaces/Time stamp
+string node
+rcl_interfaces/Parameter[] new_parameters
+rcl_interfaces/Parameter[] changed_parameters
+rcl_interfaces/Parameter[] deleted_parameters
+================================================================================
+MSG: rcl_interfaces/Parameter
+string name
+rcl_interfaces/ParameterValue value
+================================================================================
+MSG: rcl_interfaces/ParameterValue
+uint8 type
+bool bool_value
+int64 integer_value
+float64 double_value
+string string_value
+byte[] byte_array_value
+bool[] bool_array_value
+int64[] integer_array_value
+float64[] double_array_value
+string[] string_array_value
 ";
 
 /// The definition of a type of [`super::messages`]; empty for any other.
@@ -27,6 +55,8 @@ pub(super) fn of(type_name: &str) -> String {
             "",
         ),
         Text::TYPE => return "string data\n".to_owned(),
+        Flag::TYPE => return "bool data\n".to_owned(),
+        ParameterEvent::TYPE => return [PARAMETER_EVENT, TIME].concat(),
         JointTrajectory::TYPE => (
             "std_msgs/Header header\nstring[] joint_names\ntrajectory_msgs/JointTrajectoryPoint[] points\n",
             "\
@@ -56,6 +86,7 @@ builtin_interfaces/Time joint_stamp
 builtin_interfaces/Time joint_received
 float64[] joint_positions
 uint32 prompt
+uint32 parameters
 uint32 denoising_steps
 bool sent
 string hold
@@ -67,5 +98,5 @@ float64[] latencies_ms
         ),
         _ => return String::new(),
     };
-    [own, HEADER, more].concat()
+    [own, HEADER, TIME, more].concat()
 }

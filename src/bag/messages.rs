@@ -156,6 +156,16 @@ impl Text {
     pub const TYPE: &str = "std_msgs/msg/String";
 }
 
+/// `std_msgs/Bool`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flag {
+    pub data: bool,
+}
+
+impl Flag {
+    pub const TYPE: &str = "std_msgs/msg/Bool";
+}
+
 /// What one cycle of the control loop used and did: our own type, written by `record` and followed by `replay`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cycle {
@@ -176,6 +186,8 @@ pub struct Cycle {
     pub joint_positions: Vec<f64>,
     /// 1 is the parameter's prompt; every accepted one adds 1.
     pub prompt: u32,
+    /// The parameters by which the chunk left: 0 are those of the start; every change of some of them adds 1.
+    pub parameters: u32,
     pub denoising_steps: u32,
     /// Whether a message was sent.
     pub sent: bool,

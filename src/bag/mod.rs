@@ -11,6 +11,7 @@ mod folder;
 mod mcap_file;
 pub mod messages;
 mod metadata;
+pub mod parameters;
 mod recorder;
 mod writer;
 
@@ -21,7 +22,9 @@ use std::path::{Path, PathBuf};
 use crate::observe::messages::Stamp;
 
 pub use cdr::CdrError;
-pub use recorder::{CHUNK_TOPIC, CYCLE_TOPIC, PROMPT_TOPIC, Recording, Summary};
+pub use recorder::{
+    CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, NODE, PARAMETER_TOPIC, PROMPT_TOPIC, Recording, Summary,
+};
 pub use writer::{ChunkWriter, WriteError};
 
 /// A recording.

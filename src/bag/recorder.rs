@@ -16,13 +16,19 @@ use serde::Serialize;
 
 use super::cdr;
 use super::folder::FolderWriter;
-use super::messages::{CompressedImage, Cycle, Header, Image, JointState, JointTrajectory, Text, Time};
+use super::messages::{CompressedImage, Cycle, Flag, Header, Image, JointState, JointTrajectory, Text, Time};
+use super::parameters::ParameterEvent;
 use super::writer::WriteError;
 use crate::control::{Arrival, CameraInput, Chunk, Departure, JointInput, Wiring, Witness};
 use crate::observe::messages::{self as observe, Stamp};
+use crate::settings::Value;
 
-/// Where a recording has the prompts, the chunks, and what each cycle used.
+/// The node as a recording knows it, whatever its name and namespace were.
+pub const NODE: &str = "/pi0_node";
+/// Where a recording has the prompts, the changes of parameters, who was enabled when, the chunks, and what each cycle used.
 pub const PROMPT_TOPIC: &str = "/pi0_node/prompt";
+pub const PARAMETER_TOPIC: &str = "/parameter_events";
+pub const ENABLE_TOPIC: &str = "/pi0_node/enable";
 pub const CHUNK_TOPIC: &str = "/pi0_node/action_chunk";
 pub const CYCLE_TOPIC: &str = "/pi0_node/cycle";
 
@@ -123,7 +129,7 @@ fn write(
 struct Recorder {
     queue: SyncSender<Item>,
     waiting_bytes: AtomicUsize,
-    /// The newest time of the loop's clock that was seen: prompts come without any.
+    /// The newest time of the loop's clock that was seen: what people say comes without any.
     newest: AtomicI64,
     joints: Vec<String>,
     dropped_in_all: AtomicU64,
@@ -141,6 +147,11 @@ impl Recorder {
             self.waiting_bytes.fetch_sub(bytes, Relaxed);
             self.drop_one(topic);
         }
+    }
+
+    /// As far as the recorder knows.
+    fn now(&self) -> Stamp {
+        Stamp(self.newest.load(Relaxed))
     }
 
     /// Only for what is lost anyway: it may wait for another thread that counts.
@@ -194,8 +205,18 @@ impl Witness for Recorder {
     }
 
     fn prompt(&self, prompt: &str) {
-        let now = Stamp(self.newest.load(Relaxed));
-        self.put(PROMPT_TOPIC, Text::TYPE, now, &Text { data: prompt.to_owned() });
+        self.put(PROMPT_TOPIC, Text::TYPE, self.now(), &Text { data: prompt.to_owned() });
+    }
+
+    fn changed(&self, changes: &[(&str, Value)]) {
+        let now = self.now();
+        let changes = changes.iter().map(|(name, value)| (*name, value));
+        let event = ParameterEvent::changed(now.into(), NODE, changes);
+        self.put(PARAMETER_TOPIC, ParameterEvent::TYPE, now, &event);
+    }
+
+    fn enabled(&self, enabled: bool) {
+        self.put(ENABLE_TOPIC, Flag::TYPE, self.now(), &Flag { data: enabled });
     }
 
     fn departure(&self, departure: &Departure) {
@@ -230,6 +251,7 @@ fn cycle(departure: &Departure) -> Cycle {
         joint_received: time(joint_received),
         joint_positions: made.measured.clone(),
         prompt: made.used.prompt,
+        parameters: departure.parameters,
         denoising_steps: u32::try_from(made.denoising_steps).unwrap_or(u32::MAX),
         sent: departure.sent,
         hold: made.hold.map(|reason| reason.name().to_owned()).unwrap_or_default(),

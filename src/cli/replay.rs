@@ -5,7 +5,9 @@
 //! `pi0_node record` says what each cycle used; `follow` makes the cycle use the same.
 
 mod follow;
+mod topics;
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,19 +15,20 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::de::DeserializeOwned;
 
 use self::follow::Followed;
+use self::topics::{Target, Topics};
 use super::progress::Bar;
 use super::rate::rate;
-use crate::bag::messages::{CompressedImage, Header, Image, JointState, JointTrajectory, Text};
-use crate::bag::{Bag, CHUNK_TOPIC, CdrError, ChunkWriter, Message, cdr};
-use crate::control::{self, Arrival, Chunk, Monitor, Wiring};
+use crate::bag::messages::JointTrajectory;
+use crate::bag::parameters::ParameterEvent;
+use crate::bag::{Bag, CHUNK_TOPIC, ChunkWriter, Message, NODE};
+use crate::control::{self, Chunk, Monitor, Tuner, Wiring};
 use crate::dashboard::{Dashboard, Sources};
 use crate::observe::messages::Stamp;
-use crate::settings::{NODE_NAME, PARAMETERS_FILE, Settings, Transport, Value, read_parameters};
+use crate::settings::{NODE_NAME, PARAMETERS_FILE, Settings, Value, read_parameters};
 
 /// Feed a rosbag through the node's control loop and write the action chunks.
 ///
@@ -82,7 +85,8 @@ impl FromStr for Rate {
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
-    let settings = settings(&options)?;
+    let values = values(&options)?;
+    let settings = Settings::from_values(&values)?;
     let mut bag = Bag::open(&options.bag)?;
     for problem in bag.problems() {
         eprintln!("warning: {problem}");
@@ -98,7 +102,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let mut output =
         options.output.as_deref().map(|path| ChunkWriter::create(path, CHUNK_TOPIC)).transpose()?;
 
-    let mut player = Player { topics, wiring, pace: Pace::new(options.rate), progress: None };
+    let mut player = Player { topics, wiring, values, pace: Pace::new(options.rate), progress: None };
     let mut sent = |player: &mut Player, chunk: Chunk, at: Stamp| -> anyhow::Result<()> {
         if let Some(output) = &mut output {
             output.write(&player.trajectory(&chunk), at)?;
@@ -147,6 +151,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 struct Player {
     topics: Topics,
     wiring: Wiring,
+    /// The parameters in force.
+    values: BTreeMap<String, Value>,
     pace: Pace,
     progress: Option<ProgressBar>,
 }
@@ -173,7 +179,7 @@ impl Player {
                 }
             };
             self.pace.wait_for(message.log_time);
-            if let Err(error) = self.topics.put(&message, &mut self.wiring) {
+            if let Err(error) = self.put(&message) {
                 self.warn(&format_args!("{error:#}"));
             }
             self.wiring.cycle.step(message.log_time);
@@ -182,6 +188,27 @@ impl Player {
             }
         }
         self.progress.take().iter().for_each(ProgressBar::finish_and_clear);
+        Ok(())
+    }
+
+    fn put(&mut self, message: &Message) -> anyhow::Result<()> {
+        if self.topics.target(message) == Some(Target::Parameters) {
+            let event: ParameterEvent = self.topics.decode(message, &self.wiring)?;
+            return if event.node == NODE { self.change(&event) } else { Ok(()) };
+        }
+        self.topics.put(message, &mut self.wiring)
+    }
+
+    /// Sets what somebody set then. The prompt has a topic of its own.
+    fn change(&mut self, event: &ParameterEvent) -> anyhow::Result<()> {
+        let changes = event.changed_parameters.iter().filter(|parameter| parameter.name != "prompt");
+        let changes: Vec<(&str, Value)> =
+            changes.map(|parameter| (parameter.name.as_str(), (&parameter.value).into())).collect();
+        let mut values = self.values.clone();
+        values.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let change = Tuner::prepare(&Settings::from_values(&values)?)?;
+        self.wiring.tuner.apply(change, &changes);
+        self.values = values;
         Ok(())
     }
 
@@ -226,8 +253,8 @@ impl Shown {
     }
 }
 
-/// The parameter file's settings, with the options in place of what they name.
-fn settings(options: &Options) -> anyhow::Result<Settings> {
+/// The parameter file's values, with the options in place of what they name.
+fn values(options: &Options) -> anyhow::Result<BTreeMap<String, Value>> {
     let recorded = options.bag.join(PARAMETERS_FILE);
     let config = match &options.config {
         Some(config) => config,
@@ -247,119 +274,7 @@ fn settings(options: &Options) -> anyhow::Result<Settings> {
             values.insert(name.into(), value);
         }
     }
-    Ok(Settings::from_values(&values)?)
-}
-
-/// Where a topic's messages go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Target {
-    /// Number among the cameras that have a topic.
-    Camera(usize, Transport),
-    Joints,
-    Prompt,
-}
-
-/// The target of every topic of the bag, by its number there.
-struct Topics {
-    names: Vec<String>,
-    targets: Vec<Option<Target>>,
-}
-
-impl Topics {
-    /// Finds every configured topic in the bag; one that is missing or of another type is an error.
-    fn find(bag: &Bag, settings: &Settings) -> anyhow::Result<Self> {
-        let cameras =
-            settings.cameras.iter().filter_map(|camera| Some((camera.topic.as_ref()?, camera.transport)));
-        let mut wanted: Vec<(String, &str, Target, bool)> = cameras
-            .enumerate()
-            .map(|(index, (topic, transport))| {
-                let type_name = match transport {
-                    Transport::Raw => Image::TYPE,
-                    Transport::Compressed => CompressedImage::TYPE,
-                };
-                (topic.clone(), type_name, Target::Camera(index, transport), true)
-            })
-            .collect();
-        wanted.push((settings.joint_states_topic.clone(), JointState::TYPE, Target::Joints, true));
-        wanted.push((format!("/{NODE_NAME}/prompt"), Text::TYPE, Target::Prompt, false));
-
-        let mut targets = vec![None; bag.topics().len()];
-        let mut problems = Vec::new();
-        for (name, type_name, target, required) in &wanted {
-            let found = bag.topics().iter().position(|topic| topic.name == *name && topic.count > 0);
-            match found.map(|index| (index, &bag.topics()[index].type_name)) {
-                Some((index, found)) if found == type_name => targets[index] = Some(*target),
-                Some((_, found)) => {
-                    problems.push(format!("{name} is {found}, but the configuration says {type_name}"))
-                }
-                None if *required => problems.push(format!("there are no messages on {name}")),
-                None => {}
-            }
-        }
-        if !problems.is_empty() {
-            bail!(
-                "the bag does not fit the configuration:\n  {}\nit has{}",
-                problems.join("\n  "),
-                bag.describe()
-            );
-        }
-        Ok(Self { names: wanted.into_iter().map(|(name, ..)| name).collect(), targets })
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.names.iter().map(String::as_str).collect()
-    }
-
-    /// By what a cycle knows the message; none for what is damaged or no cycle uses.
-    fn key(&self, message: &Message) -> Option<(Target, Arrival)> {
-        let target = self.targets[message.topic].filter(|target| *target != Target::Prompt)?;
-        // All of them begin with a header.
-        let header: Header = cdr::decode(&message.data).ok()?;
-        Some((target, Arrival { stamp: header.stamp.into(), received: message.log_time }))
-    }
-
-    /// Puts a message in as the node would.
-    fn put(&self, message: &Message, wiring: &mut Wiring) -> anyhow::Result<()> {
-        let Some(target) = self.targets[message.topic] else {
-            return Ok(());
-        };
-        let mut put = || -> anyhow::Result<()> {
-            match target {
-                Target::Camera(index, Transport::Raw) => {
-                    let image: Image = self.decode(message, wiring)?;
-                    wiring.cameras[index].put_image(&image.view(), message.log_time)?;
-                }
-                Target::Camera(index, Transport::Compressed) => {
-                    let image: CompressedImage = self.decode(message, wiring)?;
-                    wiring.cameras[index].put_compressed(&image.view(), message.log_time)?;
-                }
-                Target::Joints => {
-                    let joints: JointState = self.decode(message, wiring)?;
-                    wiring.joints.put(&joints.view(), message.log_time)?;
-                }
-                Target::Prompt => {
-                    let prompt: Text = self.decode(message, wiring)?;
-                    wiring.prompt.put(&prompt.data)?;
-                }
-            }
-            Ok(())
-        };
-        put().with_context(|| format!("message of {target:?} logged at {}", message.log_time))
-    }
-
-    fn decode<T: DeserializeOwned>(&self, message: &Message, wiring: &Wiring) -> Result<T, CdrError> {
-        cdr::decode(&message.data).inspect_err(|error| self.refuse(message.topic, error, wiring))
-    }
-
-    /// Counts a message that does not even get as far as its input.
-    fn refuse(&self, topic: usize, error: &dyn Display, wiring: &Wiring) {
-        match self.targets[topic] {
-            Some(Target::Camera(index, _)) => wiring.cameras[index].refuse(error),
-            Some(Target::Joints) => wiring.joints.refuse(error),
-            Some(Target::Prompt) => wiring.prompt.refuse(error),
-            None => {}
-        }
-    }
+    Ok(values)
 }
 
 /// Holds messages back until their time has come.

@@ -15,7 +15,7 @@ use super::noise;
 use super::output::too_old;
 use super::rebuild::Rebuild;
 use super::state::{Phase, Shared};
-use super::sync::{FrameSync, Look};
+use super::sync::{Frame, FrameSync, Look};
 use super::wake::Wake;
 use super::witness::Arrival;
 use crate::device::{DeviceError, SectionTime};
@@ -277,7 +277,7 @@ impl Cycle {
     pub(super) fn perceive(&mut self, began: &mut Began) -> Result<(), DeviceError> {
         let start = Instant::now();
         for (camera, frame) in self.frames.frames().enumerate() {
-            self.seen[camera] = frame.map(|frame| Arrival { stamp: frame.stamp, received: frame.received });
+            self.seen[camera] = frame.map(Frame::arrival);
             self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
         }
         began.parts.set(Stage::Write, self.metrics.time(Stage::Write, start));

@@ -34,6 +34,8 @@ const HOLD_MS: f64 = 100.0;
 /// The rules by which chunks leave.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
+    /// Which change brought them; 0 are the first.
+    pub number: u32,
     pub budget_ms: f64,
     pub on_deadline_miss: OnDeadlineMiss,
     pub join: ChunkJoin,
@@ -45,6 +47,7 @@ pub(super) struct Rules {
 impl Rules {
     pub fn new(settings: &Settings, limits: Limits) -> Self {
         Self {
+            number: 0,
             budget_ms: settings.latency_budget_ms,
             on_deadline_miss: settings.on_deadline_miss,
             join: settings.chunk_join,
@@ -298,7 +301,8 @@ impl ChunkOutput {
     /// Tells the witness, if there is one, what became of the leaving chunk.
     fn tell(&self, sent: bool, at: Stamp) {
         if let (Some(witness), Some(made)) = (&self.witness, self.receiver.held()) {
-            witness.departure(&Departure { made, leaving: &self.leaving, sent, refused: self.refused, at });
+            let (leaving, refused, parameters) = (&self.leaving, self.refused, self.rules.value().number);
+            witness.departure(&Departure { made, leaving, sent, refused, parameters, at });
         }
     }
 

@@ -5,16 +5,17 @@
 //! state when it had perceived. The recording says what it chose, and this makes the cycle choose the same.
 
 use super::cycle::{Began, Cycle, Now, Outcome, View};
-use super::sync::Look;
+use super::witness::Arrival;
 use crate::device::DeviceError;
 use crate::observe::messages::Stamp;
 use crate::telemetry::DropReason;
 
 /// What a recorded cycle did. Its messages must have been put into the inputs before it is repeated, and no others.
 #[derive(Clone, Copy, Debug)]
-pub struct Repeat {
-    /// Whether it began with a new frame set; if not, it acted again on the one before.
-    pub new_set: bool,
+pub struct Repeat<'a> {
+    /// The new frame set that it began with, none for cameras that were missing. Without a new set it acted again on the
+    /// one before.
+    pub new_set: Option<&'a [Option<Arrival>]>,
     pub observation: Stamp,
     pub looked: Stamp,
     pub acted: Stamp,
@@ -24,7 +25,7 @@ pub struct Repeat {
 /// A cycle that cannot be repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum RepeatError {
-    #[error("its images make no frame set; is sync_tolerance_ms the same as when it was recorded?")]
+    #[error("its images are not those that were recorded")]
     NoSet,
     #[error("it acts on images that were not perceived, because the cycle before it could not be repeated")]
     NoView,
@@ -38,18 +39,19 @@ pub enum RepeatError {
 }
 
 impl Cycle {
-    /// Does what a recorded cycle did.
+    /// Does what a recorded cycle did. What it used was young enough then, so nothing is asked about that.
     pub fn repeat(&mut self, cycle: &Repeat) -> Result<Outcome, RepeatError> {
         self.shared.beat();
+        (self.timing.max_image_age_ms, self.timing.max_joint_age_ms) = (f64::INFINITY, f64::INFINITY);
         self.update_prompt()?;
         let prepared = self.model.step_counts();
         let steps = prepared.iter().position(|&steps| steps == cycle.denoising_steps).ok_or_else(|| {
             RepeatError::Steps { steps: cycle.denoising_steps, prepared: prepared.to_vec() }
         })?;
         let mut began = Began::now(cycle.looked);
-        if cycle.new_set {
+        if let Some(set) = cycle.new_set {
             self.view = None;
-            if self.frames.look(cycle.looked) != Look::Complete {
+            if !self.frames.repeat(set) {
                 return Err(RepeatError::NoSet);
             }
             self.metrics.frame_sets.add_one();

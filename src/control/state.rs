@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::wake::Wake;
+use super::witness::Witness;
 use crate::telemetry::DropReason;
 
 /// What the loop is doing.
@@ -175,15 +176,19 @@ impl Shared {
 }
 
 /// Lets somebody enable and disable the node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Enable {
     pub(super) shared: Arc<Shared>,
     pub(super) wake: Wake,
+    pub(super) witness: Option<Arc<dyn Witness>>,
 }
 
 impl Enable {
     /// From now on chunks are sent, or not. When a moving robot's node is disabled, the robot is told to hold.
     pub fn set(&self, enabled: bool) {
+        if let Some(witness) = &self.witness {
+            witness.enabled(enabled);
+        }
         self.shared.enabled.store(enabled, Relaxed);
         self.wake.wake();
     }

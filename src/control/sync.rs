@@ -10,6 +10,7 @@
 use std::time::Instant;
 
 use super::mailbox::Receiver;
+use super::witness::Arrival;
 use crate::observe::messages::Stamp;
 use crate::settings::MissingCamera;
 
@@ -34,6 +35,10 @@ impl Frame {
     pub fn empty(elements: usize) -> Self {
         let now = Instant::now();
         Self { stamp: Stamp(0), received: Stamp(0), decoding: (now, now), pixels: vec![0.0; elements] }
+    }
+
+    pub fn arrival(&self) -> Arrival {
+        Arrival { stamp: self.stamp, received: self.received }
     }
 }
 
@@ -120,6 +125,15 @@ impl FrameSync {
             }
         }
         look
+    }
+
+    /// Takes what has come as a set that was made before, whatever the times say. False unless it is that set.
+    pub fn repeat(&mut self, set: &[Option<Arrival>]) -> bool {
+        for (camera, arrival) in self.cameras.iter_mut().zip(set) {
+            camera.mailbox.take();
+            camera.missing = arrival.is_none();
+        }
+        self.frames().map(|frame| frame.map(Frame::arrival)).eq(set.iter().copied())
     }
 
     /// Looks which cameras are missing. True when that has changed.

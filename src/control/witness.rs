@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::chunk::Chunk;
 use super::{CameraInput, JointInput, Wiring};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
+use crate::settings::Value;
 use crate::telemetry::{DropReason, Stage};
 
 /// Is told of messages and chunks. Must return at once: whoever tells it has more important things to do.
@@ -19,6 +20,10 @@ pub trait Witness: Send + Sync {
     fn joints(&self, joints: &JointInput, state: &JointState, received: Stamp);
     /// A prompt came in, whether it can be used or not.
     fn prompt(&self, prompt: &str);
+    /// These parameters have these values from the loop's next look on.
+    fn changed(&self, changes: &[(&str, Value)]);
+    /// Somebody enabled or disabled the node.
+    fn enabled(&self, enabled: bool);
     /// A cycle's chunk was sent or refused.
     fn departure(&self, departure: &Departure);
 }
@@ -34,6 +39,8 @@ pub struct Departure<'a> {
     pub sent: bool,
     /// Why what the cycle made was not sent as it is; a hold may have been sent in its place.
     pub refused: Option<DropReason>,
+    /// By which parameters: 0 are those that the loop was made with; every change adds 1.
+    pub parameters: u32,
     /// The clock when this was decided.
     pub at: Stamp,
 }
@@ -87,6 +94,8 @@ impl Wiring {
         self.cameras.iter_mut().for_each(|camera| camera.witness = Some(witness.clone()));
         self.joints.witness = Some(witness.clone());
         self.prompt.witness = Some(witness.clone());
+        self.tuner.witness = Some(witness.clone());
+        self.enable.witness = Some(witness.clone());
         self.chunks.witness = Some(witness.clone());
     }
 }

@@ -183,8 +183,7 @@ impl Store {
         if let (Stage::Running(running), Some(settings)) = (&mut self.stage, settings)
             && !changed.is_empty()
         {
-            let prompt = changed.iter().any(|changed| changed.parameter.name == "prompt");
-            running.change(settings, prompt)?;
+            running.change(settings, &changed)?;
         }
         self.given = given;
         Ok(changed)
@@ -214,12 +213,18 @@ impl Store {
 
 impl Running {
     /// Changes the loop; everything that can fail is done first.
-    fn change(&mut self, settings: Settings, prompt: bool) -> Result<(), String> {
+    fn change(&mut self, settings: Settings, changed: &[Changed]) -> Result<(), String> {
+        const PROMPT: &str = "prompt";
         let change = Tuner::prepare(&settings).map_err(|error| error.to_string())?;
-        if prompt {
+        if changed.iter().any(|changed| changed.parameter.name == PROMPT) {
             self.prompt.put(&settings.prompt).map_err(|error: TokenizerError| format!("prompt: {error}"))?;
         }
-        self.tuner.apply(change);
+        // The prompt has gone its own way.
+        let others = changed.iter().filter(|changed| changed.parameter.name != PROMPT);
+        let others: Vec<_> = others.map(|changed| (changed.parameter.name, changed.now.clone())).collect();
+        if !others.is_empty() {
+            self.tuner.apply(change, &others);
+        }
         self.current.set(settings);
         Ok(())
     }

@@ -35,7 +35,7 @@ pub struct House {
     pub clock: Clock,
     pub switch: Switch,
     pub dump: LatencyDump,
-    /// Folder to record into; must not be there yet.
+    /// Folder to record into; a number is put behind it for every session after the first.
     pub record: Option<PathBuf>,
 }
 
@@ -174,12 +174,20 @@ impl Session {
 
 /// Starts to record what a loop sees and does, with the parameters that it was made of.
 fn record(house: &House, wiring: &mut Wiring, folder: &Path) -> anyhow::Result<Recording> {
+    let folder = &free(folder);
     let recording = Recording::start(wiring, folder)?;
     let given = house.parameters.given();
     let values = given.iter().map(|(name, value)| (name.as_str(), value));
     write_parameters(&folder.join(PARAMETERS_FILE), values)?;
     tracing::info!("recording to {}", folder.display());
     Ok(recording)
+}
+
+/// The folder, or with a number behind it where an earlier session of this process has recorded into it.
+fn free(folder: &Path) -> PathBuf {
+    let numbered = (2..).map(|number: u32| PathBuf::from(format!("{}_{number}", folder.display())));
+    let mut names = std::iter::once(folder.to_owned()).chain(numbered);
+    names.find(|name| !name.exists()).unwrap_or_default()
 }
 
 /// Takes the session's ends from those who outlive it.

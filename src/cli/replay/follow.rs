@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use anyhow::{Context, bail};
 
-use super::{Player, Target};
+use super::Player;
+use super::topics::Target;
 use crate::bag::messages::{Cycle, JointState, JointTrajectory, Text};
-use crate::bag::{Bag, CHUNK_TOPIC, CYCLE_TOPIC, Message, PROMPT_TOPIC, cdr};
+use crate::bag::parameters::ParameterEvent;
+use crate::bag::{Bag, CHUNK_TOPIC, CYCLE_TOPIC, Message, PARAMETER_TOPIC, PROMPT_TOPIC, cdr};
 use crate::control::{Arrival, Chunk, Outcome, Repeat};
 use crate::observe::messages::Stamp;
 use crate::settings::{Settings, Transport};
@@ -55,8 +57,9 @@ pub fn follow(
     let mut messages = bag.messages(&names)?.peekable();
     let mut kept: HashMap<Key, Message> = HashMap::new();
     let mut prompts: VecDeque<String> = recording.prompts.into();
+    let mut changes: VecDeque<ParameterEvent> = recording.changes.into();
     let mut followed = Followed::default();
-    let mut images: Vec<Arrival> = Vec::new();
+    let mut images: Vec<Option<Arrival>> = Vec::new();
     for (index, cycle) in recording.cycles.iter().enumerate() {
         let left = Stamp::from(cycle.left);
         while let Some(message) = messages.next_if(|message| match message {
@@ -80,6 +83,13 @@ pub fn follow(
         {
             if let Err(error) = player.wiring.prompt.put(&prompt) {
                 player.warn(&error);
+            }
+        }
+        while player.wiring.tuner.number() < cycle.parameters
+            && let Some(event) = changes.pop_front()
+        {
+            if let Err(error) = player.change(&event) {
+                player.warn(&format_args!("{error:#}"));
             }
         }
         let expected = recording.chunks.get(&(Stamp::from(cycle.header.stamp), left));
@@ -123,7 +133,7 @@ fn repeat(
     settings: &Settings,
     player: &mut Player,
     kept: &HashMap<Key, Message>,
-    images: &mut Vec<Arrival>,
+    images: &mut Vec<Option<Arrival>>,
 ) -> anyhow::Result<()> {
     let left = Stamp::from(cycle.left);
     let joints = joints_of(cycle);
@@ -148,12 +158,12 @@ fn repeat(
     if set.len() != player.wiring.cameras.len() {
         bail!("it had {} cameras, and now there are {}", set.len(), player.wiring.cameras.len());
     }
-    let new_set = set != *images;
-    if new_set {
-        for (camera, arrival) in set.iter().enumerate().filter(|(_, arrival)| **arrival != Arrival::default())
-        {
+    let is_new = set != *images;
+    if is_new {
+        let there = set.iter().enumerate().filter_map(|(camera, arrival)| Some((camera, (*arrival)?)));
+        for (camera, arrival) in there {
             let target = camera_target(camera, settings);
-            let message = kept.get(&(target, *arrival)).with_context(|| {
+            let message = kept.get(&(target, arrival)).with_context(|| {
                 format!(
                     "the image of {} with stamp {} is not in the bag",
                     player.wiring.cameras[camera].camera().name,
@@ -165,7 +175,7 @@ fn repeat(
         *images = set;
     }
     let outcome = player.wiring.cycle.repeat(&Repeat {
-        new_set,
+        new_set: is_new.then_some(images),
         observation: cycle.header.stamp.into(),
         looked: cycle.looked.into(),
         acted: cycle.acted.into(),
@@ -173,9 +183,7 @@ fn repeat(
     });
     match outcome.inspect_err(|_| images.clear())? {
         Outcome::Chunk => Ok(()),
-        other => bail!(
-            "it gave {other:?} instead of a chunk for {left}; are the parameters those of the recording?"
-        ),
+        other => bail!("it gave {other:?} instead of a chunk for {left}"),
     }
 }
 
@@ -183,10 +191,12 @@ fn joints_of(cycle: &Cycle) -> Arrival {
     Arrival { stamp: cycle.joint_stamp.into(), received: cycle.joint_received.into() }
 }
 
-/// Each camera's image; the default where it was missing.
-fn arrivals(cycle: &Cycle) -> Vec<Arrival> {
+/// Each camera's image; none where it was missing.
+fn arrivals(cycle: &Cycle) -> Vec<Option<Arrival>> {
     let pairs = cycle.image_stamps.iter().zip(&cycle.image_received);
-    pairs.map(|(&stamp, &received)| Arrival { stamp: stamp.into(), received: received.into() }).collect()
+    let arrivals =
+        pairs.map(|(&stamp, &received)| Arrival { stamp: stamp.into(), received: received.into() });
+    arrivals.map(|arrival| (arrival != Arrival::default()).then_some(arrival)).collect()
 }
 
 fn camera_target(camera: usize, settings: &Settings) -> Target {
@@ -198,16 +208,18 @@ fn camera_target(camera: usize, settings: &Settings) -> Target {
 fn keys(cycle: &Cycle, settings: &Settings) -> Vec<Key> {
     let images = arrivals(cycle).into_iter().enumerate();
     let mut keys: Vec<Key> =
-        images.map(|(camera, arrival)| (camera_target(camera, settings), arrival)).collect();
+        images.filter_map(|(camera, arrival)| Some((camera_target(camera, settings), arrival?))).collect();
     keys.push((Target::Joints, joints_of(cycle)));
     keys
 }
 
 /// What a recording has beside its inputs.
+#[derive(Default)]
 struct Recording {
     /// In the order in which they were made.
     cycles: Vec<Cycle>,
     prompts: Vec<String>,
+    changes: Vec<ParameterEvent>,
     /// By observation and the time when they were sent, as encoded.
     chunks: BTreeMap<(Stamp, Stamp), Vec<u8>>,
 }
@@ -215,8 +227,8 @@ struct Recording {
 impl Recording {
     fn read(bag: &mut Bag) -> anyhow::Result<Self> {
         let topics = bag.topics().to_vec();
-        let mut recording = Self { cycles: Vec::new(), prompts: Vec::new(), chunks: BTreeMap::new() };
-        for message in bag.messages(&[CYCLE_TOPIC, PROMPT_TOPIC, CHUNK_TOPIC])? {
+        let mut recording = Self::default();
+        for message in bag.messages(&[CYCLE_TOPIC, PROMPT_TOPIC, PARAMETER_TOPIC, CHUNK_TOPIC])? {
             let message = match message {
                 Ok(message) => message,
                 Err(unreadable) => {
@@ -231,6 +243,7 @@ impl Recording {
                 PROMPT_TOPIC => {
                     recording.prompts.push(cdr::decode::<Text>(&message.data).with_context(damaged)?.data)
                 }
+                PARAMETER_TOPIC => recording.changes.push(cdr::decode(&message.data).with_context(damaged)?),
                 _ => {
                     let chunk: JointTrajectory = cdr::decode(&message.data).with_context(damaged)?;
                     recording.chunks.insert((chunk.header.stamp.into(), message.log_time), message.data);
