@@ -245,9 +245,8 @@ fn the_arms_of_the_aloha_scene_follow_and_do_it_again() {
 }
 
 /// In real time, where a message comes after the moment that it is for. The policy's chunks go somewhere after 0.6 s, which no
-/// robot sees while new ones come; one that is told to hold must not see it either.
-#[test]
-fn a_robot_that_is_told_to_hold_does_not_follow_the_last_chunk() {
+/// robot sees while new ones come; one whose node was stopped by `stop` must not see it either.
+fn holds_after(stop: impl Fn(&mut Domain, &ros::Process)) {
     let Some(python) = python("rclpy, numpy") else {
         eprintln!("skipped: there is no Python with rclpy");
         return;
@@ -257,13 +256,10 @@ fn a_robot_that_is_told_to_hold_does_not_follow_the_last_chunk() {
     let mut domain = Domain::join();
     let mut states = domain.node.subscribe::<JointState>("/joint_states", QosProfile::default()).unwrap();
     let mut chunks = domain.node.subscribe::<JointTrajectory>(CHUNKS, QosProfile::default()).unwrap();
-    let service = QosProfile::services_default();
-    let enable = domain.node.create_client::<SetBool::Service>("/pi0_node/enable", service).unwrap();
     let (mut node, mut robot) = start(&domain, python, &["--kinematic"], &checkpoint, &[]);
     domain.spin_until("a chunk", &mut [&node, &robot], |context| chunks.poll_next_unpin(context).is_ready());
 
-    let mut answer = enable.request(&SetBool::Request { data: false }).unwrap();
-    domain.spin_until("the answer", &mut [&node, &robot], |context| answer.poll_unpin(context).is_ready());
+    stop(&mut domain, &node);
     // What has piled up is from before.
     while states.next().now_or_never().is_some() {}
     let (mut held, mut newest) = (None, None);
@@ -282,6 +278,19 @@ fn a_robot_that_is_told_to_hold_does_not_follow_the_last_chunk() {
     let ((_, held), (_, newest)) = (held.unwrap(), newest.unwrap());
     let moved = held.iter().zip(&newest).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(moved < EXACT, "a joint moved by {moved}");
+}
+
+#[test]
+fn a_robot_whose_node_is_disabled_does_not_follow_the_last_chunk() {
+    holds_after(|domain, node| {
+        let request = SetBool::Request { data: false };
+        domain.call::<SetBool::Service>(&mut [node], "/pi0_node/enable", &request);
+    });
+}
+
+#[test]
+fn a_robot_whose_node_is_deactivated_does_not_follow_the_last_chunk() {
+    holds_after(|domain, node| assert!(domain.change_state(node, "deactivate")));
 }
 
 #[test]

@@ -12,12 +12,14 @@ use std::task::Poll;
 
 use futures::StreamExt;
 use pi0_node::bag::messages::JointTrajectory;
-use pi0_node::bag::{Bag, CHUNK_TOPIC, cdr};
+use pi0_node::bag::{Bag, CHUNK_TOPIC, PARAMETER_TOPIC, cdr};
 use pi0_node::observe::messages::Stamp;
 use r2r::qos::QosProfile;
+use r2r::rcl_interfaces::msg::{Parameter, ParameterValue};
+use r2r::rcl_interfaces::srv::SetParameters;
 use r2r::std_msgs::msg::String as Text;
 use r2r::trajectory_msgs::msg::JointTrajectory as Trajectory;
-use ros::{Domain, pi0_node};
+use ros::{Domain, pi0_node, take};
 use tempfile::TempDir;
 
 const BAG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/aloha_transfer_cube");
@@ -83,9 +85,30 @@ fn what_was_on_the_wire_comes_out_of_a_replay_of_the_recording_bit_for_bit() {
         }
         wire.len() >= ENOUGH
     });
+    // Another blend from here on.
+    let value = ParameterValue { type_: 3, double_value: 400.0, ..ParameterValue::default() };
+    let request =
+        SetParameters::Request { parameters: vec![Parameter { name: "blend_ms".to_owned(), value }] };
+    let set = domain.call::<SetParameters::Service>(&mut [&node], "/pi0_node/set_parameters", &request);
+    assert!(set.results[0].successful, "{set:?}");
+    domain.spin_until("more chunks", &mut [&node, &player], |context| {
+        while let Poll::Ready(Some(chunk)) = chunks.poll_next_unpin(context) {
+            wire.insert(Stamp::from_parts(chunk.header.stamp.sec, chunk.header.stamp.nanosec), chunk);
+        }
+        wire.len() >= 2 * ENOUGH
+    });
+    // A second session has a recording of its own.
+    for transition in ["deactivate", "cleanup", "configure", "activate"] {
+        assert!(domain.change_state(&node, transition), "{transition}: {}", node.log());
+    }
+    take(&mut chunks);
+    domain.spin_until("a chunk of it", &mut [&node, &player], |_| !take(&mut chunks).is_empty());
     player.stop("TERM");
     let output = node.stop("INT");
-    assert!(output.contains("/pi0_node/cycle"), "{output}");
+    assert_eq!(output.matches("/pi0_node/cycle").count(), 2, "{output}");
+    assert!(!trajectories(&folder.path().join("recording_2")).is_empty());
+    let mut changes = Bag::open(&recording).unwrap();
+    assert_eq!(changes.messages(&[PARAMETER_TOPIC]).unwrap().len(), 1);
 
     let replayed = folder.path().join("chunks.mcap");
     let ran = pi0_node(&["replay", "--output"]).arg(&replayed).arg(&recording).output().unwrap();

@@ -7,18 +7,16 @@ mod ros;
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::Poll;
 
-use futures::{FutureExt, Stream, StreamExt};
-use r2r::WrappedServiceTypeSupport;
+use futures::Stream;
 use r2r::diagnostic_msgs::msg::DiagnosticArray;
-use r2r::lifecycle_msgs::msg::{Transition, TransitionEvent};
-use r2r::lifecycle_msgs::srv::{ChangeState, GetAvailableStates, GetAvailableTransitions, GetState};
+use r2r::lifecycle_msgs::msg::TransitionEvent;
+use r2r::lifecycle_msgs::srv::{GetAvailableStates, GetAvailableTransitions, GetState};
 use r2r::qos::QosProfile;
 use r2r::rcl_interfaces::msg::{Log, Parameter, ParameterEvent, ParameterValue};
 use r2r::rcl_interfaces::srv::{DescribeParameters, GetParameters, ListParameters, SetParameters};
 use r2r::trajectory_msgs::msg::JointTrajectory;
-use ros::{Domain, Process, pi0_node};
+use ros::{Domain, Process, pi0_node, take};
 use tempfile::TempDir;
 
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/aloha.yaml");
@@ -44,32 +42,11 @@ fn start_player(domain: &Domain) -> Process {
     domain.start("player", &mut command)
 }
 
-/// Calls a service of a node and waits for the answer.
-fn call<S: WrappedServiceTypeSupport + 'static>(
-    domain: &mut Domain,
-    process: &Process,
-    service: &str,
-    request: &S::Request,
-) -> S::Response {
-    let client = domain.node.create_client::<S>(service, QosProfile::services_default()).unwrap();
-    let mut available = Box::pin(r2r::Node::is_available(&client).unwrap());
-    domain.spin_until(service, &mut [process], |context| available.poll_unpin(context).is_ready());
-    let mut answer = Box::pin(client.request(request).unwrap());
-    let mut response = None;
-    domain.spin_until("an answer", &mut [process], |context| {
-        if let Poll::Ready(ready) = answer.poll_unpin(context) {
-            response = Some(ready.unwrap());
-        }
-        response.is_some()
-    });
-    response.unwrap()
-}
-
 /// Sets one parameter; gives back why not, if it was refused.
 fn set(domain: &mut Domain, node: &Process, name: &str, value: ParameterValue) -> Result<(), String> {
     let parameters = vec![Parameter { name: name.to_owned(), value }];
     let request = SetParameters::Request { parameters };
-    let answer = call::<SetParameters::Service>(domain, node, "/pi0_node/set_parameters", &request);
+    let answer = domain.call::<SetParameters::Service>(&mut [node], "/pi0_node/set_parameters", &request);
     match &answer.results[0] {
         result if result.successful => Ok(()),
         result => Err(result.reason.clone()),
@@ -86,11 +63,6 @@ fn float(value: f64) -> ParameterValue {
 
 fn integer(value: i64) -> ParameterValue {
     ParameterValue { type_: 2, integer_value: value, ..ParameterValue::default() }
-}
-
-/// Everything that has come, oldest first.
-fn take<T>(stream: &mut (impl Stream<Item = T> + Unpin)) -> Vec<T> {
-    std::iter::from_fn(|| stream.next().now_or_never().flatten()).collect()
 }
 
 /// Waits until the part of `/diagnostics` has this value.
@@ -130,7 +102,7 @@ fn parameters_have_ranges_and_change_a_running_loop_or_say_why_not() {
 
     let request = ListParameters::Request::default();
     let listed =
-        call::<ListParameters::Service>(&mut domain, &node, "/pi0_node/list_parameters", &request).result;
+        domain.call::<ListParameters::Service>(&mut [&node], "/pi0_node/list_parameters", &request).result;
     assert!(
         ["latency_budget_ms", "use_sim_time", "autostart"]
             .iter()
@@ -139,7 +111,7 @@ fn parameters_have_ranges_and_change_a_running_loop_or_say_why_not() {
     let names = ["latency_budget_ms", "seed", "on_deadline_miss"].map(str::to_owned).to_vec();
     let request = DescribeParameters::Request { names };
     let described =
-        call::<DescribeParameters::Service>(&mut domain, &node, "/pi0_node/describe_parameters", &request);
+        domain.call::<DescribeParameters::Service>(&mut [&node], "/pi0_node/describe_parameters", &request);
     let [budget, seed, miss] = &described.descriptors[..] else { panic!("{described:?}") };
     assert_eq!((budget.type_, budget.read_only), (3, false));
     let range = &budget.floating_point_range[0];
@@ -184,7 +156,8 @@ fn parameters_have_ranges_and_change_a_running_loop_or_say_why_not() {
     take(&mut events);
     set(&mut domain, &node, "prompt", text("fold the towel")).unwrap();
     let request = GetParameters::Request { names: vec!["prompt".to_owned(), "latency_budget_ms".to_owned()] };
-    let got = call::<GetParameters::Service>(&mut domain, &node, "/pi0_node/get_parameters", &request).values;
+    let got =
+        domain.call::<GetParameters::Service>(&mut [&node], "/pi0_node/get_parameters", &request).values;
     assert_eq!((got[0].string_value.as_str(), got[1].double_value), ("fold the towel", 60_000.0));
 
     let changed =
@@ -211,15 +184,9 @@ fn note(events: &mut (impl Stream<Item = TransitionEvent> + Unpin), goals: &mut 
     goals.extend(take(events).into_iter().map(|event| event.goal_state.label));
 }
 
-fn change_state(domain: &mut Domain, node: &Process, label: &str) -> bool {
-    let transition = Transition { label: label.to_owned(), ..Transition::default() };
-    let request = ChangeState::Request { transition };
-    call::<ChangeState::Service>(domain, node, "/pi0_node/change_state", &request).success
-}
-
 fn state(domain: &mut Domain, node: &Process) -> String {
     let request = GetState::Request::default();
-    call::<GetState::Service>(domain, node, "/pi0_node/get_state", &request).current_state.label
+    domain.call::<GetState::Service>(&mut [node], "/pi0_node/get_state", &request).current_state.label
 }
 
 #[test]
@@ -240,25 +207,25 @@ fn a_lifecycle_manager_takes_the_node_through_an_error_and_all_states() {
     assert_eq!(state(&mut domain, &node), "unconfigured");
     let request = GetAvailableStates::Request::default();
     let service = "/pi0_node/get_available_states";
-    let states = call::<GetAvailableStates::Service>(&mut domain, &node, service, &request);
+    let states = domain.call::<GetAvailableStates::Service>(&mut [&node], service, &request);
     assert_eq!(states.available_states.len(), 10);
 
     // What cannot be configured is an error with its reason, and the node can be helped.
-    assert!(!change_state(&mut domain, &node, "configure"));
+    assert!(!domain.change_state(&node, "configure"));
     assert!(
         node.log().contains("configure failed: ") && node.log().contains("no/such/folder"),
         "{}",
         node.log()
     );
     assert_eq!(state(&mut domain, &node), "unconfigured");
-    assert!(!change_state(&mut domain, &node, "activate"));
+    assert!(!domain.change_state(&node, "activate"));
     set(&mut domain, &node, "checkpoint", text(&checkpoint.display().to_string())).unwrap();
-    assert!(change_state(&mut domain, &node, "configure"));
+    assert!(domain.change_state(&node, "configure"));
     assert_eq!(state(&mut domain, &node), "inactive");
     note(&mut events, &mut goals);
     let request = GetAvailableTransitions::Request::default();
     let service = "/pi0_node/get_available_transitions";
-    let next = call::<GetAvailableTransitions::Service>(&mut domain, &node, service, &request);
+    let next = domain.call::<GetAvailableTransitions::Service>(&mut [&node], service, &request);
     let labels: Vec<_> = next.available_transitions.iter().map(|way| way.transition.label.as_str()).collect();
     assert_eq!(labels, ["cleanup", "activate", "shutdown"]);
 
@@ -266,9 +233,9 @@ fn a_lifecycle_manager_takes_the_node_through_an_error_and_all_states() {
     let busy = &mut [&node, &player];
     wait_for_diagnostics(&mut domain, busy, &mut diagnostics, "pi0_node: control", "state", "inactive");
     assert!(take(&mut chunks).is_empty());
-    assert!(change_state(&mut domain, &node, "activate"));
+    assert!(domain.change_state(&node, "activate"));
     domain.spin_until("a chunk", &mut [&node, &player], |_| !take(&mut chunks).is_empty());
-    assert!(change_state(&mut domain, &node, "deactivate"));
+    assert!(domain.change_state(&node, "deactivate"));
     take(&mut chunks);
     wait_for_diagnostics(
         &mut domain,
@@ -282,15 +249,15 @@ fn a_lifecycle_manager_takes_the_node_through_an_error_and_all_states() {
 
     note(&mut events, &mut goals);
     // And again, with another model in memory.
-    assert!(change_state(&mut domain, &node, "cleanup"));
+    assert!(domain.change_state(&node, "cleanup"));
     set(&mut domain, &node, "seed", integer(9)).unwrap();
-    assert!(change_state(&mut domain, &node, "configure"));
-    assert!(change_state(&mut domain, &node, "activate"));
+    assert!(domain.change_state(&node, "configure"));
+    assert!(domain.change_state(&node, "activate"));
     domain.spin_until("a chunk", &mut [&node, &player], |_| !take(&mut chunks).is_empty());
     note(&mut events, &mut goals);
     let publishers = domain.node.get_publishers_info_by_topic("/pi0_node/action_chunk", false).unwrap();
     assert_eq!(publishers.len(), 1);
-    assert!(change_state(&mut domain, &node, "shutdown"));
+    assert!(domain.change_state(&node, "shutdown"));
     assert_eq!(state(&mut domain, &node), "finalized");
 
     domain.spin_until("all transition events", &mut [&node], |_| {

@@ -6,10 +6,15 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures::{FutureExt, Stream, StreamExt};
+use r2r::WrappedServiceTypeSupport;
+use r2r::lifecycle_msgs::msg::Transition;
+use r2r::lifecycle_msgs::srv::ChangeState;
+use r2r::qos::QosProfile;
 use tempfile::TempDir;
 
 /// Nothing here is about speed: this is when something has gone wrong, even for a debug build on a busy machine.
@@ -92,6 +97,39 @@ impl Domain {
             self.node.spin_once(Duration::from_millis(20));
         }
     }
+
+    /// Calls a service as soon as it is there, and waits for the answer.
+    pub fn call<S: WrappedServiceTypeSupport + 'static>(
+        &mut self,
+        processes: &mut [&Process],
+        service: &str,
+        request: &S::Request,
+    ) -> S::Response {
+        let client = self.node.create_client::<S>(service, QosProfile::services_default()).unwrap();
+        let mut available = Box::pin(r2r::Node::is_available(&client).unwrap());
+        self.spin_until(service, processes, |context| available.poll_unpin(context).is_ready());
+        let mut answer = Box::pin(client.request(request).unwrap());
+        let mut response = None;
+        self.spin_until("an answer", processes, |context| {
+            if let Poll::Ready(ready) = answer.poll_unpin(context) {
+                response = Some(ready.unwrap());
+            }
+            response.is_some()
+        });
+        response.unwrap()
+    }
+
+    /// Takes the node through a transition of its lifecycle.
+    pub fn change_state(&mut self, node: &Process, label: &str) -> bool {
+        let transition = Transition { label: label.to_owned(), ..Transition::default() };
+        let request = ChangeState::Request { transition };
+        self.call::<ChangeState::Service>(&mut [node], "/pi0_node/change_state", &request).success
+    }
+}
+
+/// Everything that has come, oldest first.
+pub fn take<T>(stream: &mut (impl Stream<Item = T> + Unpin)) -> Vec<T> {
+    std::iter::from_fn(|| stream.next().now_or_never().flatten()).collect()
 }
 
 /// A process that is killed, should the test fail before it stops it.
