@@ -17,7 +17,7 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Duration, Time
 from processes import CONTROL_HZ, JOINT_TOPIC, JOINTS, PEER_CHUNKS, TOPICS, summary
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -246,20 +246,17 @@ def main():
     rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     node = Node(options)
 
-    def stop(*_):
-        node.stop()
-        rclpy.try_shutdown()
+    # A handler runs in the middle of anything, so it takes no lock.
+    signals = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        signal.signal(number, lambda number, _: signals.append(number))
     policy = threading.Thread(target=node.run, name="policy")
     policy.start()
     executor = SingleThreadedExecutor()
     executor.add_node(node.node)
     print("rclpy_node is running", flush=True)
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
+    while not signals:
+        executor.spin_once(timeout_sec=0.1)
     node.stop()
     policy.join()
     report = {"chunks": len(node.times["device"]),

@@ -172,10 +172,9 @@ impl Cycle {
             self.shared.set(Phase::Waiting, None);
             return Outcome::Idle;
         }
-        match self.update_prompt().and_then(|()| self.look(now)) {
-            Ok(outcome) => outcome,
-            Err(error) => self.recover(&error, (now.clock)()),
-        }
+        let outcome = self.update_prompt().and_then(|()| self.look(now));
+        self.shared.set_busy(false);
+        outcome.unwrap_or_else(|error| self.recover(&error, (now.clock)()))
     }
 
     /// How long there is nothing to do unless something comes.
@@ -242,6 +241,7 @@ impl Cycle {
             return Ok(self.dropped(reason));
         }
         self.note_arrival(&mut began, images.1, now.runs);
+        self.shared.set_busy(true);
         self.perceive(&mut began)?;
         self.view = Some(View::new(images));
         self.act(images.1, began, now)

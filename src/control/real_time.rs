@@ -1,5 +1,5 @@
 //! The control thread's place in the system: a core of its own, a real-time priority, no page faults. Called by `node` at
-//! the start of that thread.
+//! the start of that thread, and of those that it waits for or that wait for it.
 //!
 //! What the system does not permit is said once and the node goes on: slower on a busy machine, not wrong.
 
@@ -19,13 +19,24 @@ const STACK: usize = 256 << 10;
 /// Sets the calling thread up as the settings say. What was not permitted comes back, in words for people.
 pub fn make_real_time(settings: RealTimeSettings) -> Vec<String> {
     let mut refused = Vec::new();
-    if let Some(core) = settings.core
-        && !core_affinity::set_for_current(CoreId { id: core })
-    {
-        refused.push(format!(
+    match settings.core {
+        Some(core) if !core_affinity::set_for_current(CoreId { id: core }) => refused.push(format!(
             "control_core: the control thread cannot be kept on core {core}; does this machine have it?"
-        ));
+        )),
+        Some(_) => {}
+        None => leave_to_device(device_threads().into_iter().filter_map(pinned_core)),
     }
+    refused.extend(make_urgent(settings));
+    refused
+}
+
+/// Makes the calling thread as urgent as the control thread, on any core. What is not permitted has been said by that one.
+pub fn make_as_urgent(settings: RealTimeSettings) {
+    let _ = make_urgent(settings);
+}
+
+fn make_urgent(settings: RealTimeSettings) -> Vec<String> {
+    let mut refused = Vec::new();
     let Some(priority) = settings.priority else { return refused };
     touch_stack();
     if let Err(error) = lock_memory() {
@@ -42,6 +53,34 @@ pub fn make_real_time(settings: RealTimeSettings) -> Vec<String> {
         ));
     }
     refused
+}
+
+/// Keeps the calling thread off the cores that the device's threads stay on: there each would wait for the other in every
+/// product. Changes nothing where that leaves no core.
+fn leave_to_device(taken: impl Iterator<Item = usize>) {
+    let Some(mut cores) = cores_of(0) else { return };
+    // SAFETY: plain bit operations on `cores`; numbers beyond the set are ignored.
+    taken.for_each(|core| unsafe { libc::CPU_CLR(core, &mut cores) });
+    // SAFETY: a system call that reads the set, which outlives it. An empty one is refused and changes nothing.
+    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const cores) };
+}
+
+/// The core that a thread stays on, if it may run on one only.
+fn pinned_core(thread: libc::pid_t) -> Option<usize> {
+    let cores = cores_of(thread)?;
+    // SAFETY: plain bit operations on the set.
+    let mut allowed =
+        (0..libc::CPU_SETSIZE as usize).filter(|&core| unsafe { libc::CPU_ISSET(core, &cores) });
+    allowed.next().filter(|_| allowed.next().is_none())
+}
+
+/// The cores that a thread, or the calling one for 0, may run on.
+fn cores_of(thread: libc::pid_t) -> Option<libc::cpu_set_t> {
+    // SAFETY: a set of bits; none of them set is valid.
+    let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a system call that writes the set, which outlives it.
+    let got = unsafe { libc::sched_getaffinity(thread, size_of::<libc::cpu_set_t>(), &raw mut cores) };
+    (got == 0).then_some(cores)
 }
 
 /// Touches the stack's pages, so that they are there before the first cycle, and are locked.
@@ -107,14 +146,27 @@ mod tests {
     }
 
     #[test]
-    fn the_devices_threads_are_found_by_name() {
+    fn the_devices_threads_are_found_by_name_and_their_cores_left_to_them() {
+        let cores = core_affinity::get_core_ids().unwrap();
+        let last = *cores.last().unwrap();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let device = thread::Builder::new().name("pi0-cpu-1".into());
-        let device = device.spawn(move || stopped.recv()).unwrap();
-        while device_threads().is_empty() {
+        let device = device.spawn(move || {
+            assert!(core_affinity::set_for_current(last));
+            stopped.recv()
+        });
+        while device_threads().into_iter().find_map(pinned_core) != Some(last.id) {
             thread::yield_now();
         }
+        let control = thread::spawn(|| {
+            make_real_time(RealTimeSettings::default());
+            core_affinity::get_core_ids().unwrap()
+        });
+        let left = control.join().unwrap();
+        // A machine of one core has none to leave.
+        assert_eq!(left.len(), (cores.len() - 1).max(1));
+        assert!(cores.len() == 1 || !left.contains(&last));
         drop(stop);
-        let _ = device.join().unwrap();
+        let _ = device.unwrap().join().unwrap();
     }
 }

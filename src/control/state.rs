@@ -74,6 +74,8 @@ pub struct Shared {
     active: AtomicBool,
     /// What the cycle has seen of it.
     followed_active: AtomicBool,
+    /// Whether the cycle is making a chunk.
+    busy: AtomicBool,
     /// Nanoseconds from the start to the cycle's last sign of life.
     beat_ns: AtomicU64,
     /// Nanoseconds from the start to the last chunk sent; 0 before the first.
@@ -85,7 +87,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// A loop that sent nothing for so long is not running.
+    /// A loop that sent nothing for so long, and makes nothing, is not running.
     const RECENT: Duration = Duration::from_secs(1);
 
     /// A loop that has shown no sign of life for `watchdog_ms` has stalled.
@@ -96,6 +98,7 @@ impl Shared {
             enabled: AtomicBool::new(enabled),
             active: AtomicBool::new(true),
             followed_active: AtomicBool::new(true),
+            busy: AtomicBool::new(false),
             beat_ns: AtomicU64::new(0),
             sent_ns: AtomicU64::new(0),
             publish_ns: AtomicU64::new(0),
@@ -106,6 +109,11 @@ impl Shared {
     /// The cycle is alive.
     pub fn beat(&self) {
         self.beat_ns.store(self.now_ns(), Relaxed);
+    }
+
+    /// The cycle is making a chunk from now on, or not any more.
+    pub(super) fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Relaxed);
     }
 
     /// Whether the cycle has shown no sign of life for too long.
@@ -165,7 +173,9 @@ impl Shared {
             _ if self.is_stalled() => LoopState { phase: Phase::Stalled, why: Some(DropReason::Stalled) },
             _ if !self.is_active() => LoopState { phase: Phase::Inactive, why: Some(DropReason::Disabled) },
             _ if !self.is_enabled() => LoopState { phase: Phase::Disabled, why: Some(DropReason::Disabled) },
-            Phase::Running if sent > Self::RECENT => LoopState { phase: Phase::Waiting, why },
+            Phase::Running if sent > Self::RECENT && !self.busy.load(Relaxed) => {
+                LoopState { phase: Phase::Waiting, why }
+            }
             phase => LoopState { phase, why },
         }
     }
@@ -242,10 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_has_sent_nothing_lately_is_not_running() {
+    fn a_loop_that_has_sent_nothing_lately_is_running_only_while_it_makes_something() {
         let shared = Shared::new(60_000.0, true);
         shared.set(Phase::Running, None);
         shared.sent(Duration::from_millis(1));
+        assert_eq!(shared.state().phase, Phase::Running);
+        sleep(Shared::RECENT + Duration::from_millis(20));
+        assert_eq!(shared.state().phase, Phase::Waiting);
+        shared.set_busy(true);
         assert_eq!(shared.state().phase, Phase::Running);
     }
 }

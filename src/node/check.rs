@@ -11,10 +11,10 @@ use r2r::sensor_msgs::msg as sensor;
 use super::clock::Clock;
 use super::connect::connect;
 use super::graph::{Expected, expected_topics};
-use super::inputs::{SENSOR_QOS, ready, stamp};
+use super::inputs::{SENSOR_QOS, compressed_image, image, joint_state, ready};
 use super::parameters::use_sim_time;
 use crate::check::Verdict;
-use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
+use crate::observe::messages::{JointState, Stamp};
 use crate::observe::{ImagePreprocessor, JointOrder};
 use crate::settings::{Settings, Transport};
 
@@ -177,46 +177,31 @@ impl Listener {
             Some(Transport::Raw) => {
                 let images =
                     node.subscribe::<sensor::Image>(&expected.topic, SENSOR_QOS).with_context(cannot)?;
-                listener(camera, images, move |image: sensor::Image| {
-                    let view = Image {
-                        stamp: stamp(&image.header),
-                        height: image.height,
-                        width: image.width,
-                        encoding: &image.encoding,
-                        step: image.step,
-                        data: &image.data,
-                    };
-                    let what = format!("{}, {}x{}", image.encoding, image.width, image.height);
-                    let decoded = preprocessor.raw(&view, &mut pixels);
-                    (view.stamp, decoded.map(|()| what).map_err(|error| error.to_string()))
+                listener(camera, images, move |message: sensor::Image| {
+                    let what = format!("{}, {}x{}", message.encoding, message.width, message.height);
+                    let image = image(&message);
+                    let decoded = preprocessor.raw(&image, &mut pixels);
+                    (image.stamp, decoded.map(|()| what).map_err(|error| error.to_string()))
                 })
             }
             Some(Transport::Compressed) => {
                 let images = node
                     .subscribe::<sensor::CompressedImage>(&expected.topic, SENSOR_QOS)
                     .with_context(cannot)?;
-                listener(camera, images, move |image: sensor::CompressedImage| {
-                    let view = CompressedImage {
-                        stamp: stamp(&image.header),
-                        format: &image.format,
-                        data: &image.data,
-                    };
-                    let what = format!("{}, {} bytes", image.format, image.data.len());
-                    let decoded = preprocessor.compressed(&view, &mut pixels);
-                    (view.stamp, decoded.map(|()| what).map_err(|error| error.to_string()))
+                listener(camera, images, move |message: sensor::CompressedImage| {
+                    let what = format!("{}, {} bytes", message.format, message.data.len());
+                    let image = compressed_image(&message);
+                    let decoded = preprocessor.compressed(&image, &mut pixels);
+                    (image.stamp, decoded.map(|()| what).map_err(|error| error.to_string()))
                 })
             }
             None => {
                 let states =
                     node.subscribe::<sensor::JointState>(&expected.topic, SENSOR_QOS).with_context(cannot)?;
                 let mut reader = JointReader::new(settings);
-                listener(joints, states, move |state: sensor::JointState| {
-                    let view = JointState {
-                        stamp: stamp(&state.header),
-                        names: &state.name,
-                        positions: &state.position,
-                    };
-                    (view.stamp, reader.read(&view))
+                listener(joints, states, move |message: sensor::JointState| {
+                    let state = joint_state(&message);
+                    (state.stamp, reader.read(&state))
                 })
             }
         })

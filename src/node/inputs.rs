@@ -19,9 +19,9 @@ use super::latest::Latest;
 use super::parameters::Parameters;
 use super::session::Switch;
 use super::stop::{Stop, StopOnDrop};
-use crate::control::{CameraInput, JointInput};
+use crate::control::{self, CameraInput, JointInput};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
-use crate::settings::Transport;
+use crate::settings::{RealTimeSettings, Transport};
 
 /// Empties one subscription; called after every spin.
 pub type Drain = Box<dyn FnMut() + Send>;
@@ -36,26 +36,17 @@ pub const SENSOR_QOS: QosProfile = QosProfile::sensor_data().keep_last(1);
 pub fn camera(
     node: &mut r2r::Node,
     input: CameraInput,
+    real_time: RealTimeSettings,
     clock: &Clock,
     stop: &Stop,
 ) -> anyhow::Result<(Drain, thread::JoinHandle<()>)> {
     match input.camera().transport {
-        Transport::Raw => camera_of(node, input, clock, stop, |input, image: &sensor::Image, received| {
-            let image = Image {
-                stamp: stamp(&image.header),
-                height: image.height,
-                width: image.width,
-                encoding: &image.encoding,
-                step: image.step,
-                data: &image.data,
-            };
-            input.put_image(&image, received)
+        Transport::Raw => camera_of(node, input, real_time, clock, stop, |input, message, received| {
+            input.put_image(&image(message), received)
         }),
         Transport::Compressed => {
-            camera_of(node, input, clock, stop, |input, image: &sensor::CompressedImage, received| {
-                let image =
-                    CompressedImage { stamp: stamp(&image.header), format: &image.format, data: &image.data };
-                input.put_compressed(&image, received)
+            camera_of(node, input, real_time, clock, stop, |input, message, received| {
+                input.put_compressed(&compressed_image(message), received)
             })
         }
     }
@@ -64,6 +55,7 @@ pub fn camera(
 fn camera_of<M, E>(
     node: &mut r2r::Node,
     mut input: CameraInput,
+    real_time: RealTimeSettings,
     clock: &Clock,
     stop: &Stop,
     put: impl Fn(&mut CameraInput, &M, Stamp) -> Result<(), E> + Send + 'static,
@@ -88,6 +80,7 @@ where
 
     let ending = StopOnDrop(stop.clone());
     let decode = move || {
+        control::make_as_urgent(real_time);
         let mut complaints = Complaints::default();
         while !ending.0.is_set() {
             if let Some((image, received)) = newest.take(PATIENCE)
@@ -111,9 +104,7 @@ pub fn joints(node: &mut r2r::Node, mut input: JointInput, clock: &Clock) -> any
     let mut complaints = Complaints::default();
     Ok(Box::new(move || {
         for state in ready(&mut states) {
-            let joints =
-                JointState { stamp: stamp(&state.header), names: &state.name, positions: &state.position };
-            if let Err(error) = input.put(&joints, clock.now()) {
+            if let Err(error) = input.put(&joint_state(&state), clock.now()) {
                 complaints.warn(&topic, &error);
             }
         }
@@ -164,7 +155,26 @@ pub fn ready<M>(stream: &mut (impl Stream<Item = M> + Unpin)) -> impl Iterator<I
     std::iter::from_fn(|| stream.next().now_or_never().flatten())
 }
 
-pub fn stamp(header: &std_msgs::Header) -> Stamp {
+pub fn image(message: &sensor::Image) -> Image<'_> {
+    Image {
+        stamp: stamp(&message.header),
+        height: message.height,
+        width: message.width,
+        encoding: &message.encoding,
+        step: message.step,
+        data: &message.data,
+    }
+}
+
+pub fn compressed_image(message: &sensor::CompressedImage) -> CompressedImage<'_> {
+    CompressedImage { stamp: stamp(&message.header), format: &message.format, data: &message.data }
+}
+
+pub fn joint_state(message: &sensor::JointState) -> JointState<'_> {
+    JointState { stamp: stamp(&message.header), names: &message.name, positions: &message.position }
+}
+
+fn stamp(header: &std_msgs::Header) -> Stamp {
     Stamp::from_parts(header.stamp.sec, header.stamp.nanosec)
 }
 

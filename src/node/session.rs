@@ -22,7 +22,7 @@ use crate::bag::Recording;
 use crate::control::{self, Enable, Monitor, Wiring};
 use crate::dashboard::{self, Dashboard, Sources};
 use crate::device::Progress;
-use crate::settings::{CurrentSettings, PARAMETERS_FILE, RealTimeSettings, Settings, write_parameters};
+use crate::settings::{CurrentSettings, PARAMETERS_FILE, Settings, write_parameters};
 
 /// The present session's switch, for `~/enable`; none while the node is unconfigured.
 pub type Switch = Arc<Mutex<Option<Enable>>>;
@@ -77,13 +77,13 @@ impl Session {
         house.parameters.attach(Running { tuner, prompt, current: current.clone() });
         let publishers = Publishers::default();
         let graph = GraphWatch::new(&settings, &house.names, publishers.clone());
-        let (clock, ending) = (house.clock.clone(), stop.clone());
+        let (clock, ending, real_time) = (house.clock.clone(), stop.clone(), settings.real_time);
         let parameters = house.parameters.clone();
         let (chunk_publisher, mut threads) = house.hand.with(move |node, ends| {
             let chunk_publisher = ChunkPublisher::new(node, joints.names())?;
             let mut threads = Vec::new();
             for camera in cameras {
-                let (drain, thread) = inputs::camera(node, camera, &clock, &ending)?;
+                let (drain, thread) = inputs::camera(node, camera, real_time, &clock, &ending)?;
                 ends.session.push(drain);
                 threads.push(thread);
             }
@@ -93,7 +93,7 @@ impl Session {
             anyhow::Ok((chunk_publisher, threads))
         })??;
 
-        let (real_time, clock) = (settings.real_time, house.clock.clone());
+        let clock = house.clock.clone();
         threads.push(start("control", stop, move |stop| {
             for refused in control::make_real_time(real_time) {
                 tracing::warn!("{refused}");
@@ -102,8 +102,7 @@ impl Session {
         })?);
         let (last_chunk, clock) = (chunk_publisher.last.clone(), house.clock.clone());
         let publish = start("publish", stop, move |stop| {
-            // As urgent as what it waits for, on any core; what is refused has been said by the control thread.
-            let _ = control::make_real_time(RealTimeSettings { core: None, ..real_time });
+            control::make_as_urgent(real_time);
             chunk_publisher.run(chunks, &clock, stop);
             chunk_publisher
         })?;

@@ -306,14 +306,15 @@ pub const PARAMETERS: &[Parameter] = &[
         default: Integer(-1),
         unit: "",
         allowed: Range(-1.0, 4095.0),
-        description: "CPU core that the control thread stays on; -1 leaves that to the system",
+        description: "CPU core that the control thread stays on; -1 means any that no thread of the CPU device stays on",
     },
     Parameter {
         name: "control_priority",
         default: Integer(0),
         unit: "",
         allowed: Range(0.0, 99.0),
-        description: "SCHED_FIFO priority of the control thread, with all memory locked; 0 means ordinary scheduling",
+        description: "SCHED_FIFO priority of the control thread and of those that decode images, run the CPU device and publish, with \
+                      all memory locked; 0 means ordinary scheduling",
     },
     Parameter {
         name: "diagnostics_hz",
