@@ -84,6 +84,22 @@ fn delta_actions_start_from_the_measured_joints() {
 }
 
 #[test]
+fn velocities_add_up_from_the_measured_joints() {
+    let (_a, mut plain) = robot_with(|settings| settings.delta_actions.clear());
+    let (_b, mut velocities) = robot_with(|settings| {
+        settings.delta_actions.clear();
+        settings.velocity_step = vec![0.2, 0.0];
+    });
+    let (actions, chunk) = (chunk_at(&mut plain, 100), chunk_at(&mut velocities, 100));
+    // The waist stands at 0.1; the elbow's actions are positions.
+    let mut waist = 0.1;
+    for ((_, action), (_, found)) in actions.points().zip(chunk.points()) {
+        waist += 0.2 * action[0];
+        assert!((found[0] - waist).abs() < 1e-12 && found[1] == action[1]);
+    }
+}
+
+#[test]
 fn units_lead_to_the_model_and_back() {
     let (_a, mut plain) = robot();
     let (_b, mut scaled) = robot_with(|settings| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Verdict;
-use crate::observe::DeltaMask;
+use crate::observe::{RelativeActions, RelativeActionsError};
 use crate::settings::{LimitSettings, MissingCamera, Normalization, Settings, Transport, Value};
 
 /// openpi's cameras for pi0, in its order (its `models/model.py`, `IMAGE_KEYS`).
@@ -73,18 +73,29 @@ fn joints(settings: &Settings) -> Vec<Verdict> {
     let units =
         if own { "in the robot's own units (radians, metres)" } else { "converted to the model's units" };
     let mut verdicts = vec![Verdict::ok("joints", format!("{joints}, {units}"))];
-    verdicts.push(match DeltaMask::from_openpi(&settings.delta_actions, joints) {
-        Err(error) => Verdict::error("delta_actions", error.to_string()),
-        Ok(_) if settings.delta_actions.is_empty() => {
-            Verdict::ok("delta_actions", "none: every action is an absolute position")
-        }
-        Ok(_) => {
-            let differences: i64 = settings.delta_actions.iter().filter(|run| **run > 0).sum();
-            let message = format!("{differences} of {joints} joints are differences from the state");
-            Verdict::ok("delta_actions", message)
-        }
-    });
+    verdicts.push(actions(settings));
     verdicts
+}
+
+/// What the policy's actions are.
+fn actions(settings: &Settings) -> Verdict {
+    let Settings { delta_actions, velocity_step, joints, .. } = settings;
+    let joints = joints.len();
+    match RelativeActions::new(delta_actions, velocity_step, joints) {
+        Err(error @ RelativeActionsError::Delta(_)) => Verdict::error("delta_actions", error.to_string()),
+        Err(error) => Verdict::error("velocity_step", error.to_string()),
+        Ok(_) => {
+            let differences: i64 = delta_actions.iter().filter(|run| **run > 0).sum();
+            let velocities = velocity_step.iter().filter(|step| **step != 0.0).count();
+            let message = match (differences, velocities) {
+                (0, 0) => "every action is an absolute position".to_owned(),
+                (_, 0) => format!("{differences} of {joints} joints are differences from the state"),
+                (0, _) => format!("{velocities} of {joints} joints are velocities"),
+                _ => format!("of {joints} joints {differences} are differences, {velocities} velocities"),
+            };
+            Verdict::ok("actions", message)
+        }
+    }
 }
 
 fn limits(limits: &LimitSettings) -> Verdict {
@@ -171,6 +182,8 @@ mod tests {
         assert!(find(&verdicts, "sed").1.contains("did you mean 'seed'?"));
         let verdicts = check(&[("delta_actions", Value::Integers(vec![6, -1]))]);
         assert_eq!(find(&verdicts, "delta_actions").0, Level::Error);
+        let verdicts = check(&[("velocity_step", Value::Floats(vec![0.2]))]);
+        assert!(find(&verdicts, "velocity_step").1.contains("but has 1"));
     }
 
     #[test]

@@ -21,8 +21,8 @@ use super::witness::Used;
 use crate::device::{self, Device, DeviceError, DeviceOptions, Progress, Silent};
 use crate::observe::messages::Stamp;
 use crate::observe::{
-    DeltaError, DeltaMask, ImagePreprocessor, JointOrder, JointUnits, NormalizationError, Normalizer,
-    PromptTokenizer, PromptTokens, TokenizerError, UnitsError,
+    ImagePreprocessor, JointOrder, JointUnits, NormalizationError, Normalizer, PromptTokenizer, PromptTokens,
+    RelativeActions, RelativeActionsError, TokenizerError, UnitsError,
 };
 use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
 use crate::settings::Settings;
@@ -117,7 +117,7 @@ pub fn assemble_on(
     )?;
     let units =
         JointUnits::new(&settings.joint_scale, &settings.joint_offset, &settings.joint_conversion, joints)?;
-    let delta = DeltaMask::from_openpi(&settings.delta_actions, joints)?;
+    let relative = RelativeActions::new(&settings.delta_actions, &settings.velocity_step, joints)?;
     if normalizer.relative_actions() && settings.delta_actions.is_empty() {
         return Err(AssembleError::RelativeActions);
     }
@@ -196,7 +196,7 @@ pub fn assemble_on(
             units,
             model_joints: vec![0.0; joints],
             normalizer,
-            delta,
+            relative,
             chunks: chunk_sender,
             seed: settings.seed,
             sequence: 0,
@@ -300,7 +300,7 @@ pub enum AssembleError {
     #[error(transparent)]
     Normalization(#[from] NormalizationError),
     #[error(transparent)]
-    Delta(#[from] DeltaError),
+    RelativeTo(#[from] RelativeActionsError),
     #[error(transparent)]
     Units(#[from] UnitsError),
     #[error(transparent)]

@@ -20,7 +20,7 @@ use super::wake::Wake;
 use super::witness::Arrival;
 use crate::device::{DeviceError, SectionTime};
 use crate::observe::messages::Stamp;
-use crate::observe::{DeltaMask, JointUnits, Normalizer};
+use crate::observe::{JointUnits, Normalizer, RelativeActions};
 use crate::settings::Settings;
 use crate::telemetry::{CycleRecord, DropReason, Metrics, Stage};
 
@@ -50,7 +50,7 @@ pub struct Cycle {
     /// `[joints]`: the joint state in the model's units.
     pub(super) model_joints: Vec<f64>,
     pub(super) normalizer: Normalizer,
-    pub(super) delta: DeltaMask,
+    pub(super) relative: RelativeActions,
     pub(super) chunks: Sender<Chunk>,
     pub(super) seed: u64,
     pub(super) sequence: u64,
@@ -361,7 +361,7 @@ impl Cycle {
         }
         let chunk = self.chunks.buffer();
         self.normalizer.unnormalize_actions(actions, &mut chunk.actions);
-        self.delta.add_state(&self.model_joints, &mut chunk.actions);
+        self.relative.to_positions(&self.model_joints, &mut chunk.actions);
         self.units.to_robot(&mut chunk.actions);
         chunk.measured.copy_from_slice(&joints.positions);
         chunk.used.frames.copy_from_slice(&self.seen);

@@ -19,6 +19,11 @@ impl DeltaMask {
         Ok(Self(mask.collect()))
     }
 
+    /// Whether a joint's actions are differences.
+    pub fn has(&self, joint: usize) -> bool {
+        self.0[joint]
+    }
+
     /// Turns differences into positions: `actions` `[horizon, joints]` plus `state` `[joints]` where masked.
     pub fn add_state(&self, state: &[f64], actions: &mut [f64]) {
         for point in actions.chunks_exact_mut(self.0.len().max(1)) {

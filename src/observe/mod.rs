@@ -1,5 +1,5 @@
 //! From what a robot says to what the model reads, and back: image decoding and resize-with-pad, joint order and
-//! units, normalisation, delta actions, prompt and tokenizer. Called by `control`'s inputs and outputs, on edge threads
+//! units, normalisation, relative actions, prompt and tokenizer. Called by `control`'s inputs and outputs, on edge threads
 //! for images and prompts, on the control thread for states and actions (those functions never allocate).
 
 mod aloha_gripper;
@@ -9,17 +9,21 @@ pub mod joints;
 pub mod messages;
 pub mod normalization;
 pub mod prompt;
+pub mod relative;
 mod resize;
 mod sentencepiece;
 mod small_tokenizer;
 mod stats;
 pub mod units;
+pub mod velocity;
 
 pub use delta::{DeltaError, DeltaMask};
 pub use image::{ImageError, ImagePreprocessor};
 pub use joints::{JointError, JointOrder};
 pub use normalization::Normalizer;
 pub use prompt::{PromptTokenizer, PromptTokens, TokenizerError};
+pub use relative::{RelativeActions, RelativeActionsError};
 pub use small_tokenizer::write_small_tokenizer;
 pub use stats::{NormalizationError, write_identity_like_stats};
 pub use units::{JointConversion, JointUnits, UnitsError};
+pub use velocity::{VelocityError, VelocitySteps};

@@ -58,6 +58,8 @@ pub struct Settings {
     pub normalization: Normalization,
     /// openpi's delta mask, such as `[6, -1, 6, -1]`: 6 joints as deltas, 1 absolute, and again. Empty: none.
     pub delta_actions: Vec<i64>,
+    /// What an action of 1 moves each joint by between two points, in the model's units; 0: its actions are positions.
+    pub velocity_step: Vec<f64>,
     /// Rate at which a chunk's points follow each other.
     pub control_hz: f64,
     /// Largest difference between the stamps of one frame set.

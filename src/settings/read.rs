@@ -65,6 +65,7 @@ impl Values {
             tokenizer: optional(self.text("tokenizer")).map(Into::into),
             normalization: self.normalization(problems),
             delta_actions: self.integers("delta_actions"),
+            velocity_step: self.floats("velocity_step"),
             control_hz: self.float("control_hz"),
             sync_tolerance_ms: self.float("sync_tolerance_ms"),
             denoise_steps: self.denoise_steps(),

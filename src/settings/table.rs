@@ -177,6 +177,14 @@ pub const PARAMETERS: &[Parameter] = &[
                       6 differences, 1 absolute, and again; empty means all absolute",
     },
     Parameter {
+        name: "velocity_step",
+        default: Floats(&[]),
+        unit: "model's unit",
+        allowed: Any,
+        description: "For models whose actions are velocities: what an action of 1 moves each joint by from one point to the \
+                      next, 0.2 rad for openpi's pi0_droid; 0 for joints whose actions are not; empty means none are",
+    },
+    Parameter {
         name: "control_hz",
         default: Float(50.0),
         unit: "Hz",

@@ -50,6 +50,7 @@ pub fn settings(folder: &Path) -> Settings {
         tokenizer: None,
         normalization: Normalization::None,
         delta_actions: vec![1, -1],
+        velocity_step: Vec::new(),
         control_hz: 50.0,
         sync_tolerance_ms: 10.0,
         denoise_steps: Vec::new(),
