@@ -7,6 +7,7 @@
 mod assemble;
 mod budget;
 mod chunk;
+mod cores;
 mod cycle;
 mod deadline;
 mod inputs;
@@ -31,7 +32,7 @@ pub use cycle::{Cycle, Outcome};
 pub use inputs::{CameraInput, JointInput, PromptInput};
 pub use limits::LimitsError;
 pub use output::ChunkOutput;
-pub use real_time::{make_as_urgent, make_real_time};
+pub use real_time::{make_almost_as_urgent, make_as_urgent, make_real_time};
 pub use repeat::{Repeat, RepeatError};
 pub use state::{Enable, LoopState, Phase, Shared};
 pub use tuning::{Change, Tuner};

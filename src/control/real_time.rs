@@ -9,6 +9,7 @@ use std::io;
 
 use core_affinity::CoreId;
 
+use super::cores::Cores;
 use crate::settings::RealTimeSettings;
 
 /// Threads of the device whose name starts so share the control thread's priority: it waits for them.
@@ -24,20 +25,31 @@ pub fn make_real_time(settings: RealTimeSettings) -> Vec<String> {
             "control_core: the control thread cannot be kept on core {core}; does this machine have it?"
         )),
         Some(_) => {}
-        None => leave_to_device(device_threads().into_iter().filter_map(pinned_core)),
+        None => leave_to_device(),
     }
-    refused.extend(make_urgent(settings));
+    if let Some(priority) = settings.priority {
+        refused.extend(make_urgent(priority, device_threads()));
+    }
     refused
 }
 
 /// Makes the calling thread as urgent as the control thread, on any core. What is not permitted has been said by that one.
 pub fn make_as_urgent(settings: RealTimeSettings) {
-    let _ = make_urgent(settings);
+    if let Some(priority) = settings.priority {
+        make_urgent(priority, Vec::new());
+    }
 }
 
-fn make_urgent(settings: RealTimeSettings) -> Vec<String> {
+/// As [`make_as_urgent`], but the control thread goes first: it must not wait for a large image.
+pub fn make_almost_as_urgent(settings: RealTimeSettings) {
+    if let Some(priority) = settings.priority.filter(|priority| *priority > 1) {
+        make_urgent(priority - 1, Vec::new());
+    }
+}
+
+/// Gives the calling thread and `others` a priority and locks memory.
+fn make_urgent(priority: u8, others: Vec<libc::pid_t>) -> Vec<String> {
     let mut refused = Vec::new();
-    let Some(priority) = settings.priority else { return refused };
     touch_stack();
     if let Err(error) = lock_memory() {
         refused.push(format!(
@@ -45,7 +57,7 @@ fn make_urgent(settings: RealTimeSettings) -> Vec<String> {
              memlock in limits.conf (docs/realtime.md)"
         ));
     }
-    let threads = std::iter::once(0).chain(device_threads());
+    let threads = std::iter::once(0).chain(others);
     if let Some(error) = threads.filter_map(|thread| set_priority(thread, priority).err()).next() {
         refused.push(format!(
             "control_priority: SCHED_FIFO {priority} is refused ({error}): other processes may interrupt a cycle. Raise \
@@ -57,30 +69,11 @@ fn make_urgent(settings: RealTimeSettings) -> Vec<String> {
 
 /// Keeps the calling thread off the cores that the device's threads stay on: there each would wait for the other in every
 /// product. Changes nothing where that leaves no core.
-fn leave_to_device(taken: impl Iterator<Item = usize>) {
-    let Some(mut cores) = cores_of(0) else { return };
-    // SAFETY: plain bit operations on `cores`; numbers beyond the set are ignored.
-    taken.for_each(|core| unsafe { libc::CPU_CLR(core, &mut cores) });
-    // SAFETY: a system call that reads the set, which outlives it. An empty one is refused and changes nothing.
-    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const cores) };
-}
-
-/// The core that a thread stays on, if it may run on one only.
-fn pinned_core(thread: libc::pid_t) -> Option<usize> {
-    let cores = cores_of(thread)?;
-    // SAFETY: plain bit operations on the set.
-    let mut allowed =
-        (0..libc::CPU_SETSIZE as usize).filter(|&core| unsafe { libc::CPU_ISSET(core, &cores) });
-    allowed.next().filter(|_| allowed.next().is_none())
-}
-
-/// The cores that a thread, or the calling one for 0, may run on.
-fn cores_of(thread: libc::pid_t) -> Option<libc::cpu_set_t> {
-    // SAFETY: a set of bits; none of them set is valid.
-    let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: a system call that writes the set, which outlives it.
-    let got = unsafe { libc::sched_getaffinity(thread, size_of::<libc::cpu_set_t>(), &raw mut cores) };
-    (got == 0).then_some(cores)
+fn leave_to_device() {
+    let taken = device_threads().into_iter().filter_map(|thread| Cores::of(thread).ok()?.single());
+    if let Ok(own) = Cores::current() {
+        let _ = taken.fold(own, Cores::without).keep_to();
+    }
 }
 
 /// Touches the stack's pages, so that they are there before the first cycle, and are locked.
@@ -155,7 +148,8 @@ mod tests {
             assert!(core_affinity::set_for_current(last));
             stopped.recv()
         });
-        while device_threads().into_iter().find_map(pinned_core) != Some(last.id) {
+        let pinned = |thread| Cores::of(thread).ok()?.single();
+        while device_threads().into_iter().find_map(pinned) != Some(last.id) {
             thread::yield_now();
         }
         let control = thread::spawn(|| {

@@ -5,6 +5,7 @@
 use std::fmt::Display;
 
 use super::assemble::AssembleError;
+use super::cores::Cores;
 use super::cycle::{Cycle, Outcome};
 use super::model::Model;
 use super::state::Phase;
@@ -18,6 +19,8 @@ type Make = Box<dyn FnMut() -> Result<Model, AssembleError> + Send>;
 /// The one attempt at a new device.
 pub(super) struct Rebuild {
     make: Make,
+    /// Of the thread that made the first model: the control thread may be kept on one of them.
+    cores: Option<Cores>,
     state: State,
 }
 
@@ -30,7 +33,7 @@ enum State {
 
 impl Rebuild {
     pub fn new(make: Make) -> Self {
-        Self { make, state: State::Unused }
+        Self { make, cores: Cores::current().ok(), state: State::Unused }
     }
 
     /// Whether nothing is to be expected of the device any more.
@@ -63,7 +66,11 @@ impl Cycle {
 
     fn make_anew(&mut self) -> Result<(), AssembleError> {
         self.model.release();
-        self.model = (self.rebuild.make)()?;
+        let Rebuild { make, cores, .. } = &mut self.rebuild;
+        self.model = match cores {
+            Some(cores) => cores.run(make)?,
+            None => make()?,
+        };
         if let Some(prompt) = self.prompt.held() {
             self.model.set_prompt(&prompt.tokens)?;
         }

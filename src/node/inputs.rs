@@ -80,7 +80,7 @@ where
 
     let ending = StopOnDrop(stop.clone());
     let decode = move || {
-        control::make_as_urgent(real_time);
+        control::make_almost_as_urgent(real_time);
         let mut complaints = Complaints::default();
         while !ending.0.is_set() {
             if let Some((image, received)) = newest.take(PATIENCE)

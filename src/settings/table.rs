@@ -321,8 +321,8 @@ pub const PARAMETERS: &[Parameter] = &[
         default: Integer(0),
         unit: "",
         allowed: Range(0.0, 99.0),
-        description: "SCHED_FIFO priority of the control thread and of those that decode images, run the CPU device and publish, with \
-                      all memory locked; 0 means ordinary scheduling",
+        description: "SCHED_FIFO priority of the control thread and of those that run the CPU device and publish (one less for decoding \
+                      images), with all memory locked; 0 means ordinary scheduling",
     },
     Parameter {
         name: "diagnostics_hz",
