@@ -10,7 +10,8 @@ use super::run;
 ///
 /// The folder becomes a rosbag2 bag (MCAP, compressed): the images that were decoded, the joint states, the prompts,
 /// changes of parameters and calls of ~/enable, the chunks that were sent, and on /pi0_node/cycle, cycle by cycle, which
-/// of them were used, when, and the latency of each stage. parameters.yaml has the node's parameters. `pi0_node replay DIR` makes the same chunks of it, bit for bit.
+/// of them were used, when, and the latency of each stage. parameters.yaml has the node's parameters. `pi0_node replay DIR`
+/// makes the same chunks of it, bit for bit.
 /// Recording never holds the node up: what the disk cannot take is dropped and counted.
 #[derive(clap::Args)]
 // Its name would be the same as that of the options of `run` within it.

@@ -236,12 +236,14 @@ mod tests {
         }
     }
 
-    /// The gripper's range in the model's units at the ends of its range in the robot's.
+    /// The gripper's ends in the model's units, where it has its ends in the robot's.
     #[test]
     fn grippers_reach_the_ends_of_the_models_range() {
-        for (file, expected) in
-            [("droid_franka", [0.0_f64, 1.0]), ("libero_panda", [1.0, -1.0]), ("so101", [0.0, 100.0])]
-        {
+        for (file, ends, expected) in [
+            ("droid_franka", [0.0, 0.7929], [0.0_f64, 1.0]),
+            ("libero_panda", [0.0, 0.04], [1.0, -1.0]),
+            ("so101", [-0.174533, 1.74533], [0.0, 100.0]),
+        ] {
             let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("config/{file}.yaml"));
             let mut values = read_parameters(&path, NODE_NAME).unwrap();
             values.insert("checkpoint".into(), Value::Text("model".into()));
@@ -250,13 +252,14 @@ mod tests {
             let units =
                 crate::observe::JointUnits::new(&settings.joint_scale, &settings.joint_offset, &[], joints)
                     .unwrap();
-            for (limit, expected) in
-                [&settings.limits.position_min, &settings.limits.position_max].iter().zip(expected)
-            {
+            let span = (expected[1] - expected[0]).abs();
+            let limits = settings.limits.position_min[joints - 1]..settings.limits.position_max[joints - 1];
+            for (end, expected) in ends.into_iter().zip(expected) {
                 let mut model = vec![0.0; joints];
-                units.to_model(limit, &mut model);
-                let (found, range) = (model[joints - 1], expected.abs().max(1.0));
-                assert!((found - expected).abs() < 0.02 * range, "{file}: {found} is not {expected}");
+                units.to_model(&vec![end; joints], &mut model);
+                let found = model[joints - 1];
+                assert!((found - expected).abs() < 0.001 * span, "{file}: {found} is not {expected}");
+                assert!(limits.contains(&end), "{file}: {end} is outside {limits:?}");
             }
         }
     }
