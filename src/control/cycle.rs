@@ -1,28 +1,27 @@
-//! The cycle: a look at the mailboxes, and when there is something new, perceive, act, decode, hand out the chunk.
-//! Owned by the control thread; nothing here allocates, locks or blocks, as long as the device works.
+//! The cycle: a look at the mailboxes, and when there is something new, `perceive` and `act`. Owned by the control thread;
+//! nothing here allocates, locks or blocks, as long as the device works.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::budget::StepChooser;
-use super::chunk::{Chunk, Made};
+use super::chunk::Chunk;
 use super::deadline::Parts;
 use super::inputs::{JointSample, Prompt};
 use super::mailbox::{Receiver, Sender};
 use super::model::Model;
-use super::noise;
 use super::output::too_old;
 use super::rebuild::Rebuild;
 use super::state::{Phase, Shared};
-use super::sync::{Frame, FrameSync, Look};
+use super::sync::{FrameSync, Look};
 use super::wake::Wake;
 use super::witness::Arrival;
-use crate::device::{DeviceError, SectionTime};
+use crate::device::DeviceError;
 use crate::observe::messages::Stamp;
 use crate::observe::{JointUnits, Normalizer, RelativeActions};
 use crate::settings::Settings;
-use crate::telemetry::{CycleRecord, DropReason, Metrics, Stage};
+use crate::telemetry::{CycleRecord, DropReason, Metrics};
 
 /// Longest sleep without a new message: how long a stop may go unnoticed.
 const SLEEP: Duration = Duration::from_millis(20);
@@ -98,11 +97,11 @@ impl Timing {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View {
     /// Oldest and newest stamp of the images.
-    images: (Stamp, Stamp),
+    pub images: (Stamp, Stamp),
     /// When the last act began.
-    acted: Option<Stamp>,
+    pub acted: Option<Stamp>,
     /// The joint state of the last act.
-    joints: Stamp,
+    pub joints: Stamp,
 }
 
 impl View {
@@ -127,9 +126,9 @@ pub(super) struct Began {
     pub stamp: Stamp,
     pub at: Instant,
     /// From the last image's arrival until then; none where no image is new.
-    waited: Option<Duration>,
+    pub waited: Option<Duration>,
     /// What the device's programs took so far.
-    device: Duration,
+    pub device: Duration,
     pub parts: Parts,
 }
 
@@ -247,51 +246,6 @@ impl Cycle {
         self.act(images.1, began, now)
     }
 
-    /// What the frames of this set went through before the cycle began.
-    pub(super) fn note_arrival(&mut self, began: &mut Began, observation: Stamp, clock_runs: bool) {
-        let (mut transport_ms, mut decode, mut wait) = (0.0_f64, Duration::ZERO, Duration::ZERO);
-        let mut waited_ms = f64::INFINITY;
-        for frame in self.frames.frames().flatten() {
-            let (start, end) = frame.decoding;
-            transport_ms = transport_ms.max(frame.received.ms_since(frame.stamp));
-            waited_ms = waited_ms.min(began.stamp.ms_since(frame.received));
-            decode = decode.max(end.saturating_duration_since(start));
-            wait = wait.max(began.at.saturating_duration_since(end));
-        }
-        // A clock that was set back gives a negative time.
-        began.waited = Some(Duration::try_from_secs_f64(waited_ms / 1e3).unwrap_or(Duration::ZERO));
-        let transport = Duration::try_from_secs_f64(transport_ms / 1e3).unwrap_or(Duration::MAX);
-        for (stage, took) in [(Stage::Transport, transport), (Stage::Decode, decode), (Stage::SyncWait, wait)]
-        {
-            self.metrics.record(stage, took);
-            began.parts.set(stage, took);
-        }
-        if clock_runs && let Some((last, last_observation)) = self.last_set {
-            let cycles_ms = (began.at - last).as_secs_f64() * 1e3;
-            self.metrics.record_ms(Stage::Jitter, (cycles_ms - observation.ms_since(last_observation)).abs());
-        }
-        self.last_set = Some((began.at, observation));
-    }
-
-    /// The frame set to the KV cache.
-    pub(super) fn perceive(&mut self, began: &mut Began) -> Result<(), DeviceError> {
-        let start = Instant::now();
-        for (camera, frame) in self.frames.frames().enumerate() {
-            self.seen[camera] = frame.map(Frame::arrival);
-            self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
-        }
-        began.parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
-        let start = Instant::now();
-        if let Some(waited) = began.waited {
-            self.metrics.record(Stage::BeforeDevice, waited + start.saturating_duration_since(began.at));
-        }
-        self.model.perceive()?;
-        began.device = self.metrics.time(Stage::Perceive, start);
-        began.parts.set(Stage::Perceive, began.device);
-        note_perceive_sections(&self.metrics, self.model.perceive_sections());
-        Ok(())
-    }
-
     /// A newer joint state with the KV cache as it is, if that is wanted and due.
     fn act_again(&mut self, now: &Now) -> Result<Outcome, DeviceError> {
         let (Some(interval_ms), Some(view)) = (self.timing.act_interval_ms, self.view) else {
@@ -311,107 +265,7 @@ impl Cycle {
         }
     }
 
-    /// The newest joint state and the KV cache to a chunk whose first point is for `observation`.
-    pub(super) fn act(
-        &mut self,
-        observation: Stamp,
-        mut began: Began,
-        now: &Now,
-    ) -> Result<Outcome, DeviceError> {
-        // Perceiving may have taken long.
-        let stamp = (now.clock)();
-        self.joints.take();
-        let (Some(joints), Some(view)) = (self.joints.held(), &mut self.view) else {
-            return Ok(self.dropped(DropReason::JointsMissing));
-        };
-        let since = joints.since();
-        (view.acted, view.joints) = (Some(stamp), since);
-        let images = view.images;
-        let joints_too_old = too_old(since, stamp, self.timing.max_joint_age_ms, DropReason::JointsStale);
-        if let Some(reason) = joints_too_old.or(self.images_too_old(images, stamp)) {
-            return Ok(self.dropped(reason));
-        }
-
-        let left_ms = self.timing.budget_ms - stamp.ms_since(observation) - self.shared.publish_ms();
-        let choice = match now.steps {
-            Some(choice) => choice,
-            None if now.runs => self.steps.choose(left_ms),
-            None => 0,
-        };
-        let start = Instant::now();
-        self.units.to_model(&joints.positions, &mut self.model_joints);
-        self.normalizer.normalize_state(&self.model_joints, &mut self.model.state);
-        // Of the images, so that acts on the same set follow the same flow.
-        noise::fill(self.seed, images.1, &mut self.model.noise);
-        let device_start = Instant::now();
-        self.model.act(choice)?;
-        let device_end = Instant::now();
-        began.device += device_end - device_start;
-        began.parts.set(Stage::Act, self.metrics.time(Stage::Act, start));
-        note_act_sections(&self.metrics, self.model.act_sections(choice));
-        let read = Instant::now();
-        let denoising_steps = self.model.step_counts()[choice];
-        let actions = self.model.read_actions(choice)?;
-        began.parts.set(Stage::Readback, self.metrics.time(Stage::Readback, read));
-
-        let decode = Instant::now();
-        if !actions.iter().all(|action| action.is_finite()) {
-            self.hold(DropReason::NotFinite, stamp);
-            return Ok(self.dropped(DropReason::NotFinite));
-        }
-        let chunk = self.chunks.buffer();
-        self.normalizer.unnormalize_actions(actions, &mut chunk.actions);
-        self.relative.to_positions(&self.model_joints, &mut chunk.actions);
-        self.units.to_robot(&mut chunk.actions);
-        chunk.measured.copy_from_slice(&joints.positions);
-        chunk.used.frames.copy_from_slice(&self.seen);
-        (chunk.used.looked, chunk.used.acted) = (began.stamp, stamp);
-        chunk.used.joints = joints.arrival();
-        chunk.used.prompt = self.prompt.held().map_or(0, |prompt| prompt.number);
-        (chunk.first, chunk.horizon) = (0, chunk.actions.len() / chunk.joints);
-        (chunk.hold, chunk.denoising_steps) = (None, denoising_steps);
-        (chunk.observation, chunk.joint_stamp, chunk.sequence) = (observation, joints.stamp, self.sequence);
-        began.parts.set(Stage::DecodeActions, self.metrics.time(Stage::DecodeActions, decode));
-        self.metrics.time(Stage::Cycle, began.at);
-        // With what follows it, so that the time that is left need only cover that.
-        self.steps.record(choice, start.elapsed());
-        chunk.made = Made {
-            images: images.0,
-            joints: since,
-            began: (began.stamp, began.at),
-            waited: began.waited,
-            device: (began.device, device_end),
-            handed_out: Instant::now(),
-            parts: began.parts,
-        };
-        self.hand_out();
-        Ok(Outcome::Chunk)
-    }
-
-    /// Hands out a chunk that tells the robot to stay where it was measured; without a joint state, there is no such
-    /// place.
-    pub(super) fn hold(&mut self, reason: DropReason, now: Stamp) {
-        self.shared.set(Phase::Holding, Some(reason));
-        self.joints.take();
-        let Some(joints) = self.joints.held() else { return };
-        let chunk = self.chunks.buffer();
-        chunk.measured.copy_from_slice(&joints.positions);
-        chunk.hold = Some(reason);
-        (chunk.used.joints, chunk.used.looked, chunk.used.acted) = (joints.arrival(), now, now);
-        (chunk.observation, chunk.joint_stamp, chunk.sequence) = (now, joints.stamp, self.sequence);
-        (chunk.made.joints, chunk.made.handed_out) = (joints.since(), Instant::now());
-        self.hand_out();
-    }
-
-    fn hand_out(&mut self) {
-        self.sequence += 1;
-        if self.chunks.send() {
-            self.metrics.dropped(DropReason::Overwritten);
-            self.metrics.cycle_finished(&CycleRecord::dropped(DropReason::Overwritten));
-        }
-    }
-
-    fn images_too_old(&self, (oldest, newest): (Stamp, Stamp), now: Stamp) -> Option<DropReason> {
+    pub(super) fn images_too_old(&self, (oldest, newest): (Stamp, Stamp), now: Stamp) -> Option<DropReason> {
         let too_old = |stamp| too_old(stamp, now, self.timing.max_image_age_ms, DropReason::ImagesStale);
         too_old(oldest).or(too_old(newest))
     }
@@ -424,25 +278,4 @@ impl Cycle {
         }
         Outcome::Dropped(reason)
     }
-}
-
-/// SigLIP's time and the rest's.
-fn note_perceive_sections(metrics: &Metrics, sections: &[SectionTime]) {
-    if sections.is_empty() {
-        return;
-    }
-    let (mut siglip, mut prefix) = (Duration::ZERO, Duration::ZERO);
-    for section in sections {
-        let part =
-            if matches!(section.name.as_str(), "vision" | "projector") { &mut siglip } else { &mut prefix };
-        *part += section.time;
-    }
-    metrics.record(Stage::Siglip, siglip);
-    metrics.record(Stage::Prefix, prefix);
-}
-
-/// Each denoising step's time.
-fn note_act_sections(metrics: &Metrics, sections: &[SectionTime]) {
-    let steps = sections.iter().filter(|section| section.name.starts_with("steps."));
-    steps.for_each(|section| metrics.record(Stage::DenoiseStep, section.time));
 }

@@ -4,6 +4,7 @@
 //! [`assemble`] puts everything together from the settings. What it gives goes to different threads: inputs to whoever
 //! receives messages, the [`Cycle`] to the control thread, the [`ChunkOutput`] to whoever sends.
 
+mod act;
 mod assemble;
 mod budget;
 mod chunk;
@@ -17,6 +18,7 @@ mod mailbox;
 mod model;
 mod noise;
 mod output;
+mod perceive;
 mod real_time;
 mod rebuild;
 mod repeat;

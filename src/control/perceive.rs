@@ -1,0 +1,72 @@
+//! The frame set to the KV cache: what the frames went through is noted, they are written to the device, and it runs SigLIP and
+//! the prefix. The first half of a cycle; nothing here allocates, locks or blocks, as long as the device works.
+
+use std::time::{Duration, Instant};
+
+use super::cycle::{Began, Cycle};
+use super::sync::Frame;
+use crate::device::{DeviceError, SectionTime};
+use crate::observe::messages::Stamp;
+use crate::telemetry::{Metrics, Stage};
+
+impl Cycle {
+    /// What the frames of this set went through before the cycle began.
+    pub(super) fn note_arrival(&mut self, began: &mut Began, observation: Stamp, clock_runs: bool) {
+        let (mut transport_ms, mut decode, mut wait) = (0.0_f64, Duration::ZERO, Duration::ZERO);
+        let mut waited_ms = f64::INFINITY;
+        for frame in self.frames.frames().flatten() {
+            let (start, end) = frame.decoding;
+            transport_ms = transport_ms.max(frame.received.ms_since(frame.stamp));
+            waited_ms = waited_ms.min(began.stamp.ms_since(frame.received));
+            decode = decode.max(end.saturating_duration_since(start));
+            wait = wait.max(began.at.saturating_duration_since(end));
+        }
+        // A clock that was set back gives a negative time.
+        began.waited = Some(Duration::try_from_secs_f64(waited_ms / 1e3).unwrap_or(Duration::ZERO));
+        let transport = Duration::try_from_secs_f64(transport_ms / 1e3).unwrap_or(Duration::MAX);
+        for (stage, took) in [(Stage::Transport, transport), (Stage::Decode, decode), (Stage::SyncWait, wait)]
+        {
+            self.metrics.record(stage, took);
+            began.parts.set(stage, took);
+        }
+        if clock_runs && let Some((last, last_observation)) = self.last_set {
+            let cycles_ms = (began.at - last).as_secs_f64() * 1e3;
+            self.metrics.record_ms(Stage::Jitter, (cycles_ms - observation.ms_since(last_observation)).abs());
+        }
+        self.last_set = Some((began.at, observation));
+    }
+
+    /// The frame set to the KV cache.
+    pub(super) fn perceive(&mut self, began: &mut Began) -> Result<(), DeviceError> {
+        let start = Instant::now();
+        for (camera, frame) in self.frames.frames().enumerate() {
+            self.seen[camera] = frame.map(Frame::arrival);
+            self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
+        }
+        began.parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
+        let start = Instant::now();
+        if let Some(waited) = began.waited {
+            self.metrics.record(Stage::BeforeDevice, waited + start.saturating_duration_since(began.at));
+        }
+        self.model.perceive()?;
+        began.device = self.metrics.time(Stage::Perceive, start);
+        began.parts.set(Stage::Perceive, began.device);
+        note_perceive_sections(&self.metrics, self.model.perceive_sections());
+        Ok(())
+    }
+}
+
+/// SigLIP's time and the rest's.
+fn note_perceive_sections(metrics: &Metrics, sections: &[SectionTime]) {
+    if sections.is_empty() {
+        return;
+    }
+    let (mut siglip, mut prefix) = (Duration::ZERO, Duration::ZERO);
+    for section in sections {
+        let part =
+            if matches!(section.name.as_str(), "vision" | "projector") { &mut siglip } else { &mut prefix };
+        *part += section.time;
+    }
+    metrics.record(Stage::Siglip, siglip);
+    metrics.record(Stage::Prefix, prefix);
+}
