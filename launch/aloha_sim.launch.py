@@ -2,8 +2,8 @@
 
     ros2 launch pi0_node aloha_sim.launch.py checkpoint:=DIR [sim_time:=true] [images:=synthetic]
 
-The simulator needs `pip install mujoco gym-aloha pillow`, or PI0_SIM_PACKAGES set to a folder that has them (the
-site-packages in .sim that `cargo xtask simulator` makes).
+The simulator needs mujoco, gym-aloha and pillow: PI0_SIM_PACKAGES names a folder that has them, such as the site-packages in
+.sim that `cargo xtask simulator` makes and prints; or this Python has them.
 """
 
 import os

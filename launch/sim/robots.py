@@ -97,7 +97,7 @@ def _import_mujoco():
     try:
         import mujoco
     except ImportError as error:
-        raise Missing(f"MuJoCo is not installed ({error}): pip install mujoco gym-aloha pillow, or cargo xtask simulator")
+        raise Missing(f"MuJoCo is not installed ({error}): cargo xtask simulator installs it and says what to set")
     except Exception as error:  # A GL that is chosen but not there.
         raise Missing(f"MuJoCo does not start with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error!r})")
     return mujoco
@@ -107,7 +107,7 @@ def _scene():
     # Found, not imported: the package's own code needs much that the scene does not.
     package = importlib.util.find_spec("gym_aloha")
     if package is None or not package.submodule_search_locations:
-        raise Missing("the scene is not installed: pip install gym-aloha, or cargo xtask simulator")
+        raise Missing("the scene is not installed: cargo xtask simulator installs it and says what to set")
     return pathlib.Path(package.submodule_search_locations[0]) / "assets/bimanual_viperx_transfer_cube.xml"
 
 

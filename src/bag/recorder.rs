@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -69,14 +69,7 @@ impl Recording {
     pub fn start(wiring: &mut Wiring, folder: &Path) -> Result<Self, WriteError> {
         let writer = FolderWriter::create(folder)?;
         let (queue, waiting) = sync_channel(MAX_WAITING);
-        let recorder = Arc::new(Recorder {
-            queue,
-            waiting_bytes: AtomicUsize::new(0),
-            newest: AtomicI64::new(0),
-            joints: wiring.joints.names().to_vec(),
-            dropped_in_all: AtomicU64::new(0),
-            dropped: Mutex::default(),
-        });
+        let recorder = Arc::new(Recorder::new(queue, wiring.joints.names().to_vec()));
         let counts = recorder.clone();
         let thread = thread::Builder::new()
             .name("recorder".into())
@@ -94,6 +87,7 @@ impl Recording {
 
     /// Writes what waits, completes the bag, and says what it holds.
     pub fn finish(self) -> Result<Summary, WriteError> {
+        self.recorder.over.store(true, Relaxed);
         // The thread may have ended with an error already; then joining it says so.
         let _ = self.recorder.queue.send(Item::End);
         let written = match self.thread.join() {
@@ -134,10 +128,27 @@ struct Recorder {
     joints: Vec<String>,
     dropped_in_all: AtomicU64,
     dropped: Mutex<BTreeMap<String, u64>>,
+    /// Set when the recording ends: what comes later, while the node stops, is not missing in it.
+    over: AtomicBool,
 }
 
 impl Recorder {
+    fn new(queue: SyncSender<Item>, joints: Vec<String>) -> Self {
+        Self {
+            queue,
+            waiting_bytes: AtomicUsize::new(0),
+            newest: AtomicI64::new(0),
+            joints,
+            dropped_in_all: AtomicU64::new(0),
+            dropped: Mutex::default(),
+            over: AtomicBool::new(false),
+        }
+    }
+
     fn put(&self, topic: &str, type_name: &'static str, log_time: Stamp, message: &impl Serialize) {
+        if self.over.load(Relaxed) {
+            return;
+        }
         self.newest.fetch_max(log_time.0, Relaxed);
         let Ok(data) = cdr::encode(message) else { return self.drop_one(topic) };
         let bytes = data.len();
@@ -258,5 +269,28 @@ fn cycle(departure: &Departure) -> Cycle {
         refused: departure.refused.map(|reason| reason.name().to_owned()).unwrap_or_default(),
         stages,
         latencies_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_place_is_counted_and_what_comes_after_the_end_is_not() {
+        let (queue, waiting) = sync_channel(1);
+        let recorder = Arc::new(Recorder::new(queue, Vec::new()));
+        recorder.prompt("one");
+        recorder.prompt("two");
+        assert_eq!(recorder.dropped_in_all.load(Relaxed), 1);
+
+        let thread = thread::spawn(move || {
+            drop(waiting);
+            Ok(BTreeMap::new())
+        });
+        let summary = Recording { recorder: recorder.clone(), thread }.finish().unwrap();
+        recorder.prompt("three");
+        assert_eq!(summary.dropped, BTreeMap::from([(PROMPT_TOPIC.to_owned(), 1)]));
+        assert_eq!(recorder.dropped_in_all.load(Relaxed), 1);
     }
 }

@@ -31,6 +31,7 @@ pub fn run() -> anyhow::Result<()> {
         Readiness::Ready => {
             let packages = packages()?;
             println!("PYTHONPATH={}:$PYTHONPATH {} {PROGRAM} --help", packages.display(), interpreter());
+            println!("export PI0_SIM_PACKAGES={}    # for aloha_sim.launch.py", packages.display());
             Ok(())
         }
         Readiness::Missing(reason) => bail!("the simulator cannot run here: {reason}"),
