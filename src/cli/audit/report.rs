@@ -124,11 +124,11 @@ impl Report {
     fn transfers(&self) -> [String; 4] {
         let bytes = |list: &[(String, usize)]| list.iter().map(|(_, bytes)| bytes).sum::<usize>();
         let most_crossings = self.crossings_per_step.iter().max().copied().unwrap_or(0);
-        // The first step also makes the mask that all share.
-        let programs = match (self.programs_per_step.first(), self.programs_per_step.last()) {
-            (Some(first), Some(last)) if first != last => format!("{last} programs ({first} in the first)"),
-            (_, last) => format!("{} programs", last.copied().unwrap_or(0)),
-        };
+        // The first step also makes what all share, and the last one the actions as they are read.
+        let per_step = || self.programs_per_step.iter().copied();
+        let (fewest, most) = (per_step().min().unwrap_or(0), per_step().max().unwrap_or(0));
+        let programs =
+            if fewest == most { format!("{most} programs") } else { format!("{fewest} to {most} programs") };
         let written: Vec<&str> = self.written.iter().map(|(name, _)| name.as_str()).collect();
         let read: Vec<&str> = self.read.iter().map(|(name, _)| name.as_str()).collect();
         [
