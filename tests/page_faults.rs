@@ -1,4 +1,6 @@
 //! What the control thread records into was touched before: no record waits until the system has found a page for it.
+//!
+//! Only an optimised build leaves zeros to the system instead of writing them, so this says something with `--release`.
 
 use std::time::Duration;
 
