@@ -93,6 +93,8 @@ pub(crate) struct Epilogue {
     /// `[1, columns]`
     pub bias: Option<Matrix>,
     pub activation: Option<Activation>,
+    /// `[1, columns]`: the result is multiplied with it.
+    pub gate: Option<Matrix>,
     /// `a + scale * result`; a's rows are repeated as often as the result needs.
     pub add: Option<(Matrix, f32)>,
 }
@@ -109,7 +111,7 @@ impl Epilogue {
     }
 
     /// # Safety
-    /// Bias and addend must be alive and nobody may write them meanwhile.
+    /// Bias, gate and addend must be alive and nobody may write them meanwhile.
     #[inline(always)]
     unsafe fn apply<A: Arithmetic>(&self, tile: &mut Tile, block: &Range<usize>, col: usize) {
         let addend_rows = repeated(block, self.add.map_or(1, |(a, _)| a.rows));
@@ -123,6 +125,13 @@ impl Epilogue {
             }
             if let Some(activation) = self.activation {
                 activate_all::<A>(activation, sums);
+            }
+            if let Some(gate) = self.gate {
+                // SAFETY: promised by the caller.
+                let gate = unsafe { &gate.row(0)[col..] };
+                for (sum, &gate) in sums.iter_mut().zip(gate) {
+                    *sum *= gate;
+                }
             }
             if let Some((a, scale)) = self.add {
                 // SAFETY: promised by the caller.

@@ -2,6 +2,7 @@
 //! `compile` makes them, `program` runs them.
 
 pub(super) mod attention;
+pub(super) mod constant;
 pub(super) mod elementwise;
 pub(super) mod embedding;
 pub(super) mod heads;

@@ -1,4 +1,4 @@
-//! Norms over rows, in f32: LayerNorm (vision) and Gemma's RMSNorm. Most of them feed a product, so the result is packed
+//! Norms over rows, in f32: LayerNorm (vision) and Gemma's RMSNorm, which pi0.5's expert has with a shift (adaRMS). Most of them feed a product, so the result is packed
 //! for it on the way.
 
 use super::product::Destination;
@@ -8,8 +8,8 @@ use crate::device::cpu::memory::Matrix;
 pub(crate) enum Norm {
     /// `(x - mean) / sqrt(var + epsilon) * weight + bias`
     Layer { bias: Matrix },
-    /// `x / sqrt(mean(x^2) + epsilon) * (1 + weight)`
-    RootMeanSquare,
+    /// `x / sqrt(mean(x^2) + epsilon) * (1 + weight) + shift`
+    RootMeanSquare { shift: Option<Matrix> },
 }
 
 pub(crate) struct NormRows {
@@ -48,11 +48,21 @@ impl Kernel for NormRows {
                             *out = A::mul_add((x - mean) * scale, w, b);
                         }
                     }
-                    Norm::RootMeanSquare => {
+                    Norm::RootMeanSquare { shift } => {
                         let square = sum(x, |x| x * x) / width;
                         let scale = 1.0 / (square + self.epsilon).sqrt();
-                        for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
-                            *out = x * scale * (1.0 + w);
+                        match shift {
+                            None => {
+                                for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
+                                    *out = x * scale * (1.0 + w);
+                                }
+                            }
+                            Some(shift) => {
+                                let shift = shift.row(0);
+                                for (((out, &x), &w), &b) in out.iter_mut().zip(x).zip(weight).zip(shift) {
+                                    *out = A::mul_add(x * scale, 1.0 + w, b);
+                                }
+                            }
                         }
                     }
                 }
@@ -110,10 +120,15 @@ mod tests {
                 });
 
                 let out = Owned::zeros(rows, cols);
-                run(kernel(Norm::RootMeanSquare, &out), isa);
-                assert_close("rms norm", &out, 1e-5, |r, c| {
+                run(kernel(Norm::RootMeanSquare { shift: None }, &out), isa);
+                let rms = |r: usize, c: usize| {
                     x.at(r, c) / (mean(r, &|x| x * x) + 1e-6).sqrt() * (1.0 + weight.at(0, c))
-                });
+                };
+                assert_close("rms norm", &out, 1e-5, rms);
+
+                let out = Owned::zeros(rows, cols);
+                run(kernel(Norm::RootMeanSquare { shift: Some(bias.matrix()) }, &out), isa);
+                assert_close("adaptive rms norm", &out, 1e-5, |r, c| rms(r, c) + bias.at(0, c));
             }
         }
     }
