@@ -34,6 +34,7 @@ pub use chunk::Chunk;
 pub use cycle::{Cycle, Outcome};
 pub use inputs::{CameraInput, JointInput, PromptInput};
 pub use limits::LimitsError;
+pub use model::padded_prompt;
 pub use output::ChunkOutput;
 pub use prompt::{Prompts, trained};
 pub use real_time::{make_almost_as_urgent, make_as_urgent, make_real_time};

@@ -248,6 +248,12 @@ fn graphs(config: &PolicyConfig, cameras: usize, device: &dyn Device) -> Result<
     PolicyGraphs::rewritten(config, cameras, &Intermediates::None, |graph| device.simplify(graph))
 }
 
+/// The length that a prompt of so many tokens is padded to, for a model with so many cameras.
+pub fn padded_prompt(config: &PolicyConfig, cameras: usize, tokens: usize) -> usize {
+    let lengths = prompt_lengths(config.prompt_tokens, cameras * config.vision.tokens());
+    lengths.into_iter().rfind(|&length| tokens <= length).unwrap_or(config.prompt_tokens)
+}
+
 /// The lengths that prompts of at most `longest` tokens are padded to behind so many image tokens, the longest first: the
 /// next one is as much shorter as [`PADDING`] allows, and by no more than a third of the longest.
 fn prompt_lengths(longest: usize, image_tokens: usize) -> Vec<usize> {

@@ -159,4 +159,48 @@ mod tests {
         }
         assert!(is_inside(1.0) && is_inside(-1.0) && !is_inside(1.0001) && !is_inside(-1.0001));
     }
+
+    fn tokenizers() -> Vec<PromptTokenizer> {
+        let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/observe");
+        let folder = tempfile::tempdir().unwrap();
+        let small = folder.path().join("tokenizer.json");
+        crate::observe::write_small_tokenizer(&small, 2048).unwrap();
+        let names = ["pi05_like.model", "pi05_like.json", "paligemma_like.model", "trims_spaces.model"];
+        let paths = names.iter().map(|name| data.join(name)).chain([small]);
+        paths.map(|path| PromptTokenizer::load(&path).unwrap()).collect()
+    }
+
+    #[test]
+    fn thousands_of_states_have_the_tokens_of_the_whole_text() {
+        let mut random = 7u32;
+        let mut below = |limit: u32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 8) % limit
+        };
+        for tokenizer in tokenizers() {
+            let tasks = ["pick up the red cube", "", "slot 42", " a_b ", "the 1 2 3;", "ééé"];
+            let mut prompts: Vec<StatePrompt> = Vec::new();
+            for count in 1..=14 {
+                prompts.push(StatePrompt::new(&tokenizer, count).unwrap());
+            }
+            let mut out = PromptTokens::room(400);
+            for _ in 0..3000 {
+                let prompt = &prompts[below(14) as usize];
+                let task = tasks[below(6) as usize];
+                let numbers: Vec<i32> = (0..prompt.count).map(|_| below(257) as i32 - 1).collect();
+                let text: String = numbers.iter().map(|number| format!(" {number}")).collect();
+                let whole = format!("Task: {}, State:{text};\nAction: ", clean(task));
+                let start = prompt.task(&tokenizer, task, 400).unwrap();
+                prompt.write(&start, numbers, &mut out);
+                assert_eq!(out.ids[..out.len()], tokenizer.start(&whole).unwrap(), "{whole}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_told_apart_by_the_vocabulary_or_tried() {
+        for tokenizer in tokenizers() {
+            assert!(tokenizer.splits_numbers());
+        }
+    }
 }
