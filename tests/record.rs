@@ -20,10 +20,11 @@ use pi0_node::bag::{
 use pi0_node::control::{Chunk, Tuner, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
+use pi0_node::policy::PolicyConfig;
 use pi0_node::settings::{Settings, Value, write_parameters};
 use pi0_node::telemetry::DropReason;
 use program::{pi0_node, succeeds, text};
-use robot::write_checkpoint;
+use robot::write_checkpoint_of;
 
 fn values(checkpoint: &Path) -> BTreeMap<String, Value> {
     let text = |text: &str| Value::Text(text.to_owned());
@@ -139,8 +140,8 @@ fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
     });
 }
 
-fn record(folder: &Path, bag: &Path) -> Summary {
-    write_checkpoint(folder);
+fn record(folder: &Path, bag: &Path, config: &PolicyConfig) -> Summary {
+    write_checkpoint_of(folder, config);
     let values = values(folder);
     let mut wiring = assemble(&Settings::from_values(&values).unwrap(), &Silent).unwrap();
     let recording = Recording::start(&mut wiring, bag).unwrap();
@@ -158,9 +159,18 @@ fn messages(bag: &Path, topic: &str) -> Vec<Vec<u8>> {
 
 #[test]
 fn a_replay_of_a_recording_makes_the_same_chunks_bit_for_bit() {
+    replayed_bit_for_bit(&PolicyConfig::TINY);
+}
+
+#[test]
+fn a_replay_of_a_recording_with_the_state_in_the_prompt_does_too() {
+    replayed_bit_for_bit(&PolicyConfig::PI05_TINY);
+}
+
+fn replayed_bit_for_bit(config: &PolicyConfig) {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("run");
-    let summary = record(folder.path(), &bag);
+    let summary = record(folder.path(), &bag, config);
     assert!(summary.dropped.is_empty(), "{summary}");
     assert_eq!(summary.written[PROMPT_TOPIC], 2);
     assert_eq!(summary.written[PARAMETER_TOPIC], 4);
@@ -203,7 +213,7 @@ fn a_replay_of_a_recording_makes_the_same_chunks_bit_for_bit() {
 fn another_seed_differs_and_says_so_and_the_loop_may_choose_for_itself() {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("run");
-    record(folder.path(), &bag);
+    record(folder.path(), &bag, &PolicyConfig::TINY);
     let bag = bag.to_str().unwrap();
     let table = succeeds(&["replay", bag, "--seed", "5"]);
     assert!(table.contains(" differ; 0 cycles could not be repeated\n(other parameters"), "{table}");

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::Verdict;
-use crate::observe::{NormalizationError, Normalizer, PromptTokenizer};
+use crate::control::{Prompts, trained};
+use crate::observe::{NormalizationError, Normalizer, TokenizerError};
 use crate::policy::{Checkpoint, PolicyConfig};
 use crate::settings::Settings;
 
@@ -15,8 +16,9 @@ pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
         Ok(checkpoint) => {
             let config = *checkpoint.config();
             let message = format!(
-                "{}: states of {}, actions of {}, chunks of {} points, {} denoising steps, every tensor there",
+                "{}: {}, states of {}, actions of {}, chunks of {} points, {} denoising steps, every tensor there",
                 folder.display(),
+                config.variant.name,
                 config.state_dim,
                 config.action_dim,
                 config.action_horizon,
@@ -35,13 +37,7 @@ pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
 
 fn normalization(settings: &Settings, config: &PolicyConfig) -> Vec<Verdict> {
     let joints = settings.joints.len();
-    let loaded = Normalizer::load(
-        &settings.checkpoint,
-        &settings.normalization,
-        joints,
-        config.state_dim,
-        config.action_dim,
-    );
+    let loaded = Normalizer::load(&settings.checkpoint, &settings.normalization, joints, trained(config));
     let normalizer = match loaded {
         Ok(normalizer) => normalizer,
         Err(error @ NormalizationError::TooManyJoints { .. }) => {
@@ -66,23 +62,27 @@ fn normalization(settings: &Settings, config: &PolicyConfig) -> Vec<Verdict> {
 }
 
 fn tokenizer(settings: &Settings, config: &PolicyConfig) -> Verdict {
-    let tokens = PromptTokenizer::find(&settings.checkpoint, settings.tokenizer.as_deref())
-        .and_then(|tokenizer| tokenizer.encode(&settings.prompt, config.prompt_tokens));
-    match tokens {
-        Err(error) => Verdict::error("tokenizer", error.to_string()),
-        Ok(tokens) => match tokens.ids.iter().find(|id| **id as usize >= config.vocabulary) {
-            Some(id) => Verdict::error(
-                "tokenizer",
-                format!(
-                    "it gives token {id}, but the model's vocabulary has {}: this tokenizer is not the checkpoint's",
-                    config.vocabulary
-                ),
+    let joints = settings.joints.len();
+    let prompts = Prompts::load(&settings.checkpoint, settings.tokenizer.as_deref(), config, joints);
+    let lengths = prompts.and_then(|prompts| Ok(prompts.lengths(&prompts.encode(&settings.prompt)?)));
+    match lengths {
+        Err(TokenizerError::OutsideVocabulary { token, .. }) => Verdict::error(
+            "tokenizer",
+            format!(
+                "it gives token {token}, but the model's vocabulary has {}: this tokenizer is not the checkpoint's",
+                config.vocabulary
             ),
-            None => {
-                let used = tokens.mask.iter().filter(|real| **real).count();
-                Verdict::ok("tokenizer", format!("the prompt is {used} of {} tokens", config.prompt_tokens))
-            }
-        },
+        ),
+        Err(error) => Verdict::error("tokenizer", error.to_string()),
+        Ok(lengths) => {
+            let (shortest, longest) = lengths.into_inner();
+            let used = if shortest == longest {
+                longest.to_string()
+            } else {
+                format!("{shortest} to {longest}, the state in it,")
+            };
+            Verdict::ok("tokenizer", format!("the prompt is {used} of {} tokens", config.prompt_tokens))
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::limits::{Limits, LimitsError};
 use super::mailbox::mailbox;
 use super::model::{Model, ModelError};
 use super::output::{ChunkOutput, Rules, output};
+use super::prompt::{Prompts, trained};
 use super::rebuild::Rebuild;
 use super::state::{Enable, LoopState, Shared};
 use super::sync::{Frame, FrameSync};
@@ -21,8 +22,8 @@ use super::witness::Used;
 use crate::device::{self, Device, DeviceError, DeviceOptions, Progress, Silent};
 use crate::observe::messages::Stamp;
 use crate::observe::{
-    ImagePreprocessor, JointOrder, JointUnits, NormalizationError, Normalizer, PromptTokenizer, PromptTokens,
-    RelativeActions, RelativeActionsError, TokenizerError, UnitsError,
+    ImagePreprocessor, JointOrder, JointUnits, NormalizationError, Normalizer, PromptTokens, RelativeActions,
+    RelativeActionsError, TokenizerError, UnitsError,
 };
 use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
 use crate::settings::Settings;
@@ -108,13 +109,8 @@ pub fn assemble_on(
 
     // Cheap things first: nobody should wait for a compilation to hear of a missing file.
     let joints = settings.joints.len();
-    let normalizer = Normalizer::load(
-        checkpoint.folder(),
-        &settings.normalization,
-        joints,
-        config.state_dim,
-        config.action_dim,
-    )?;
+    let normalizer =
+        Normalizer::load(checkpoint.folder(), &settings.normalization, joints, trained(&config))?;
     let units =
         JointUnits::new(&settings.joint_scale, &settings.joint_offset, &settings.joint_conversion, joints)?;
     let relative = RelativeActions::new(&settings.delta_actions, &settings.velocity_step, joints)?;
@@ -126,30 +122,27 @@ pub fn assemble_on(
     let metrics = Arc::new(Metrics::new(
         settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.name.as_str()),
     ));
-    let no_prompt = Prompt { tokens: PromptTokens { ids: Vec::new(), mask: Vec::new() }, number: 0 };
+    let no_prompt = Prompt { tokens: PromptTokens::room(0), number: 0 };
     let (prompt_sender, mut prompt_receiver) = mailbox(&no_prompt, &wake);
-    let mut prompt = PromptInput {
-        tokenizer: PromptTokenizer::find(checkpoint.folder(), settings.tokenizer.as_deref())?,
-        length: config.prompt_tokens,
-        vocabulary: config.vocabulary,
-        number: 0,
-        mailbox: prompt_sender,
-        metrics: metrics.clone(),
-        witness: None,
-    };
+    let prompts = Prompts::load(checkpoint.folder(), settings.tokenizer.as_deref(), &config, joints)?;
+    let state_writer = prompts.writer();
+    let mut prompt =
+        PromptInput { prompts, number: 0, mailbox: prompt_sender, metrics: metrics.clone(), witness: None };
     prompt.put(&settings.prompt)?;
 
     let mut model = make_model(settings, &checkpoint, cameras, open(settings)?, progress)?;
     let description = describe(&checkpoint, &config, model.step_counts());
     drop(checkpoint);
     // With the first prompt, so that the programs that warm up are those that will run.
+    let mut lengths = 0..=0;
     if prompt_receiver.take()
-        && let Some(prompt) = prompt_receiver.held()
+        && let Some(task) = prompt_receiver.held()
     {
-        model.set_prompt(&prompt.tokens)?;
+        model.set_prompt(&task.tokens)?;
+        lengths = prompt.prompts.lengths(&task.tokens);
     }
     let start = Instant::now();
-    model.warm_up()?;
+    model.warm_up(lengths)?;
     let steps = expected_steps(&mut model)?;
     let warm_up_ms = start.elapsed().as_secs_f64() * 1e3;
     if warm_up_ms > settings.watchdog_ms {
@@ -192,6 +185,7 @@ pub fn assemble_on(
             model,
             frames,
             prompt: prompt_receiver,
+            state_writer,
             joints: joint_receiver,
             units,
             model_joints: vec![0.0; joints],

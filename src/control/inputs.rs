@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::mailbox::Sender;
+use super::prompt::Prompts;
 use super::sync::Frame;
 use super::witness::{Arrival, Witness};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
-use crate::observe::{
-    ImageError, ImagePreprocessor, JointError, JointOrder, PromptTokenizer, PromptTokens, TokenizerError,
-};
+use crate::observe::{ImageError, ImagePreprocessor, JointError, JointOrder, PromptTokens, TokenizerError};
 use crate::settings::Camera;
 use crate::telemetry::Metrics;
 
@@ -139,7 +138,7 @@ impl JointInput {
     }
 }
 
-/// A prompt's tokens, and which prompt it is.
+/// A prompt's tokens, those behind its state left out, and which prompt it is.
 #[derive(Clone, Debug)]
 pub(super) struct Prompt {
     pub tokens: PromptTokens,
@@ -149,10 +148,7 @@ pub(super) struct Prompt {
 
 /// Where an edge puts prompts.
 pub struct PromptInput {
-    pub(super) tokenizer: PromptTokenizer,
-    /// Tokens that the model takes.
-    pub(super) length: usize,
-    pub(super) vocabulary: usize,
+    pub(super) prompts: Prompts,
     /// Accepted prompts so far.
     pub(super) number: u32,
     pub(super) mailbox: Sender<Prompt>,
@@ -166,7 +162,7 @@ impl PromptInput {
         if let Some(witness) = &self.witness {
             witness.prompt(prompt);
         }
-        let result = self.encode(prompt);
+        let result = self.prompts.encode(prompt);
         let tokens = self.metrics.received(&self.metrics.prompts, since, result)?;
         self.number += 1;
         *self.mailbox.buffer() = Prompt { tokens, number: self.number };
@@ -182,17 +178,5 @@ impl PromptInput {
     /// Counts a message from which the edge could not even get a prompt.
     pub fn refuse(&self, error: &dyn Display) {
         let _ = self.metrics.received(&self.metrics.prompts, Instant::now(), Err::<(), _>(error));
-    }
-
-    /// Tokens that the model has: another model's tokenizer would give others.
-    fn encode(&self, prompt: &str) -> Result<PromptTokens, TokenizerError> {
-        let tokens = self.tokenizer.encode(prompt, self.length)?;
-        match tokens.ids.iter().find(|&&id| id as usize >= self.vocabulary) {
-            None => Ok(tokens),
-            Some(&token) => {
-                let last = self.vocabulary - 1;
-                Err(TokenizerError::OutsideVocabulary { prompt: prompt.into(), token, last })
-            }
-        }
     }
 }

@@ -63,7 +63,7 @@ pub struct Used {
     pub prompt: u32,
     /// The clock when the cameras were looked at.
     pub looked: Stamp,
-    /// The clock when the joint state was taken.
+    /// The clock when the joint state was taken: for a model that has it in the prompt, when the cameras were looked at.
     pub acted: Stamp,
 }
 

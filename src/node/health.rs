@@ -208,6 +208,7 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, s
         ("state".to_owned(), state.phase.name().to_owned()),
         ("frame_sets".to_owned(), now.frame_sets.to_string()),
         ("frame_sets_hz".to_owned(), format!("{:.2}", rates.frame_sets_hz)),
+        ("clamped_states".to_owned(), now.clamped_states.to_string()),
         ("chunks".to_owned(), now.chunks.to_string()),
         ("chunks_hz".to_owned(), format!("{:.2}", rates.chunks_hz)),
     ];

@@ -6,6 +6,16 @@ use std::path::Path;
 use super::stats::{self, Columns, Convention, Mode, NormalizationError};
 use crate::settings::Normalization;
 
+/// What a model was trained with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trained {
+    /// Dimensions that states and actions are padded to.
+    pub state_dim: usize,
+    pub action_dim: usize,
+    /// Whether openpi's statistics are used by their quantiles, or by mean and deviation.
+    pub quantiles: bool,
+}
+
 /// The normalisation of one robot's states and actions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalizer {
@@ -36,16 +46,15 @@ impl Line {
 }
 
 impl Normalizer {
-    /// Statistics for `joints` joints of a model whose states and actions are padded to `state_dim` and `action_dim`.
-    /// Without statistics it is an error, unless the user has said that there are to be none: a robot must never move
+    /// Statistics for `joints` joints. Without statistics it is an error, unless the user has said that there are to be none: a robot must never move
     /// in the wrong units.
     pub fn load(
         checkpoint: &Path,
         source: &Normalization,
         joints: usize,
-        state_dim: usize,
-        action_dim: usize,
+        trained: Trained,
     ) -> Result<Self, NormalizationError> {
+        let Trained { state_dim, action_dim, quantiles } = trained;
         for (what, dim) in [("states", state_dim), ("actions", action_dim)] {
             if joints > dim {
                 return Err(NormalizationError::TooManyJoints { joints, what, dim });
@@ -67,7 +76,7 @@ impl Normalizer {
             Normalization::Checkpoint => checkpoint,
             Normalization::File(path) => path,
         };
-        let statistics = stats::load(path, checkpoint)?;
+        let statistics = stats::load(path, quantiles)?;
         let (state, actions) = statistics.lines(joints, state_dim, action_dim)?;
         Ok(Self {
             state,
@@ -103,11 +112,19 @@ impl Normalizer {
     pub fn normalize_state(&self, joints: &[f64], out: &mut [f32]) {
         assert!(joints.len() == self.joints() && out.len() == self.state_dim);
         let (values, padding) = out.split_at_mut(joints.len());
-        for ((out, &x), line) in values.iter_mut().zip(joints).zip(&self.state) {
-            let x = if self.single_precision { f64::from(x as f32) } else { x };
-            *out = ((x - line.center) / line.divisor + line.shift) as f32;
+        for (out, x) in values.iter_mut().zip(self.normalized(joints)) {
+            *out = x as f32;
         }
         padding.fill(0.0);
+    }
+
+    /// Joint positions normalised, in the digits of whoever made the statistics: where a whole number is made of them, the
+    /// last one counts.
+    pub fn normalized(&self, joints: &[f64]) -> impl Iterator<Item = f64> {
+        joints.iter().zip(&self.state).map(|(&x, line)| match self.single_precision {
+            true => f64::from((x as f32 - line.center as f32) / line.divisor as f32 + line.shift as f32),
+            false => (x - line.center) / line.divisor + line.shift,
+        })
     }
 
     /// The model's actions `[horizon, action_dim]` to joint positions `[horizon, joints]`.
@@ -151,6 +168,7 @@ impl stats::Statistics {
             Mode::Identity => return Ok(vec![Line::IDENTITY; joints]),
             Mode::MeanStd => ("mean", "std"),
             Mode::Quantiles => ("q01", "q99"),
+            Mode::InnerQuantiles => ("q10", "q90"),
             Mode::MinMax => ("min", "max"),
         };
         let column = |name: &str| self.column(columns, feature, name, joints, dim);
@@ -185,9 +203,13 @@ impl Convention {
             (Mode::MeanStd, Convention::Lerobot { epsilon }) => {
                 Line { center: low, divisor: high + epsilon, factor: high, shift: 0.0 }
             }
-            (Mode::Quantiles | Mode::MinMax, Convention::Openpi) => Self::between(low, high - low + 1e-6),
-            (Mode::Quantiles | Mode::MinMax, Convention::Lerobot { epsilon }) => {
-                Self::between(low, if high == low { epsilon } else { high - low })
+            (Mode::Quantiles | Mode::InnerQuantiles | Mode::MinMax, Convention::Openpi) => {
+                Self::between(low, high - low + 1e-6)
+            }
+            (Mode::Quantiles | Mode::InnerQuantiles | Mode::MinMax, Convention::Lerobot { epsilon }) => {
+                // In f32, as lerobot subtracts.
+                let range = high as f32 - low as f32;
+                Self::between(low, if range == 0.0 { epsilon } else { f64::from(range) })
             }
         }
     }
@@ -229,7 +251,8 @@ mod tests {
     #[test]
     fn no_normalisation_only_on_the_users_word() {
         let folder = tempfile::tempdir().unwrap();
-        let load = |source| Normalizer::load(folder.path(), &source, 2, 4, 4);
+        let trained = Trained { state_dim: 4, action_dim: 4, quantiles: false };
+        let load = |source| Normalizer::load(folder.path(), &source, 2, trained);
         let error = load(Normalization::Checkpoint).unwrap_err().to_string();
         assert!(error.contains("normalization: none"), "{error}");
         let normalizer = load(Normalization::None).unwrap();
@@ -240,8 +263,9 @@ mod tests {
 
     #[test]
     fn more_joints_than_the_model_has_are_refused() {
+        let trained = Trained { state_dim: 32, action_dim: 40, quantiles: false };
         let error =
-            Normalizer::load(Path::new("."), &Normalization::None, 33, 32, 40).unwrap_err().to_string();
+            Normalizer::load(Path::new("."), &Normalization::None, 33, trained).unwrap_err().to_string();
         assert_eq!(error, "33 joints are configured, but the model's states have room for 32");
     }
 }

@@ -24,6 +24,8 @@ pub(super) enum Mode {
     MeanStd,
     #[serde(rename = "QUANTILES")]
     Quantiles,
+    #[serde(rename = "QUANTILE10")]
+    InnerQuantiles,
     #[serde(rename = "MIN_MAX")]
     MinMax,
 }
@@ -48,9 +50,10 @@ pub(super) struct Statistics {
 }
 
 /// Statistics at `path`: a `norm_stats.json`, or a folder that holds one (openpi: anywhere below `assets`) or
-/// lerobot's processors. They are for the model in `checkpoint`.
-pub(super) fn load(path: &Path, checkpoint: &Path) -> Result<Statistics, NormalizationError> {
-    let openpi = |file: &Path| openpi(file, openpi_mode(checkpoint));
+/// lerobot's processors. Those of openpi do not say how they are used: by `quantiles`, or by mean and deviation.
+pub(super) fn load(path: &Path, quantiles: bool) -> Result<Statistics, NormalizationError> {
+    let mode = if quantiles { Mode::Quantiles } else { Mode::MeanStd };
+    let openpi = |file: &Path| openpi(file, mode);
     if path.is_file() {
         return openpi(path);
     }
@@ -84,24 +87,6 @@ fn files_below(folder: &Path, depth: usize) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// openpi chooses by the model: quantiles for pi0.5, mean and deviation for pi0 (`use_quantile_norm` in its
-/// `training/config.py`).
-fn openpi_mode(checkpoint: &Path) -> Mode {
-    #[derive(Default, Deserialize)]
-    struct Config {
-        #[serde(rename = "type")]
-        kind: Option<String>,
-        pi05: Option<bool>,
-    }
-    // A damaged configuration is for the policy to complain about, which needs all of it.
-    let config: Config = read_json(&checkpoint.join("config.json")).unwrap_or_default();
-    if config.kind.as_deref() == Some("pi05") || config.pi05 == Some(true) {
-        Mode::Quantiles
-    } else {
-        Mode::MeanStd
-    }
 }
 
 fn openpi(file: &Path, mode: Mode) -> Result<Statistics, NormalizationError> {
@@ -301,7 +286,11 @@ pub enum NormalizationError {
     Several(Vec<PathBuf>),
     #[error("{}: {message}", .file.display())]
     Unreadable { file: PathBuf, message: String },
-    #[error("{}: {feature} has no '{column}'", .file.display())]
+    #[error(
+        "{}: {feature} has no '{column}', which this model is normalised by; take the statistics that it was trained with, or \
+         compute them anew (openpi's scripts/compute_norm_stats.py, lerobot's augment_dataset_quantile_stats.py)",
+        .file.display()
+    )]
     NoColumn { file: PathBuf, feature: &'static str, column: String },
     #[error("{}: {column} of {feature} has {found} values; expected {joints} (joints) or {dim} (the model's)", .file.display())]
     Length { file: PathBuf, feature: &'static str, column: String, found: usize, joints: usize, dim: usize },
@@ -314,14 +303,16 @@ pub enum NormalizationError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Normalizer;
+    use crate::observe::{Normalizer, Trained};
     use crate::settings::Normalization;
+
+    const TRAINED: Trained = Trained { state_dim: 4, action_dim: 4, quantiles: false };
 
     fn refused(text: &str, joints: usize) -> String {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("norm_stats.json");
         fs::write(&file, text).unwrap();
-        Normalizer::load(folder.path(), &Normalization::File(file), joints, 4, 4).unwrap_err().to_string()
+        Normalizer::load(folder.path(), &Normalization::File(file), joints, TRAINED).unwrap_err().to_string()
     }
 
     #[test]
@@ -346,7 +337,7 @@ mod tests {
     fn openpis_folder_is_found_below_assets_unless_there_are_two() {
         let folder = tempfile::tempdir().unwrap();
         write_identity_like_stats(folder.path(), 4, 2).unwrap();
-        let load = || Normalizer::load(folder.path(), &Normalization::Checkpoint, 2, 4, 4);
+        let load = || Normalizer::load(folder.path(), &Normalization::Checkpoint, 2, TRAINED);
         assert_eq!(load().unwrap().joints(), 2);
         let second = folder.path().join("assets/lerobot/aloha");
         fs::create_dir_all(&second).unwrap();

@@ -69,6 +69,8 @@ pub struct Metrics {
     pub joints: SensorMetrics,
     pub prompts: SensorMetrics,
     pub frame_sets: Counter,
+    /// States in a prompt that lay outside the model's bins, so that it saw the nearest.
+    pub clamped_states: Counter,
     pub chunks: Counter,
     /// Bits of an f64: the spread of the last complete but unmatched frames.
     last_spread_ms: AtomicU64,
@@ -89,6 +91,7 @@ impl Metrics {
             joints: SensorMetrics::new("joints"),
             prompts: SensorMetrics::new("prompt"),
             frame_sets: Counter::default(),
+            clamped_states: Counter::default(),
             chunks: Counter::default(),
             last_spread_ms: AtomicU64::new(0.0_f64.to_bits()),
             dropped: Default::default(),
@@ -216,6 +219,7 @@ impl Metrics {
             joints: self.joints.snapshot(now, &summary),
             prompts: self.prompts.snapshot(now, &summary),
             frame_sets: self.frame_sets.get(),
+            clamped_states: self.clamped_states.get(),
             chunks: self.chunks.get(),
             last_spread_ms: f64::from_bits(self.last_spread_ms.load(Relaxed)),
             dropped: DropReason::ALL.map(|reason| (reason, self.dropped[reason as usize].get())),

@@ -13,6 +13,8 @@ pub struct Snapshot {
     pub joints: SensorSnapshot,
     pub prompts: SensorSnapshot,
     pub frame_sets: u64,
+    /// States that lay outside the bins of a model that reads them in its prompt.
+    pub clamped_states: u64,
     /// Chunks sent.
     pub chunks: u64,
     /// Largest difference of stamps of the last frames that were all there but did not match; 0 if there were none.
@@ -79,6 +81,9 @@ impl fmt::Display for Snapshot {
         for camera in &self.cameras {
             let name = format!("unmatched: {}", camera.name);
             writeln!(f, "{name:<30} {:>8}", self.unmatched(camera))?;
+        }
+        if self.clamped_states > 0 {
+            writeln!(f, "{:<30} {:>8}", "states outside the bins", self.clamped_states)?;
         }
         writeln!(f, "{:<30} {:>8}", "chunks out", self.chunks)?;
         for (reason, count) in self.dropped.iter().filter(|(_, count)| *count > 0) {

@@ -21,8 +21,13 @@ static PIXELS: [u8; 60 * 40 * 3] = [100; 60 * 40 * 3];
 
 /// A checkpoint of the smallest size in `folder`.
 pub fn write_checkpoint(folder: &Path) {
-    write_random(folder, &PolicyConfig::TINY, 1, WeightFormat::BF16, &|_| {}).unwrap();
-    write_small_tokenizer(&folder.join("tokenizer.json"), PolicyConfig::TINY.vocabulary).unwrap();
+    write_checkpoint_of(folder, &PolicyConfig::TINY);
+}
+
+/// A checkpoint of any model in `folder`.
+pub fn write_checkpoint_of(folder: &Path, config: &PolicyConfig) {
+    write_random(folder, config, 1, WeightFormat::BF16, &|_| {}).unwrap();
+    write_small_tokenizer(&folder.join("tokenizer.json"), config.vocabulary).unwrap();
 }
 
 /// The robot's settings with the checkpoint in `folder`: one camera is there, one is absent.
@@ -94,4 +99,11 @@ pub fn put_image(wiring: &mut Wiring, ms: i64) {
 pub fn put_joints(wiring: &mut Wiring, ms: i64) {
     let stamp = stamp_ms(ms);
     wiring.joints.put(&joint_state(stamp), stamp).unwrap();
+}
+
+/// A joint state with the waist here and the elbow there.
+pub fn put_positions(wiring: &mut Wiring, ms: i64, positions: [f64; 2]) {
+    let [waist, elbow] = positions;
+    let state = JointState { positions: &[elbow, waist], ..joint_state(stamp_ms(ms)) };
+    wiring.joints.put(&state, stamp_ms(ms)).unwrap();
 }

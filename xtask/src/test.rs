@@ -25,7 +25,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         return run_command(&mut tt_golden()?);
     }
     if options.arm {
-        return run_command(&mut arm::tests()?);
+        return arm::tests()?.iter_mut().try_for_each(run_command);
     }
     let mut steps = steps();
     if let simulator::Readiness::Missing(reason) = simulator::prepare()? {

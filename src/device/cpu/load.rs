@@ -59,6 +59,14 @@ impl Loader<'_> {
         Ok(packed)
     }
 
+    /// The weight `[out, in]` that is `value` of `graph`, left where it is stored.
+    pub fn stored(&mut self, graph: &Graph, value: ValueId) -> Result<WeightRows, DeviceError> {
+        let weight = WeightRows::of(graph, value, self.weights)?;
+        let elements = graph.value(value).ty.elements();
+        self.progress.advance((elements * weight.element_bytes()) as u64);
+        Ok(weight)
+    }
+
     /// A weight left in its file.
     pub fn mapped(&self, key: &str, stored: &[usize]) -> Result<WeightData, DeviceError> {
         let data = self.weights.weight(key, stored)?;
@@ -68,7 +76,7 @@ impl Loader<'_> {
 }
 
 /// The rows of a weight `[out, in]`, as the graph puts it together from the checkpoint's tensors.
-enum WeightRows {
+pub(super) enum WeightRows {
     Stored {
         data: WeightData,
         columns: usize,
@@ -110,7 +118,7 @@ impl WeightRows {
     }
 
     /// Columns from `column` on of row `row`.
-    fn copy(&self, mut row: usize, column: usize, out: &mut [f32]) {
+    pub fn copy(&self, mut row: usize, column: usize, out: &mut [f32]) {
         match self {
             Self::Stored { data, columns, .. } => data.copy_f32(row * columns + column, out),
             Self::Stacked(parts) => {
@@ -141,7 +149,8 @@ impl WeightRows {
         bytes
     }
 
-    fn release(&self) {
+    /// Gives the pages back that were read.
+    pub fn release(&self) {
         self.each(&mut WeightData::release);
     }
 }

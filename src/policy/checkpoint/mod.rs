@@ -19,8 +19,9 @@ use safetensors::{Dtype, SafeTensors};
 
 pub use inspect::{ComponentSummary, Summary};
 
-use super::config::{ConfigError, PolicyConfig};
+use super::config::{ConfigError, Description, PolicyConfig};
 use super::keys::{EMBEDDING, EMBEDDING_ALIAS, EXPERT_HEAD};
+use super::variant::Variant;
 use crate::graph::{GraphError, Storage, WeightData, WeightError, WeightFormat, Weights};
 
 const SINGLE_FILE: &str = "model.safetensors";
@@ -52,8 +53,10 @@ impl Checkpoint {
                     .into(),
             ));
         }
-        let config = PolicyConfig::load(folder)?;
-        let checkpoint = Self { folder: folder.into(), config, tensors: read_tensors(folder)? };
+        let description = Description::load(folder)?;
+        let tensors = read_tensors(folder)?;
+        let config = description.config(Variant::of_tensors(|key| tensors.contains_key(key)))?;
+        let checkpoint = Self { folder: folder.into(), config, tensors };
         let problems = checkpoint.problems()?;
         if problems.is_empty() {
             Ok(checkpoint)
@@ -177,7 +180,7 @@ fn read_tensors(folder: &Path) -> Result<BTreeMap<String, Stored>, CheckpointErr
     }
 }
 
-/// The name by which the graphs know a tensor, whatever its writer called it; `None` for what pi0 has no use for.
+/// The name by which the graphs know a tensor, whatever its writer called it; `None` for what nobody has a use for.
 fn canonical(key: &str) -> Option<String> {
     match key.strip_prefix("model.").unwrap_or(key) {
         EXPERT_HEAD => None,
