@@ -201,7 +201,7 @@ fn nothing_is_beyond_the_limits_and_nothing_jumps_whatever_happens() {
             wiring.chunks.try_recv(Stamp(weather.now_ns - 1));
             tick(&mut wiring, Stamp(weather.now_ns - 1));
             wiring.enable.set(true);
-            let mut robot = [0.0, 0.1];
+            let mut robot = [0.0, 0.0];
             let mut last: Option<Sent> = None;
             for _ in 0..150 {
                 let event: f64 = weather.random.random();

@@ -3,6 +3,7 @@
 mod bindgen;
 mod command;
 mod demo;
+mod model;
 mod patch;
 mod process;
 mod progress;
