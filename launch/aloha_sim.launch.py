@@ -41,6 +41,8 @@ def simulator(context):
         arguments.append("--sim-time")
     if LaunchConfiguration("images").perform(context) == "synthetic":
         arguments.append("--synthetic-images")
+    if is_set(context, "outputs"):
+        arguments += ["--outputs", LaunchConfiguration("config").perform(context)]
     arguments += ["--camera-hz", LaunchConfiguration("camera_hz").perform(context)]
     packages = [os.environ.get("PI0_SIM_PACKAGES", ""), os.environ.get("PYTHONPATH", "")]
     return ExecuteProcess(
@@ -96,6 +98,12 @@ def generate_launch_description():
                 default_value="drawn",
                 choices=["drawn", "synthetic"],
                 description="Drawn (needs EGL or OSMesa), or invented",
+            ),
+            DeclareLaunchArgument(
+                "outputs",
+                default_value="false",
+                choices=["true", "false"],
+                description="A controller for each output of the parameter file (aloha_controllers.yaml), not one for all",
             ),
             DeclareLaunchArgument("camera_hz", default_value="10.0", description="Images of each camera a second"),
             # A profile of the user's own wins.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mcap::records::{ChunkIndex, op};
 use pi0_node::bag::messages::{CompressedImage, Image, JointState, JointTrajectory};
-use pi0_node::bag::{Bag, ChunkWriter, Message, cdr};
+use pi0_node::bag::{Bag, FileWriter, Message, cdr};
 use pi0_node::observe::messages::Stamp;
 
 const TOP: &str = "/top/image_raw";
@@ -296,13 +296,14 @@ fn a_bag_without_the_topics_says_what_it_has() {
 fn an_empty_bag_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("empty.mcap");
-    ChunkWriter::create(&path, "/action_chunk").unwrap().finish().unwrap();
+    FileWriter::create(&path).unwrap().finish().unwrap();
     let error = Bag::open(&path).err().unwrap().to_string();
     assert!(error.contains("empty.mcap has no messages"), "{error}");
 }
 
 #[test]
 fn chunks_are_read_back_as_written_and_written_the_same_every_time() {
+    const TOPIC: &str = "/pi0_node/action_chunk";
     let folder = tempfile::tempdir().unwrap();
     let names = ["waist".to_owned(), "elbow".to_owned()];
     let points = [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]];
@@ -311,12 +312,14 @@ fn chunks_are_read_back_as_written_and_written_the_same_every_time() {
     assert_eq!(chunk.points[2].time_from_start.nanosec, 40_000_000);
     let write = |name: &str| {
         let path = folder.path().join(name);
-        let mut writer = ChunkWriter::create(&path, "/pi0_node/action_chunk").unwrap();
+        let mut writer = FileWriter::create(&path).unwrap();
+        writer.add_topic(TOPIC, JointTrajectory::TYPE).unwrap();
         for index in 0..3 {
-            writer.write(&chunk, Stamp(START + index)).unwrap();
+            writer.write(TOPIC, &cdr::encode(&chunk).unwrap(), Stamp(START + index)).unwrap();
         }
+        assert!(writer.write("/another", &[], Stamp(START)).is_err());
         assert!(!path.exists(), "a file gets its name when it is whole");
-        assert_eq!(writer.finish().unwrap(), 3);
+        assert_eq!(writer.finish().unwrap()[TOPIC], 3);
         path
     };
     let (a, b) = (write("a.mcap"), write("b.mcap"));
@@ -324,8 +327,7 @@ fn chunks_are_read_back_as_written_and_written_the_same_every_time() {
 
     let mut bag = Bag::open(&a).unwrap();
     assert_eq!(bag.topics()[0].type_name, "trajectory_msgs/msg/JointTrajectory");
-    let messages: Vec<Message> =
-        bag.messages(&["/pi0_node/action_chunk"]).unwrap().map(Result::unwrap).collect();
+    let messages: Vec<Message> = bag.messages(&[TOPIC]).unwrap().map(Result::unwrap).collect();
     assert_eq!(messages.len(), 3);
     assert_eq!(cdr::decode::<JointTrajectory>(&messages[1].data).unwrap(), chunk);
 }
@@ -335,7 +337,7 @@ fn a_writer_that_is_dropped_leaves_what_was_there() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.mcap");
     fs::write(&path, "before").unwrap();
-    drop(ChunkWriter::create(&path, "/action_chunk").unwrap());
+    drop(FileWriter::create(&path).unwrap());
     assert_eq!(fs::read_to_string(&path).unwrap(), "before");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }

@@ -39,7 +39,9 @@ fn refused(config: &Path, checkpoint: &Path) -> String {
 fn every_committed_robot_passes_with_a_checkpoint_that_fits() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = tiny_checkpoint(folder.path());
-    for robot in ["aloha", "droid_franka", "libero_panda", "so101"] {
+    for robot in
+        ["aloha", "aloha_controllers", "droid_franka", "isaac_franka", "libero_panda", "so101", "ur5e"]
+    {
         let config = format!("config/{robot}.yaml");
         let said = succeeds(&["check", "--config", &config, "--checkpoint", checkpoint.to_str().unwrap()]);
         assert!(said.contains("every tensor there") && said.contains("0 errors"), "{robot}: {said}");

@@ -97,7 +97,7 @@ fn act_at(wiring: &mut Wiring, began: Instant, ago_ms: i64) {
     put_image(wiring, observation);
     put_joints(wiring, observation);
     assert_eq!(wiring.cycle.step_in_time(&clock), Outcome::Chunk);
-    let _ = wiring.chunks.send(clock, |_| Ok::<_, Infallible>(()));
+    let _ = wiring.chunks.send(clock, |_, _| Ok::<_, Infallible>(()));
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn a_chunk_that_could_not_be_sent_was_not_sent() {
     };
     faults.act(0.2);
     observe(&mut wiring, 1000);
-    assert_eq!(wiring.chunks.send(|| stamp_ms(1000), |_| Err("no network")), Err("no network"));
+    assert_eq!(wiring.chunks.send(|| stamp_ms(1000), |_, _| Err("no network")), Err("no network"));
     // From 0.2 this would be allowed, but the robot is still at 0.1.
     faults.act(0.3);
     observe(&mut wiring, 1100);

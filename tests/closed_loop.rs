@@ -73,9 +73,11 @@ fn start(
     mut python: Command,
     simulator: &[&str],
     checkpoint: &Path,
+    files: &[&Path],
     parameters: &[&str],
 ) -> (ros::Process, ros::Process) {
     let mut command = pi0_node(&["run", "--ros-args", "--params-file", CONFIG]);
+    files.iter().for_each(|file| drop(command.arg("--params-file").arg(file)));
     let checkpoint = format!("checkpoint:={}", checkpoint.display());
     let raw = "camera_topics:=['/top/image_raw', '/left_wrist/image_raw', '/right_wrist/image_raw']";
     let transports = "camera_transports:=['raw', 'raw', 'raw']";
@@ -91,14 +93,21 @@ fn start(
 }
 
 /// Runs simulator and node in lockstep until there are `enough` chunks.
-fn run(python: Command, simulator: &[&str], checkpoint: &Path, delta_actions: &str, enough: usize) -> Run {
+fn run(
+    python: Command,
+    simulator: &[&str],
+    checkpoint: &Path,
+    files: &[&Path],
+    delta_actions: &str,
+    enough: usize,
+) -> Run {
     let mut domain = Domain::join();
     let deep = QosProfile::default().keep_last(1000);
     let mut states = domain.node.subscribe::<JointState>("/joint_states", deep.clone()).unwrap();
     let mut chunks = domain.node.subscribe::<JointTrajectory>(CHUNKS, deep).unwrap();
     let simulator = [&["--sim-time"], simulator].concat();
     let parameters = ["use_sim_time:=true", delta_actions];
-    let (mut node, mut robot) = start(&domain, python, &simulator, checkpoint, &parameters);
+    let (mut node, mut robot) = start(&domain, python, &simulator, checkpoint, files, &parameters);
 
     let mut run = Run { joints: BTreeMap::new(), chunks: BTreeMap::new() };
     domain.spin_until("chunks", &mut [&node, &robot], |context| {
@@ -112,6 +121,7 @@ fn run(python: Command, simulator: &[&str], checkpoint: &Path, delta_actions: &s
     });
     robot.stop("INT");
     node.stop("INT");
+    assert!(!robot.log().contains("rejected a message"), "{}", robot.log());
     // The simulator may not have followed the last one.
     run.chunks.pop_last();
     run
@@ -153,6 +163,88 @@ fn alternating(smallest: f64, further: f64) -> [f64; JOINTS] {
     std::array::from_fn(|joint| (smallest + further * joint as f64) * if joint % 2 == 0 { 1.0 } else { -1.0 })
 }
 
+/// Where the joints are at each moment when the robot has these outputs, which the simulator reads from the same file; none
+/// where this machine cannot run it.
+fn motion(known: &Known, outputs: Option<&str>, enough: usize) -> Option<(Run, Vec<i64>)> {
+    let python = python("rclpy, numpy, yaml")?;
+    let (folder, checkpoint) = write(known);
+    let file = folder.path().join("outputs.yaml");
+    let mut simulator = vec!["--kinematic", "--camera-hz", "10"];
+    let mut files = Vec::new();
+    if let Some(outputs) = outputs {
+        std::fs::write(&file, outputs).unwrap();
+        simulator.extend(["--outputs", file.to_str().unwrap()]);
+        files.push(file.as_path());
+    }
+    let run = run(python, &simulator, &checkpoint, &files, "delta_actions:=[6, -1, 6, -1]", enough);
+    let observations = run.chunks.keys().copied().collect();
+    Some((run, observations))
+}
+
+/// Both arms with a controller each and the grippers streamed; everything streamed with names; everything streamed by order.
+const OUTPUTS: [&str; 3] = [
+    "
+/**:
+  ros__parameters:
+    outputs: [left, right, grippers]
+    output_types: [trajectory, trajectory, positions]
+    output_topics: [/left_arm/joint_trajectory, /right_arm/joint_trajectory, /grippers/commands]
+    output_joints:
+      - left_waist left_shoulder left_elbow left_forearm_roll left_wrist_angle left_wrist_rotate
+      - right_wrist_rotate right_waist right_shoulder right_elbow right_forearm_roll right_wrist_angle
+      - right_gripper left_gripper
+    output_stamps: [observation, now, observation]
+    interpolation: spline
+    stream_hz: 50.0
+",
+    "
+/**:
+  ros__parameters:
+    outputs: [robot]
+    output_types: [joint_state]
+    output_topics: [/joint_command]
+    interpolation: spline
+    stream_hz: 50.0
+",
+    "
+/**:
+  ros__parameters:
+    outputs: [left, right]
+    output_types: [positions, positions]
+    output_topics: [/left/commands, /right/commands]
+    output_joints:
+      - left_waist left_shoulder left_elbow left_forearm_roll left_wrist_angle left_wrist_rotate left_gripper
+      - right_waist right_shoulder right_elbow right_forearm_roll right_wrist_angle right_wrist_rotate right_gripper
+    stream_hz: 50.0
+",
+];
+
+/// Knots of splines lie on the points, and the simulator looks at the joints at these moments: the motion is the same but for
+/// what f32 makes of a state that is read back, a few times over.
+#[test]
+fn the_motion_is_the_same_through_one_trajectory_through_controllers_and_through_streams() {
+    const TOLERANCE: f64 = 10.0 * EXACT;
+    const ENOUGH: usize = 8;
+    let known = Known { delta: alternating(0.002, 0.001), step_at: 3, masked: ALOHA_MASK };
+    let Some((one, observations)) = motion(&known, None, ENOUGH) else {
+        eprintln!("skipped: there is no Python with rclpy and yaml");
+        return;
+    };
+    for outputs in OUTPUTS {
+        let Some((other, _)) = motion(&known, Some(outputs), ENOUGH) else { return };
+        let both =
+            one.joints.iter().filter_map(|(stamp, joints)| Some((stamp, joints, other.joints.get(stamp)?)));
+        let both: Vec<_> = both.filter(|(stamp, ..)| **stamp <= observations[ENOUGH - 1]).collect();
+        assert!(both.len() > 5 * (ENOUGH - 2), "{}", both.len());
+        for (stamp, expected, found) in both {
+            for joint in 0..JOINTS {
+                let error = (expected[joint] - found[joint]).abs();
+                assert!(error < TOLERANCE, "joint {joint} at {stamp}: {error:e} apart with {outputs}");
+            }
+        }
+    }
+}
+
 /// A robot that is where it is told to be shows every point of a chunk in its joint states: in each observation's five
 /// steps it stays until the third, and then is `delta` further.
 fn follow_exactly(masked: [bool; JOINTS], delta_actions: &str) {
@@ -163,7 +255,7 @@ fn follow_exactly(masked: [bool; JOINTS], delta_actions: &str) {
     };
     let known = Known { delta: alternating(0.002, 0.001), step_at: 3, masked };
     let (_folder, checkpoint) = write(&known);
-    let run = run(python, &["--kinematic", "--camera-hz", "10"], &checkpoint, delta_actions, 8);
+    let run = run(python, &["--kinematic", "--camera-hz", "10"], &checkpoint, &[], delta_actions, 8);
     check_chunks(&run, &known);
     let observations: Vec<i64> = run.chunks.keys().copied().collect();
     for two in observations.windows(2) {
@@ -216,7 +308,7 @@ fn the_arms_of_the_aloha_scene_follow_and_do_it_again() {
             );
             return;
         };
-        runs.push(run(python, &simulator, &checkpoint, "delta_actions:=[6, -1, 6, -1]", OBSERVATIONS));
+        runs.push(run(python, &simulator, &checkpoint, &[], "delta_actions:=[6, -1, 6, -1]", OBSERVATIONS));
     }
     for run in &runs {
         check_chunks(run, &known);
@@ -256,7 +348,7 @@ fn holds_after(stop: impl Fn(&mut Domain, &ros::Process)) {
     let mut domain = Domain::join();
     let mut states = domain.node.subscribe::<JointState>("/joint_states", QosProfile::default()).unwrap();
     let mut chunks = domain.node.subscribe::<JointTrajectory>(CHUNKS, QosProfile::default()).unwrap();
-    let (mut node, mut robot) = start(&domain, python, &["--kinematic"], &checkpoint, &[]);
+    let (mut node, mut robot) = start(&domain, python, &["--kinematic"], &checkpoint, &[], &[]);
     domain.spin_until("a chunk", &mut [&node, &robot], |context| chunks.poll_next_unpin(context).is_ready());
 
     stop(&mut domain, &node);
@@ -274,7 +366,7 @@ fn holds_after(stop: impl Fn(&mut Domain, &ros::Process)) {
     });
     robot.stop("INT");
     node.stop("INT");
-    assert!(!robot.log().contains("rejected a trajectory"), "{}", robot.log());
+    assert!(!robot.log().contains("rejected a message"), "{}", robot.log());
     let ((_, held), (_, newest)) = (held.unwrap(), newest.unwrap());
     let moved = held.iter().zip(&newest).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(moved < EXACT, "a joint moved by {moved}");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pi0_node::control::{Chunk, Outcome, Wiring, assemble};
+use pi0_node::control::{Chunk, Motion, Outcome, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
 use pi0_node::settings::Settings;
@@ -206,7 +206,7 @@ fn a_running_cycle_is_woken_by_its_inputs_and_ends_when_told() {
             joints.put(&joint_state(now), now).unwrap();
             cameras[0].put_image(&image(now), now).unwrap();
             assert!(chunks.wait(Duration::from_secs(20)), "a chunk for each frame");
-            let send = |chunk: &Chunk| -> Result<(), Infallible> {
+            let send = |chunk: &Chunk, _: &Motion| -> Result<(), Infallible> {
                 assert_eq!((chunk.sequence, chunk.observation), (sequence, now));
                 Ok(())
             };

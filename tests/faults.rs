@@ -283,7 +283,7 @@ fn a_loop_that_stalls_is_reported_and_what_it_makes_is_not_sent() {
         cameras[0].put_image(&image(now), now).unwrap();
     };
     let mut send =
-        || chunks.wait(Duration::from_secs(20)).then(|| chunks.send(clock, |_| Ok::<_, Infallible>(())));
+        || chunks.wait(Duration::from_secs(20)).then(|| chunks.send(clock, |_, _| Ok::<_, Infallible>(())));
     thread::scope(|scope| {
         scope.spawn(|| cycle.run(clock, &stop));
         faults.delayed_runs.store(1, SeqCst);

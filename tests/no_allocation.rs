@@ -7,11 +7,12 @@ mod robot;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use pi0_node::bag::commands::StreamMessage;
 use pi0_node::control::{Outcome, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::device::cpu::Precision;
 use pi0_node::policy::PolicyConfig;
-use pi0_node::settings::{Camera, ChunkJoin, MissingCamera, Settings};
+use pi0_node::settings::{Camera, ChunkJoin, Interpolation, MissingCamera, Output, OutputKind, Settings};
 use robot::{
     image, put_image, put_joints, put_positions, settings, stamp_ms, write_checkpoint, write_checkpoint_of,
 };
@@ -67,7 +68,8 @@ fn a_cycle_allocates_and_frees_nothing() {
     assert!(COUNT.load(SeqCst) > 0);
 }
 
-/// A choice of denoising steps, acts between frame sets, a blend, limits, and a camera that goes missing.
+/// A choice of denoising steps, acts between frame sets, a blend, limits, a stream along splines, and a camera that goes
+/// missing.
 fn with_everything(mut settings: Settings) -> Settings {
     settings.denoise_steps = vec![4, 2];
     settings.act_rate_hz = 100.0;
@@ -75,6 +77,10 @@ fn with_everything(mut settings: Settings) -> Settings {
     settings.limits.position_max = vec![1e3; 2];
     settings.limits.velocity_max = vec![1e5; 2];
     settings.limits.step_max = vec![1e3; 2];
+    settings.interpolation = Interpolation::Spline;
+    settings.outputs = [OutputKind::Positions, OutputKind::JointState]
+        .map(|kind| Output { name: "arm".into(), topic: "/arm".into(), kind, joints: vec![1, 0] })
+        .into();
     settings.max_image_age_ms = 250.0;
     settings.cameras[1] =
         Camera { topic: Some("/left".into()), missing: MissingCamera::Mask, ..settings.cameras[1].clone() };
@@ -83,6 +89,7 @@ fn with_everything(mut settings: Settings) -> Settings {
 
 fn no_cycle_allocates(settings: &Settings) {
     let mut wiring = assemble(settings, &Silent).unwrap();
+    let mut messages = StreamMessage::all(&settings.outputs, &settings.joints).unwrap();
     let mut sequence = 0;
     for cycle in 0..8 {
         let now = 100 * cycle;
@@ -96,6 +103,7 @@ fn no_cycle_allocates(settings: &Settings) {
             wiring.prompt.put(&"another task ".repeat(2)).unwrap();
         }
         let [first, idle] = [0, 0].map(|_| counted_step(&mut wiring, now, &mut sequence));
+        counted_ticks(&mut wiring, &mut messages, now);
         // While a missing camera is waited for, these are acts on the set before.
         assert_eq!((first, idle), (Outcome::Chunk, Outcome::Idle), "cycle {cycle}");
 
@@ -113,11 +121,27 @@ fn counted_step(wiring: &mut Wiring, ms: i64, sequence: &mut u64) -> Outcome {
     let clock = || stamp_ms(ms);
     ARMED.store(true, SeqCst);
     let outcome = wiring.cycle.step_in_time(&clock);
-    let sent = wiring.chunks.send(clock, |chunk| if chunk.sequence == *sequence { Ok(()) } else { Err(()) });
+    let sent =
+        wiring.chunks.send(clock, |chunk, _| if chunk.sequence == *sequence { Ok(()) } else { Err(()) });
     ARMED.store(false, SeqCst);
 
     assert_eq!(COUNT.load(SeqCst), 0, "at {ms} ms");
     assert_eq!(sent, Ok(outcome == Outcome::Chunk), "at {ms} ms");
     *sequence += u64::from(outcome == Outcome::Chunk);
     outcome
+}
+
+/// Ticks of the streams until the next frame, which must not allocate.
+fn counted_ticks(wiring: &mut Wiring, messages: &mut [StreamMessage], ms: i64) {
+    let Some(stream) = &mut wiring.stream else { return };
+    let mut sent = 0;
+    ARMED.store(true, SeqCst);
+    for tick in 0..8 {
+        stream.tick(stamp_ms(ms + 10 * tick), |tick| {
+            sent += messages.iter_mut().map(|message| message.of(tick).len()).sum::<usize>();
+        });
+    }
+    ARMED.store(false, SeqCst);
+    assert_eq!(COUNT.load(SeqCst), 0, "ticks after {ms} ms");
+    assert!(sent > 0, "ticks after {ms} ms");
 }

@@ -13,11 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pi0_node::bag::messages::{Cycle, JointTrajectory};
-use pi0_node::bag::{
-    Bag, CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, PARAMETER_TOPIC, PROMPT_TOPIC, Recording, Summary, cdr,
+use pi0_node::bag::messages::{
+    Cycle, Float64MultiArray, JointState as JointStateMessage, JointTrajectory, StreamTick,
 };
-use pi0_node::control::{Chunk, Tuner, Wiring, assemble};
+use pi0_node::bag::{
+    Bag, CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, PARAMETER_TOPIC, PROMPT_TOPIC, Recording, STREAM_TOPIC,
+    Summary, cdr,
+};
+use pi0_node::control::{Chunk, Motion, Pace, TickState, Tuner, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
 use pi0_node::policy::PolicyConfig;
@@ -25,6 +28,9 @@ use pi0_node::settings::{Settings, Value, write_parameters};
 use pi0_node::telemetry::DropReason;
 use program::{pi0_node, succeeds, text};
 use robot::write_checkpoint_of;
+
+const ARM_TOPIC: &str = "/arm/joint_trajectory";
+const ELBOW_TOPIC: &str = "/elbow/commands";
 
 fn values(checkpoint: &Path) -> BTreeMap<String, Value> {
     let text = |text: &str| Value::Text(text.to_owned());
@@ -45,6 +51,13 @@ fn values(checkpoint: &Path) -> BTreeMap<String, Value> {
         ("chunk_join", text("blend")),
         ("blend_ms", Value::Float(150.0)),
         ("max_image_age_ms", Value::Float(300.0)),
+        ("interpolation", text("spline")),
+        ("outputs", texts(&["arm", "elbow", "all"])),
+        ("output_types", texts(&["trajectory", "positions", "joint_state"])),
+        ("output_topics", texts(&[ARM_TOPIC, ELBOW_TOPIC, "~/all"])),
+        ("output_joints", texts(&["elbow waist", "elbow", ""])),
+        ("output_stamps", texts(&["zero", "observation", "observation"])),
+        ("stream_hz", Value::Float(150.0)),
         ("dashboard", text("")),
     ];
     values.map(|(name, value)| (name.to_owned(), value)).into()
@@ -57,8 +70,18 @@ fn now() -> Stamp {
 /// A robot with two cameras of different rates, of which one falls silent. Somebody disables and enables it, gives it a new task,
 /// and changes parameters. What must be in the recording is waited for, however slow the machine is.
 fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
-    let Wiring { mut cameras, mut joints, mut prompt, mut cycle, mut chunks, enable, mut tuner, monitor } =
-        wiring;
+    let Wiring {
+        mut cameras,
+        mut joints,
+        mut prompt,
+        mut cycle,
+        mut chunks,
+        mut stream,
+        enable,
+        mut tuner,
+        monitor,
+        ..
+    } = wiring;
     let (stop, holds) = (AtomicBool::new(false), AtomicU64::new(0));
     let sent = || monitor.snapshot().chunks;
     let refused = || monitor.snapshot().dropped(DropReason::StepLimit);
@@ -90,10 +113,11 @@ fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
     };
     thread::scope(|scope| {
         scope.spawn(|| cycle.run(now, &stop));
+        scope.spawn(|| stream.as_mut().unwrap().run(now, Pace::Machine, &stop, |_| {}));
         scope.spawn(|| {
             while !stop.load(SeqCst) {
                 if chunks.wait(Duration::from_millis(20)) {
-                    let note = |chunk: &Chunk| {
+                    let note = |chunk: &Chunk, _: &Motion| {
                         holds.fetch_add(chunk.hold.is_some().into(), SeqCst);
                         Ok::<_, Infallible>(())
                     };
@@ -196,12 +220,35 @@ fn replayed_bit_for_bit(config: &PolicyConfig) {
         cycles.iter().all(|cycle| cycle.stages.len() == cycle.latencies_ms.len() && !cycle.stages.is_empty())
     );
 
+    // Each output has its own of every chunk and tick.
+    let ticks: Vec<StreamTick> =
+        messages(&bag, STREAM_TOPIC).iter().map(|data| cdr::decode(data).unwrap()).collect();
+    assert!(ticks.len() > 100, "{summary}");
+    let firsts = ticks.iter().filter(|tick| tick.state == TickState::First.name()).count();
+    assert!(firsts > 1 && ticks[0].state == TickState::First.name(), "it was disabled and begun anew");
+    let arm = messages(&bag, ARM_TOPIC);
+    assert_eq!(arm.len(), recorded.len());
+    let trajectory: JointTrajectory = cdr::decode(&arm[0]).unwrap();
+    let names = ["elbow".to_owned(), "waist".to_owned()];
+    assert_eq!((trajectory.header.stamp.sec, &trajectory.joint_names[..]), (0, &names[..]));
+    assert_eq!(trajectory.points.last().unwrap().velocities, [0.0, 0.0]);
+    let elbow: Float64MultiArray = cdr::decode(&messages(&bag, ELBOW_TOPIC)[0]).unwrap();
+    let all: Vec<JointStateMessage> =
+        messages(&bag, "/pi0_node/all").iter().map(|data| cdr::decode(data).unwrap()).collect();
+    assert_eq!((all.len(), all[0].position[1]), (ticks.len(), elbow.data[0]));
+    assert_eq!(all[0].header.stamp, ticks[0].header.stamp);
+
     let output = folder.path().join("chunks.mcap");
     let table = succeeds(&["replay", bag.to_str().unwrap(), "--output", output.to_str().unwrap()]);
     let replayed = messages(&output, CHUNK_TOPIC);
     let expected =
         format!("of {0} recorded chunks, {0} came out bit for bit, 0 differ; 0 cycles", recorded.len());
     assert!(table.contains(&expected), "{table}");
+    let outputs = recorded.len() + 2 * ticks.len();
+    let expected =
+        format!("of {outputs} recorded messages of outputs, {outputs} came out bit for bit, 0 differ");
+    assert!(table.contains(&expected), "{table}");
+    assert_eq!(messages(&output, ELBOW_TOPIC).len(), ticks.len());
     assert_eq!(replayed.len(), recorded.len());
     for (replayed, recorded) in replayed.iter().zip(&recorded) {
         let stamp = cdr::decode::<JointTrajectory>(recorded).unwrap().header.stamp;

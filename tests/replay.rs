@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pi0_node::bag::messages::JointTrajectory;
-use pi0_node::bag::{Bag, ChunkWriter, cdr};
+use pi0_node::bag::{Bag, FileWriter, cdr};
 use pi0_node::observe::messages::Stamp;
 use program::{fails, pi0_node, succeeds, text};
 
@@ -240,7 +240,7 @@ fn what_does_not_fit_is_refused_before_anything_is_compiled() {
     assert!(message.contains("no_such_bag: there is no such bag"), "{message}");
 
     let empty = folder.path().join("empty.mcap");
-    ChunkWriter::create(&empty, "/top/image_raw").unwrap().finish().unwrap();
+    FileWriter::create(&empty).unwrap().finish().unwrap();
     let message = refused(empty.to_str().unwrap(), CONFIG);
     assert!(message.contains("empty.mcap has no messages"), "{message}");
 

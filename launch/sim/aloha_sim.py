@@ -5,7 +5,7 @@
     aloha_sim.py --sim-time          time goes on only when a chunk for the last images has come; for nodes with use_sim_time
 
 Started by launch/aloha_sim.launch.py, `cargo xtask demo --sim` and tests/closed_loop.rs. Needs rclpy, and for more than
---kinematic mujoco and gym-aloha. trajectory.py is the controller, robots.py what is simulated, edge.py the topics; here is
+--kinematic mujoco and gym-aloha. trajectory.py and controllers.py are the controllers, robots.py what is simulated, edge.py the topics; here is
 how time goes on.
 """
 
@@ -20,9 +20,9 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from controllers import Controllers, outputs_of
 from edge import Edge
 from robots import CAMERAS, HOME, JOINTS, Aloha, Kinematic, Missing, Pictures, SyntheticPictures
-from trajectory import Follower
 
 # The scene's control rate: joint states and targets of the arms.
 STEP_NS = 20_000_000
@@ -67,7 +67,9 @@ def arguments():
     add("--shadows", action="store_true", help="draw shadows and smooth edges: slow without a GPU")
     add("--synthetic-images", action="store_true", help="invented images instead of drawn ones: needs no GL")
     add("--kinematic", action="store_true", help="joints are at once where they are told to be: needs no MuJoCo")
-    add("--chunk-topic", default="/pi0_node/action_chunk", metavar="TOPIC", help="trajectories [%(default)s]")
+    add("--chunk-topic", default="/pi0_node/action_chunk", metavar="TOPIC", help="the node's chunks [%(default)s]")
+    add("--outputs", metavar="FILE",
+        help="parameter file of the node: a controller for each of its outputs, in place of one for all joints")
     options = parser.parse_args(remove_ros_args(sys.argv)[1:])
     if not 0.1 <= options.camera_hz <= 1e9 / STEP_NS:
         parser.error(f"--camera-hz must be from 0.1 to {1e9 / STEP_NS:.0f}")
@@ -76,13 +78,26 @@ def arguments():
     return options
 
 
+def read_outputs(path):
+    """The outputs in the first section of a parameter file."""
+    import yaml
+
+    with open(path) as file:
+        sections = yaml.safe_load(file)
+    outputs = outputs_of(next(iter(sections.values()))["ros__parameters"])
+    if not outputs:
+        raise Missing(f"{path} has no outputs")
+    return outputs
+
+
 class Loop:
     """What both ways of passing time have in common."""
 
     def __init__(self, node, robot, options, stop):
         self.node, self.robot, self.options, self.stop = node, robot, options, stop
-        self.follower = Follower(JOINTS, HOME)
-        self.edge = Edge(node, self.follower, self.now_ns, options)
+        outputs = read_outputs(options.outputs) if options.outputs else [(options.chunk_topic, "trajectory", JOINTS)]
+        self.controllers = Controllers(JOINTS, HOME, outputs)
+        self.edge = Edge(node, self.controllers, self.now_ns, options)
         self.images = 0
         self.reported = (time.monotonic(), 0, 0, 0)
 
@@ -106,10 +121,10 @@ class Loop:
         self.node.get_logger().info(
             f"cameras {(self.images - images) / seconds:.1f} Hz (wanted {self.options.camera_hz:g}),"
             f" time at {(simulated_ns - simulated) / 1e9 / seconds:.2f} of real time,"
-            f" {(self.follower.accepted - accepted) / seconds:.1f} trajectories a second,"
-            f" {self.follower.rejected} rejected so far"
+            f" {(self.controllers.accepted() - accepted) / seconds:.1f} commands a second,"
+            f" {self.controllers.rejected()} rejected so far"
         )
-        self.reported = (time.monotonic(), self.images, simulated_ns, self.follower.accepted)
+        self.reported = (time.monotonic(), self.images, simulated_ns, self.controllers.accepted())
 
 
 class RealTime(Loop):
@@ -156,7 +171,7 @@ class RealTime(Loop):
             due_ns += STEP_NS
             simulated_ns += STEP_NS
             with self.lock:
-                self.robot.advance(self.follower.at(due_ns), STEP_NS / 1e9)
+                self.robot.advance(self.controllers.at(due_ns), STEP_NS / 1e9)
                 joints = self.robot.joints()
             self.edge.publish_joints(self.now_ns(), *joints)
             self.report(simulated_ns)
@@ -194,14 +209,22 @@ class Lockstep(Loop):
             self.observe(pictures)
             self.wait_for_chunk()
             for _ in range(self.steps_per_image):
-                self.time_ns += STEP_NS
-                self.robot.advance(self.follower.at(self.time_ns), STEP_NS / 1e9)
-                self.edge.publish_clock(self.time_ns)
+                self.step_streams()
+                self.robot.advance(self.controllers.at(self.time_ns), STEP_NS / 1e9)
                 self.edge.publish_joints(self.time_ns, *self.robot.joints())
             self.report(self.time_ns - START_NS)
         pictures.close()
 
+    def step_streams(self):
+        """A step further in time; streams say where the joints are to be at it."""
+        before = dict(self.edge.streams)
+        self.time_ns += STEP_NS
+        self.edge.publish_clock(self.time_ns)
+        if any(before.values()):
+            self.wait_until(lambda: all(count > before[topic] for topic, count in self.edge.streams.items()), "stream")
+
     def observe(self, pictures):
+        self.taken = dict(self.edge.trajectories)
         self.edge.publish_clock(self.time_ns)
         self.edge.publish_joints(self.time_ns, *self.robot.joints())
         self.spin(self.options.settle)
@@ -217,12 +240,24 @@ class Lockstep(Loop):
         self.spin(1.0)
 
     def wait_for_chunk(self):
+        """Until the chunk has come, and each controller has its part of it."""
+        edge = self.edge
+        self.wait_until(
+            lambda: edge.newest_chunk_ns >= self.time_ns
+            and all(count > self.taken[topic] for topic, count in edge.trajectories.items())
+            and all(edge.streams.values()),
+            "chunk",
+        )
+        if edge.streams:
+            # The node has to hand it to the streams before time goes on.
+            self.spin(self.options.settle)
+
+    def wait_until(self, done, what):
         end = time.monotonic() + self.options.timeout
-        while not self.stop.is_set() and self.edge.newest_chunk_ns < self.time_ns:
+        while not self.stop.is_set() and not done():
             if time.monotonic() > end:
                 self.node.get_logger().warning(
-                    f"no trajectory for the images of {self.time_ns / 1e9:.3f} s in {self.options.timeout:g} s;"
-                    " time goes on without"
+                    f"no {what} for {self.time_ns / 1e9:.3f} s in {self.options.timeout:g} s; time goes on without"
                 )
                 return
             rclpy.spin_once(self.node, timeout_sec=0.1)

@@ -1,4 +1,4 @@
-"""The simulated robot's ROS 2 side: what its drivers publish, and its controller's subscription. Used by the simulator."""
+"""The simulated robot's ROS 2 side: what its drivers publish, and its controllers' subscriptions. Used by the simulator."""
 
 import io
 import math
@@ -7,6 +7,7 @@ from builtin_interfaces.msg import Time
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from robots import CAMERAS, JOINTS
@@ -25,20 +26,30 @@ def stamp(time_ns):
     return Time(sec=time_ns // 10**9, nanosec=time_ns % 10**9)
 
 
-class Edge:
-    """Publishes under the names of config/aloha.yaml and hands trajectories to the controller."""
+def nanoseconds(time):
+    """Of a stamp or a duration."""
+    return time.sec * 10**9 + time.nanosec
 
-    def __init__(self, node, follower, now_ns, options):
+
+class Edge:
+    """Publishes under the names of config/aloha.yaml and hands commands to the controllers."""
+
+    def __init__(self, node, controllers, now_ns, options):
         self.node = node
-        self.follower = follower
         self.now_ns = now_ns
         self.newest_chunk_ns = 0
-        """Stamp of the newest trajectory that came, accepted or not."""
+        """Stamp of the newest chunk that came, accepted or not."""
+        self.trajectories = {}
+        """How many messages came for each controller of trajectories, accepted or not."""
+        self.streams = {}
+        """The same for each controller of streams."""
         self.joint_states = node.create_publisher(JointState, "/joint_states", QOS)
         self.clock = node.create_publisher(Clock, "/clock", QOS) if options.sim_time else None
         self.cameras = {camera: CameraTopics(node, camera) for camera in CAMERAS}
         self.chunk_topic = options.chunk_topic
-        self.subscription = node.create_subscription(JointTrajectory, options.chunk_topic, self._take, QOS)
+        self.subscriptions = [node.create_subscription(JointTrajectory, options.chunk_topic, self._note, QOS)]
+        for topic, kind, controller in controllers.all:
+            self._listen(topic, kind, controller)
         if Picture is None:
             node.get_logger().warning("Pillow is not installed: there are no compressed images")
 
@@ -59,18 +70,38 @@ class Edge:
             topics.is_watched() for topics in self.cameras.values()
         )
 
-    def _take(self, message):
-        header, now_ns = message.header.stamp, self.now_ns()
-        stamp_ns = header.sec * 10**9 + header.nanosec
+    def _note(self, message):
+        """A chunk: in lockstep, time may go on."""
+        self.newest_chunk_ns = max(self.newest_chunk_ns, nanoseconds(message.header.stamp))
+
+    def _listen(self, topic, kind, controller):
+        takes = {
+            "trajectory": (JointTrajectory, self.trajectories, self._take_trajectory),
+            "positions": (Float64MultiArray, self.streams, lambda taker, message: taker.put(list(message.data))),
+            "joint_state": (
+                JointState,
+                self.streams,
+                lambda taker, message: taker.put(list(message.name), list(message.position)),
+            ),
+        }
+        message_type, counts, take = takes[kind]
+        counts[topic] = 0
+
+        def on_message(message):
+            try:
+                take(controller, message)
+            except Rejected as reason:
+                self.node.get_logger().warning(f"rejected a message on {topic}: {reason}", throttle_duration_sec=2.0)
+            counts[topic] += 1
+
+        self.subscriptions.append(self.node.create_subscription(message_type, topic, on_message, QOS))
+
+    def _take_trajectory(self, controller, message):
         points = [
-            (point.time_from_start.sec * 10**9 + point.time_from_start.nanosec, list(point.positions))
+            (nanoseconds(point.time_from_start), list(point.positions), list(point.velocities))
             for point in message.points
         ]
-        try:
-            self.follower.put(list(message.joint_names), stamp_ns, points, now_ns)
-        except Rejected as reason:
-            self.node.get_logger().error(f"rejected a trajectory: {reason}", throttle_duration_sec=1.0)
-        self.newest_chunk_ns = max(self.newest_chunk_ns, stamp_ns)
+        controller.put(list(message.joint_names), nanoseconds(message.header.stamp), points, self.now_ns())
 
 
 class CameraTopics:

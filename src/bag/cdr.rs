@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Plain CDR in little-endian order.
-const HEADER: [u8; 4] = [0, 1, 0, 0];
+pub(super) const HEADER: [u8; 4] = [0, 1, 0, 0];
 
 /// Decodes a message.
 pub fn decode<T: DeserializeOwned>(data: &[u8]) -> Result<T, CdrError> {

@@ -1,7 +1,9 @@
 //! The ROS 2 definitions of the messages that this program writes, as MCAP's `ros2msg` schemas want them: each with all
 //! it refers to, so that Foxglove and others can read a file by itself. Called by the writers.
 
-use super::messages::{CompressedImage, Cycle, Flag, Image, JointState, JointTrajectory, Text};
+use super::messages::{
+    CompressedImage, Cycle, Flag, Float64MultiArray, Image, JointState, JointTrajectory, StreamTick, Text,
+};
 use super::parameters::ParameterEvent;
 
 const HEADER: &str = "\
@@ -42,6 +44,20 @@ float64[] double_array_value
 string[] string_array_value
 ";
 
+const FLOAT64_MULTI_ARRAY: &str = "\
+std_msgs/MultiArrayLayout layout
+float64[] data
+================================================================================
+MSG: std_msgs/MultiArrayLayout
+std_msgs/MultiArrayDimension[] dim
+uint32 data_offset
+================================================================================
+MSG: std_msgs/MultiArrayDimension
+string label
+uint32 size
+uint32 stride
+";
+
 /// The definition of a type of [`super::messages`]; empty for any other.
 pub(super) fn of(type_name: &str) -> String {
     let (own, more) = match type_name {
@@ -55,6 +71,8 @@ pub(super) fn of(type_name: &str) -> String {
             "",
         ),
         Text::TYPE => return "string data\n".to_owned(),
+        Float64MultiArray::TYPE => return FLOAT64_MULTI_ARRAY.to_owned(),
+        StreamTick::TYPE => ("std_msgs/Header header\nuint64 sequence\nstring state\n", ""),
         Flag::TYPE => return "bool data\n".to_owned(),
         ParameterEvent::TYPE => return [PARAMETER_EVENT, TIME].concat(),
         JointTrajectory::TYPE => (

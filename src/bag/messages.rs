@@ -146,6 +146,47 @@ impl JointTrajectory {
     }
 }
 
+/// `std_msgs/MultiArrayDimension`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MultiArrayDimension {
+    pub label: String,
+    pub size: u32,
+    pub stride: u32,
+}
+
+/// `std_msgs/MultiArrayLayout`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MultiArrayLayout {
+    pub dim: Vec<MultiArrayDimension>,
+    pub data_offset: u32,
+}
+
+/// `std_msgs/Float64MultiArray`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Float64MultiArray {
+    pub layout: MultiArrayLayout,
+    pub data: Vec<f64>,
+}
+
+impl Float64MultiArray {
+    pub const TYPE: &str = "std_msgs/msg/Float64MultiArray";
+}
+
+/// A tick of the streams: our own type, written by `record` and followed by `replay`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamTick {
+    /// Its stamp is the moment that the positions are for.
+    pub header: Header,
+    /// The chunk that was followed.
+    pub sequence: u64,
+    /// first, following, holding or stalled.
+    pub state: String,
+}
+
+impl StreamTick {
+    pub const TYPE: &str = "pi0_node/msg/StreamTick";
+}
+
 /// `std_msgs/String`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Text {

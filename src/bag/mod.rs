@@ -5,6 +5,7 @@
 //! (a file cut short, a damaged chunk) is reported and passed over; everything else is used.
 
 pub mod cdr;
+pub mod commands;
 mod database;
 mod definitions;
 mod folder;
@@ -23,9 +24,10 @@ use crate::observe::messages::Stamp;
 
 pub use cdr::CdrError;
 pub use recorder::{
-    CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, NODE, PARAMETER_TOPIC, PROMPT_TOPIC, Recording, Summary,
+    CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, NODE, PARAMETER_TOPIC, PROMPT_TOPIC, Recording, STREAM_TOPIC,
+    Summary,
 };
-pub use writer::{ChunkWriter, WriteError};
+pub use writer::{FileWriter, WriteError};
 
 /// A recording.
 pub struct Bag {

@@ -14,23 +14,28 @@ use std::thread::{self, JoinHandle};
 
 use serde::Serialize;
 
-use super::cdr;
+use super::cdr::{self, CdrError};
+use super::commands::{StreamMessage, recorded_topic, trajectory};
 use super::folder::FolderWriter;
-use super::messages::{CompressedImage, Cycle, Flag, Header, Image, JointState, JointTrajectory, Text, Time};
+use super::messages::{
+    CompressedImage, Cycle, Flag, Header, Image, JointState, JointTrajectory, StreamTick, Text, Time,
+};
 use super::parameters::ParameterEvent;
 use super::writer::WriteError;
-use crate::control::{Arrival, CameraInput, Chunk, Departure, JointInput, Wiring, Witness};
+use crate::control::{Arrival, CameraInput, Chunk, Departure, JointInput, Tick, Wiring, Witness};
 use crate::observe::messages::{self as observe, Stamp};
-use crate::settings::Value;
+use crate::settings::{Output, OutputKind, Value};
 
 /// The node as a recording knows it, whatever its name and namespace were.
 pub const NODE: &str = "/pi0_node";
-/// Where a recording has the prompts, the changes of parameters, who was enabled when, the chunks, and what each cycle used.
+/// Where a recording has the prompts, the changes of parameters, who was enabled when, the chunks, what each cycle used, and
+/// what each tick of the streams followed. What each output sent is on the output's own topic.
 pub const PROMPT_TOPIC: &str = "/pi0_node/prompt";
 pub const PARAMETER_TOPIC: &str = "/parameter_events";
 pub const ENABLE_TOPIC: &str = "/pi0_node/enable";
 pub const CHUNK_TOPIC: &str = "/pi0_node/action_chunk";
 pub const CYCLE_TOPIC: &str = "/pi0_node/cycle";
+pub const STREAM_TOPIC: &str = "/pi0_node/stream";
 
 /// Messages, and bytes of them, that may wait for the writing thread.
 const MAX_WAITING: usize = 4096;
@@ -69,12 +74,14 @@ impl Recording {
     pub fn start(wiring: &mut Wiring, folder: &Path) -> Result<Self, WriteError> {
         let writer = FolderWriter::create(folder)?;
         let (queue, waiting) = sync_channel(MAX_WAITING);
-        let recorder = Arc::new(Recorder::new(queue, wiring.joints.names().to_vec()));
+        let fail = |message: String| WriteError { path: folder.into(), message };
+        let recorder = Recorder::new(queue, wiring.joints.names().to_vec(), &wiring.outputs);
+        let recorder = Arc::new(recorder.map_err(|error| fail(error.to_string()))?);
         let counts = recorder.clone();
         let thread = thread::Builder::new()
             .name("recorder".into())
             .spawn(move || write(writer, &waiting, &counts))
-            .map_err(|error| WriteError { path: folder.into(), message: error.to_string() })?;
+            .map_err(|error| fail(error.to_string()))?;
         let witness: Arc<dyn Witness> = recorder.clone();
         wiring.tell(&witness);
         Ok(Self { recorder, thread })
@@ -126,6 +133,10 @@ struct Recorder {
     /// The newest time of the loop's clock that was seen: what people say comes without any.
     newest: AtomicI64,
     joints: Vec<String>,
+    /// Those that get trajectories.
+    trajectories: Vec<Output>,
+    /// Of the thread that ticks, and nobody else's.
+    streams: Mutex<Vec<StreamMessage>>,
     dropped_in_all: AtomicU64,
     dropped: Mutex<BTreeMap<String, u64>>,
     /// Set when the recording ends: what comes later, while the node stops, is not missing in it.
@@ -133,24 +144,32 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn new(queue: SyncSender<Item>, joints: Vec<String>) -> Self {
-        Self {
+    fn new(queue: SyncSender<Item>, joints: Vec<String>, outputs: &[Output]) -> Result<Self, CdrError> {
+        Ok(Self {
             queue,
+            trajectories: outputs.iter().filter(|output| !output.is_stream()).cloned().collect(),
+            streams: Mutex::new(StreamMessage::all(outputs, &joints)?),
             waiting_bytes: AtomicUsize::new(0),
             newest: AtomicI64::new(0),
             joints,
             dropped_in_all: AtomicU64::new(0),
             dropped: Mutex::default(),
             over: AtomicBool::new(false),
-        }
+        })
     }
 
     fn put(&self, topic: &str, type_name: &'static str, log_time: Stamp, message: &impl Serialize) {
+        match cdr::encode(message) {
+            Ok(data) => self.put_encoded(topic, type_name, log_time, data),
+            Err(_) => self.drop_one(topic),
+        }
+    }
+
+    fn put_encoded(&self, topic: &str, type_name: &'static str, log_time: Stamp, data: Vec<u8>) {
         if self.over.load(Relaxed) {
             return;
         }
         self.newest.fetch_max(log_time.0, Relaxed);
-        let Ok(data) = cdr::encode(message) else { return self.drop_one(topic) };
         let bytes = data.len();
         let before = self.waiting_bytes.fetch_add(bytes, Relaxed);
         let item = Item::Message { topic: topic.to_owned(), type_name, log_time, data };
@@ -237,6 +256,26 @@ impl Witness for Recorder {
             let points = departure.leaving.points();
             let message = JointTrajectory::new(*observation, &self.joints, points, *control_hz);
             self.put(CHUNK_TOPIC, JointTrajectory::TYPE, departure.at, &message);
+            for output in &self.trajectories {
+                let OutputKind::Trajectory(stamp) = output.kind else { continue };
+                let Departure { leaving, motion, .. } = departure;
+                let message = trajectory(&output.joints, stamp, &self.joints, leaving, motion);
+                self.put(&recorded_topic(&output.topic), JointTrajectory::TYPE, departure.at, &message);
+            }
+        }
+    }
+
+    fn tick(&self, tick: &Tick) {
+        let message = StreamTick {
+            header: header(tick.at),
+            sequence: tick.sequence,
+            state: tick.state.name().to_owned(),
+        };
+        self.put(STREAM_TOPIC, StreamTick::TYPE, tick.at, &message);
+        for message in &mut *self.streams.lock().unwrap_or_else(PoisonError::into_inner) {
+            let (topic, type_name) = (recorded_topic(message.topic()), message.type_name());
+            let data = message.of(tick).to_vec();
+            self.put_encoded(&topic, type_name, tick.at, data);
         }
     }
 }
@@ -279,7 +318,7 @@ mod tests {
     #[test]
     fn what_finds_no_place_is_counted_and_what_comes_after_the_end_is_not() {
         let (queue, waiting) = sync_channel(1);
-        let recorder = Arc::new(Recorder::new(queue, Vec::new()));
+        let recorder = Arc::new(Recorder::new(queue, Vec::new(), &[]).unwrap());
         recorder.prompt("one");
         recorder.prompt("two");
         assert_eq!(recorder.dropped_in_all.load(Relaxed), 1);

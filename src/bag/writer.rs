@@ -1,4 +1,4 @@
-//! Writes action chunks as an MCAP file that Foxglove and other readers of ROS 2 bags open. Called by `cli replay`.
+//! Writes what was sent as an MCAP file that Foxglove and other readers of ROS 2 bags open. Called by `cli replay`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,62 +8,63 @@ use std::path::{Path, PathBuf};
 use mcap::records::MessageHeader;
 use mcap::{WriteOptions, Writer};
 
-use super::cdr::{self, CdrError};
 use super::definitions;
-use super::messages::JointTrajectory;
 use crate::observe::messages::Stamp;
 
 /// A file under construction. It gets its name when it is finished; until then, and after any error, whatever had the
 /// name before is still there.
-pub struct ChunkWriter {
+pub struct FileWriter {
     path: PathBuf,
     partial: PathBuf,
     /// None once finished.
     writer: Option<Writer<BufWriter<File>>>,
-    channel: u16,
-    written: u32,
+    /// By topic: its channel, and how many messages it has.
+    channels: BTreeMap<String, (u16, u32)>,
 }
 
-impl ChunkWriter {
-    /// Starts a file at `path` for chunks on `topic`.
-    pub fn create(path: &Path, topic: &str) -> Result<Self, WriteError> {
+impl FileWriter {
+    /// Starts a file at `path`.
+    pub fn create(path: &Path) -> Result<Self, WriteError> {
         let partial = PathBuf::from(format!("{}.part", path.display()));
         let fail = |message: String| WriteError { path: path.into(), message };
         let file = File::create(&partial).map_err(|error| fail(error.to_string()))?;
         let options =
             WriteOptions::new().profile("ros2").library(concat!("pi0_node ", env!("CARGO_PKG_VERSION")));
-        let mut chunks = Self { path: path.into(), partial, writer: None, channel: 0, written: 0 };
-        let started = (|| {
-            let mut writer = options.create(BufWriter::new(file))?;
-            let definition = definitions::of(JointTrajectory::TYPE);
-            let schema = writer.add_schema(JointTrajectory::TYPE, "ros2msg", definition.as_bytes())?;
-            chunks.channel = writer.add_channel(schema, topic, "cdr", &BTreeMap::new())?;
-            Ok::<_, mcap::McapError>(writer)
-        })();
-        chunks.writer = Some(started.map_err(|error| fail(error.to_string()))?);
-        Ok(chunks)
+        let mut begun = Self { path: path.into(), partial, writer: None, channels: BTreeMap::new() };
+        let writer = options.create(BufWriter::new(file)).map_err(|error| fail(error.to_string()))?;
+        begun.writer = Some(writer);
+        Ok(begun)
     }
 
-    /// Adds one chunk.
-    pub fn write(&mut self, chunk: &JointTrajectory, log_time: Stamp) -> Result<(), WriteError> {
-        let data = cdr::encode(chunk).map_err(|error: CdrError| self.error(&error))?;
-        let time = u64::try_from(log_time.0).unwrap_or(0);
-        let header = MessageHeader {
-            channel_id: self.channel,
-            sequence: self.written,
-            log_time: time,
-            publish_time: time,
+    /// A topic for messages of a type that [`definitions`] knows; one that gets none is in the file all the same.
+    pub fn add_topic(&mut self, topic: &str, type_name: &str) -> Result<(), WriteError> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let added = writer
+            .add_schema(type_name, "ros2msg", definitions::of(type_name).as_bytes())
+            .and_then(|schema| writer.add_channel(schema, topic, "cdr", &BTreeMap::new()));
+        let channel = added.map_err(|error| self.error(&error))?;
+        self.channels.insert(topic.to_owned(), (channel, 0));
+        Ok(())
+    }
+
+    /// Adds an encoded message on a topic that was added.
+    pub fn write(&mut self, topic: &str, data: &[u8], log_time: Stamp) -> Result<(), WriteError> {
+        let Some((channel, written)) = self.channels.get_mut(topic) else {
+            return Err(self.error(&format_args!("it has no topic {topic}")));
         };
-        self.written += 1;
+        let time = u64::try_from(log_time.0).unwrap_or(0);
+        let header =
+            MessageHeader { channel_id: *channel, sequence: *written, log_time: time, publish_time: time };
+        *written += 1;
         let written = match &mut self.writer {
-            Some(writer) => writer.write_to_known_channel(&header, &data),
+            Some(writer) => writer.write_to_known_channel(&header, data),
             None => return Ok(()),
         };
         written.map_err(|error| self.error(&error))
     }
 
-    /// Completes the file and gives it its name. Returns how many chunks it holds.
-    pub fn finish(mut self) -> Result<u32, WriteError> {
+    /// Completes the file and gives it its name. Returns how many messages each topic has.
+    pub fn finish(mut self) -> Result<BTreeMap<String, u32>, WriteError> {
         let finished = match self.writer.take() {
             Some(mut writer) => writer.finish().map_err(|error| error.to_string()).and_then(|_| {
                 let file = writer.into_inner().into_inner().map_err(|error| error.to_string())?;
@@ -74,7 +75,8 @@ impl ChunkWriter {
         finished
             .and_then(|()| fs::rename(&self.partial, &self.path).map_err(|error| error.to_string()))
             .map_err(|error| self.error(&error))?;
-        Ok(self.written)
+        let channels = std::mem::take(&mut self.channels);
+        Ok(channels.into_iter().map(|(topic, (_, written))| (topic, written)).collect())
     }
 
     fn error(&self, error: &dyn std::fmt::Display) -> WriteError {
@@ -82,7 +84,7 @@ impl ChunkWriter {
     }
 }
 
-impl Drop for ChunkWriter {
+impl Drop for FileWriter {
     fn drop(&mut self) {
         // After `finish` there is no such file any more.
         let _ = fs::remove_file(&self.partial);

@@ -2,6 +2,7 @@
 //! `cli check`; `node` adds verdicts on a running graph.
 
 mod checkpoint;
+mod outputs;
 mod parameters;
 
 use std::fmt;

@@ -23,6 +23,7 @@ pub fn parameters(given: &BTreeMap<String, Value>) -> (Option<Settings>, Vec<Ver
         vec![Verdict::ok("parameters", format!("{} given, all known and in range", given.len()))];
     verdicts.extend(cameras(&settings));
     verdicts.extend(joints(&settings));
+    verdicts.extend(super::outputs::outputs(&settings));
     verdicts.push(limits(&settings.limits));
     verdicts.extend(times(&settings));
     if settings.normalization == Normalization::None {
@@ -165,6 +166,31 @@ mod tests {
         found
             .map(|verdict| (verdict.level, verdict.message.clone()))
             .unwrap_or_else(|| panic!("{subject}: {verdicts:?}"))
+    }
+
+    #[test]
+    fn every_joint_is_shown_with_where_it_goes() {
+        let texts = |texts: &[&str]| Value::Texts(texts.iter().map(|text| (*text).to_owned()).collect());
+        assert_eq!(find(&check(&[]), "outputs").0, Level::Ok);
+        let outputs = |joints: &[&str]| {
+            check(&[
+                ("outputs", texts(&["arm", "all"])),
+                ("output_topics", texts(&["/arm/joint_trajectory", "/commands"])),
+                ("output_types", texts(&["trajectory", "positions"])),
+                ("output_joints", texts(joints)),
+                ("stream_hz", Value::Float(20.0)),
+            ])
+        };
+        let verdicts = outputs(&["waist", ""]);
+        let message = "/arm/joint_trajectory (trajectory, stamp: observation), joints: 1";
+        assert_eq!(find(&verdicts, "output arm"), (Level::Ok, message.to_owned()));
+        assert_eq!(find(&verdicts, "output all").1, "/commands (positions, 20 Hz), joints: 2");
+        let table = "waist   -> arm and all\ngripper -> all";
+        assert_eq!(find(&verdicts, "joints to outputs"), (Level::Ok, table.to_owned()));
+        assert_eq!(find(&verdicts, "stream_hz").0, Level::Warning);
+        let (level, table) = find(&outputs(&["waist", "waist"]), "joints to outputs");
+        assert_eq!(level, Level::Warning);
+        assert!(table.ends_with("gripper -> nothing\nno output takes gripper: they do not move"), "{table}");
     }
 
     #[test]

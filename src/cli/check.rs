@@ -19,8 +19,8 @@ pub struct Options {
     /// Checkpoint folder; wins over the parameter file's. Without any, nothing about the checkpoint is checked.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Listen to the topics for a few seconds: types, rates, ages, encodings, joint names. The robot's drivers must run;
-    /// the node need not. ROS 2 arguments follow --ros-args, such as -p use_sim_time:=true.
+    /// Listen to the topics for a few seconds: types, rates, ages, encodings, joint names, and whether somebody listens to each
+    /// output. The robot's drivers must run; the node need not. ROS 2 arguments follow --ros-args, such as -p use_sim_time:=true.
     #[cfg(feature = "ros")]
     #[arg(long)]
     live: bool,

@@ -5,6 +5,7 @@
 //! `pi0_node record` says what each cycle used; `follow` makes the cycle use the same.
 
 mod follow;
+mod outgoing;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -19,18 +20,18 @@ use anyhow::bail;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::follow::Followed;
+use self::outgoing::Outgoing;
 use self::topics::{Target, Topics};
 use super::progress::Bar;
 use super::rate::rate;
-use crate::bag::messages::JointTrajectory;
 use crate::bag::parameters::ParameterEvent;
-use crate::bag::{Bag, CHUNK_TOPIC, ChunkWriter, Message, NODE};
+use crate::bag::{Bag, Message, NODE};
 use crate::control::{self, Chunk, Monitor, Tuner, Wiring};
 use crate::dashboard::{Dashboard, Sources};
 use crate::observe::messages::Stamp;
 use crate::settings::{NODE_NAME, PARAMETERS_FILE, Settings, Value, read_parameters};
 
-/// Feed a rosbag through the node's control loop and write the action chunks.
+/// Feed a rosbag through the node's control loop and write the action chunks and what each output is sent.
 ///
 /// The same bag, checkpoint, configuration and seed give the same chunks, byte for byte, at any rate.
 #[derive(clap::Args)]
@@ -44,7 +45,7 @@ pub struct Options {
     /// Checkpoint folder; wins over the parameter file's.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Write the chunks to this MCAP file (trajectory_msgs/JointTrajectory).
+    /// Write the chunks (trajectory_msgs/JointTrajectory) and the messages of every output to this MCAP file.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// How fast the bag's clock runs, from 0.001 to 1000: 1.0 is real time; `max` waits for nothing.
@@ -99,24 +100,16 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let shown = Shown::default();
     let _dashboard =
         options.dashboard.map(|at| shown.dashboard(at, &wiring.monitor, &settings)).transpose()?;
-    let mut output =
-        options.output.as_deref().map(|path| ChunkWriter::create(path, CHUNK_TOPIC)).transpose()?;
-
-    let mut player = Player { topics, wiring, values, pace: Pace::new(options.rate), progress: None };
-    let mut sent = |player: &mut Player, chunk: Chunk, at: Stamp| -> anyhow::Result<()> {
-        if let Some(output) = &mut output {
-            output.write(&player.trajectory(&chunk), at)?;
-        }
-        shown.set(chunk);
-        Ok(())
-    };
+    let outgoing = Outgoing::new(&settings, options.output.as_deref())?;
+    let pace = Pace::new(options.rate);
+    let mut player = Player { topics, wiring, values, pace, outgoing, shown, tick: None, progress: None };
     let followed = if follow::has_cycles(&bag) && !options.ignore_cycles {
         eprintln!(
             "the bag says what each cycle used; the same is used again (--ignore-cycles lets the loop choose)"
         );
-        Some(follow::follow(&mut bag, &settings, &mut player, sent)?)
+        Some(follow::follow(&mut bag, &settings, &mut player)?)
     } else {
-        player.play(&mut bag, &mut sent)?;
+        player.play(&mut bag)?;
         None
     };
 
@@ -133,14 +126,20 @@ pub fn run(options: Options) -> anyhow::Result<()> {
             snapshot.last_spread_ms
         );
     }
-    if let (Some(output), Some(path)) = (output, &options.output) {
-        println!("\n{} chunks written to {}", output.finish()?, path.display());
+    if let (Some((chunks, messages)), Some(path)) = (player.outgoing.finish()?, &options.output) {
+        let outputs = if settings.outputs.is_empty() {
+            String::new()
+        } else {
+            format!(" and {messages} messages of outputs")
+        };
+        println!("\n{chunks} chunks{outputs} written to {}", path.display());
     }
-    if let Some(Followed { recorded, same, different, failed }) = followed {
-        println!(
-            "\nof {recorded} recorded chunks, {same} came out bit for bit, {different} differ; {failed} cycles could not be repeated"
-        );
-        if different > 0 {
+    if let Some(Followed { chunks, outputs, failed }) = followed {
+        println!("\nof {} recorded chunks, {chunks}; {failed} cycles could not be repeated", chunks.recorded);
+        if outputs.recorded > 0 {
+            println!("of {} recorded messages of outputs, {outputs}", outputs.recorded);
+        }
+        if chunks.different + outputs.different > 0 {
             println!("(other parameters, another checkpoint, or a CPU with other kernels give other bits)");
         }
     }
@@ -154,16 +153,16 @@ struct Player {
     /// The parameters in force.
     values: BTreeMap<String, Value>,
     pace: Pace,
+    outgoing: Outgoing,
+    shown: Shown,
+    /// When the streams' next tick is; none while they have nothing to follow.
+    tick: Option<Stamp>,
     progress: Option<ProgressBar>,
 }
 
 impl Player {
-    /// Every message at its log time, and a step of the cycle after it; `sent` gets each chunk and when it left.
-    fn play(
-        &mut self,
-        bag: &mut Bag,
-        sent: &mut impl FnMut(&mut Self, Chunk, Stamp) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    /// Every message at its log time, and a step of the cycle after it; between them the streams tick.
+    fn play(&mut self, bag: &mut Bag) -> anyhow::Result<()> {
         let names: Vec<String> = self.topics.names().into_iter().map(str::to_owned).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let messages = bag.messages(&names)?;
@@ -178,13 +177,17 @@ impl Player {
                     continue;
                 }
             };
+            self.tick_until(message.log_time)?;
             self.pace.wait_for(message.log_time);
             if let Err(error) = self.put(&message) {
                 self.warn(&format_args!("{error:#}"));
             }
             self.wiring.cycle.step(message.log_time);
             if let Some(chunk) = self.wiring.chunks.try_recv(message.log_time) {
-                sent(self, chunk, message.log_time)?;
+                let messages = self.outgoing.of_chunk(&chunk, self.wiring.chunks.motion())?;
+                self.outgoing.write(&messages, message.log_time)?;
+                self.shown.set(chunk);
+                self.tick.get_or_insert(message.log_time);
             }
         }
         self.progress.take().iter().for_each(ProgressBar::finish_and_clear);
@@ -212,10 +215,17 @@ impl Player {
         Ok(())
     }
 
-    /// The message that the node sends.
-    fn trajectory(&self, chunk: &Chunk) -> JointTrajectory {
-        let names = self.wiring.joints.names();
-        JointTrajectory::new(chunk.observation, names, chunk.points(), chunk.control_hz)
+    /// The streams' ticks before a message, each at its time.
+    fn tick_until(&mut self, end: Stamp) -> anyhow::Result<()> {
+        let Self { wiring, outgoing, tick: next, .. } = self;
+        let Some(stream) = &mut wiring.stream else { return Ok(()) };
+        while let Some(now) = next.filter(|next| *next < end) {
+            let mut messages = Vec::new();
+            let ticks = stream.try_tick(now, |tick| messages = outgoing.of_tick(tick));
+            outgoing.write(&messages, now)?;
+            *next = ticks.then_some(Stamp(now.0.saturating_add(stream.period_ns())));
+        }
+        Ok(())
     }
 
     fn warn(&self, warning: &dyn Display) {

@@ -15,6 +15,7 @@ use super::output::{ChunkOutput, Rules, output};
 use super::prompt::{Prompts, trained};
 use super::rebuild::Rebuild;
 use super::state::{Enable, LoopState, Shared};
+use super::stream::Stream;
 use super::sync::{Frame, FrameSync};
 use super::tuning::Tuner;
 use super::wake::Wake;
@@ -26,7 +27,7 @@ use crate::observe::{
     RelativeActionsError, TokenizerError, UnitsError,
 };
 use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
-use crate::settings::Settings;
+use crate::settings::{Output, Settings};
 use crate::telemetry::{Metrics, Snapshot};
 
 /// Opens the device that the settings name, at first and after it has failed.
@@ -40,6 +41,10 @@ pub struct Wiring {
     pub prompt: PromptInput,
     pub cycle: Cycle,
     pub chunks: ChunkOutput,
+    /// Where positions of every tick come from; none where no output is a stream.
+    pub stream: Option<Stream>,
+    /// Where chunks and positions go.
+    pub outputs: Vec<Output>,
     pub enable: Enable,
     pub tuner: Tuner,
     pub monitor: Monitor,
@@ -160,8 +165,13 @@ pub fn assemble_on(
     room.used = Used::room(cameras.len());
     let timing = Timing::new(settings);
     let (timing_sender, tuning) = mailbox(&timing, &wake);
-    let (chunk_sender, rules_sender, chunks) = output(&room, rules, shared.clone(), metrics.clone());
+    let (chunk_sender, rules_sender, mut chunks) = output(&room, rules, shared.clone(), metrics.clone());
     let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description);
+    let stream = settings
+        .outputs
+        .iter()
+        .any(Output::is_stream)
+        .then(|| Stream::new(&mut chunks, settings.stream_hz, shared.clone(), metrics.clone()));
     let rebuild = {
         let (settings, cameras) = (settings.clone(), cameras.len());
         Rebuild::new(Box::new(move || {
@@ -207,6 +217,8 @@ pub fn assemble_on(
             metrics,
         },
         chunks,
+        stream,
+        outputs: settings.outputs.clone(),
         monitor,
     })
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::chunk::Chunk;
+use super::spline::JointBounds;
 use crate::settings::LimitSettings;
 use crate::telemetry::DropReason;
 
@@ -23,6 +24,28 @@ pub(super) struct Limits {
     /// Per second.
     velocity: Vec<f64>,
     step: Vec<f64>,
+}
+
+/// What the joints must keep to between the points, as the output hands it on with what it sends.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Bounds {
+    /// Positions, and the speed at which neither velocity nor step is beyond its limit.
+    pub joints: Vec<JointBounds>,
+    pub step: Vec<f64>,
+}
+
+impl Bounds {
+    /// None at all, for so many joints.
+    pub fn none(joints: usize) -> Self {
+        let free = JointBounds { min: f64::NEG_INFINITY, max: f64::INFINITY, speed: f64::INFINITY };
+        Self { joints: vec![free; joints], step: vec![f64::INFINITY; joints] }
+    }
+
+    /// Takes over others without allocating.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.joints.copy_from_slice(&other.joints);
+        self.step.copy_from_slice(&other.step);
+    }
 }
 
 /// Where the joints come from when a chunk begins.
@@ -116,6 +139,15 @@ impl Limits {
         }
         let found: Vec<_> = robot.joints.iter().map(|joint| joint.name.as_str()).collect();
         Err(LimitsError::Joints { path: path.clone(), missing: missing.join(", "), found: found.join(", ") })
+    }
+
+    /// The same for what moves between points that follow each other at `control_hz`.
+    pub fn write_bounds(&self, control_hz: f64, bounds: &mut Bounds) {
+        for (joint, found) in bounds.joints.iter_mut().enumerate() {
+            let speed = self.velocity[joint].min(self.step[joint] * control_hz);
+            *found = JointBounds { min: self.position_min[joint], max: self.position_max[joint], speed };
+        }
+        bounds.step.copy_from_slice(&self.step);
     }
 
     /// Checks the points that are to be sent. Allocates only for a violation.

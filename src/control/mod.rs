@@ -2,7 +2,8 @@
 //! Live and replay run the same cycle; only the edges and the clock differ.
 //!
 //! [`assemble`] puts everything together from the settings. What it gives goes to different threads: inputs to whoever
-//! receives messages, the [`Cycle`] to the control thread, the [`ChunkOutput`] to whoever sends.
+//! receives messages, the [`Cycle`] to the control thread, the [`ChunkOutput`] to whoever sends chunks, the [`Stream`] to whoever
+//! sends positions at every tick.
 
 mod act;
 mod assemble;
@@ -11,11 +12,13 @@ mod chunk;
 mod cores;
 mod cycle;
 mod deadline;
+mod follower;
 mod inputs;
 mod join;
 mod limits;
 mod mailbox;
 mod model;
+mod motion;
 mod noise;
 mod output;
 mod perceive;
@@ -23,7 +26,10 @@ mod prompt;
 mod real_time;
 mod rebuild;
 mod repeat;
+mod sent;
+mod spline;
 mod state;
+mod stream;
 mod sync;
 mod tuning;
 mod wake;
@@ -35,10 +41,13 @@ pub use cycle::{Cycle, Outcome};
 pub use inputs::{CameraInput, JointInput, PromptInput};
 pub use limits::LimitsError;
 pub use model::padded_prompt;
+pub use motion::Motion;
 pub use output::ChunkOutput;
 pub use prompt::{Prompts, trained};
-pub use real_time::{make_almost_as_urgent, make_as_urgent, make_real_time};
+pub use real_time::{make_almost_as_urgent, make_as_urgent, make_most_urgent, make_real_time};
 pub use repeat::{Repeat, RepeatError};
 pub use state::{Enable, LoopState, Phase, Shared};
+pub use stream::{Pace, Stream, Tick, TickState};
 pub use tuning::{Change, Tuner};
+pub use wake::Wake;
 pub use witness::{Arrival, Departure, Used, Witness};

@@ -14,14 +14,16 @@ use std::time::{Duration, Instant};
 
 use super::chunk::Chunk;
 use super::deadline::Blame;
-use super::join::{Sent, blend};
+use super::join::blend;
 use super::limits::{Before, Limits};
 use super::mailbox::{Receiver, Sender, mailbox};
+use super::motion::Motion;
+use super::sent::Sent;
 use super::state::{Phase, Shared};
 use super::wake::Wake;
 use super::witness::{Departure, Witness};
 use crate::observe::messages::Stamp;
-use crate::settings::{ChunkJoin, OnDeadlineMiss, Settings};
+use crate::settings::{ChunkJoin, Interpolation, OnDeadlineMiss, Settings};
 use crate::telemetry::{CycleResult, DropReason, Metrics, Stage};
 
 /// Stamps that are further ahead of the clock than this are not of this clock, or of a time before it was set back.
@@ -39,6 +41,7 @@ pub(super) struct Rules {
     pub budget_ms: f64,
     pub on_deadline_miss: OnDeadlineMiss,
     pub join: ChunkJoin,
+    pub interpolation: Interpolation,
     pub max_image_age_ms: f64,
     pub max_joint_age_ms: f64,
     pub limits: Limits,
@@ -51,6 +54,7 @@ impl Rules {
             budget_ms: settings.latency_budget_ms,
             on_deadline_miss: settings.on_deadline_miss,
             join: settings.chunk_join,
+            interpolation: settings.interpolation,
             max_image_age_ms: settings.max_image_age_ms,
             max_joint_age_ms: settings.max_joint_age_ms,
             limits,
@@ -66,7 +70,11 @@ pub struct ChunkOutput {
     rules: Receiver<Rules>,
     /// The chunk that is about to leave.
     leaving: Chunk,
+    /// What it makes of the joints from now on.
+    motion: Motion,
     sent: Sent,
+    /// Where the streams get the motions from, if there are any.
+    streams: Option<Sender<Motion>>,
     /// Where the joints were to be one point before the first of the leaving chunk.
     before: Vec<f64>,
     blame: Blame,
@@ -101,7 +109,9 @@ pub(super) fn output(
         wake,
         rules,
         leaving: room.clone(),
+        motion: Motion::room(room),
         sent: Sent::new(room),
+        streams: None,
         before: vec![0.0; room.joints],
         blame: Blame::default(),
         late: None,
@@ -127,17 +137,17 @@ impl ChunkOutput {
     }
 
     /// Sends the newest chunk, if there is one that may leave now, by the clock of the messages' receivers. True when
-    /// something was sent.
+    /// something was sent: the chunk, and the motion that it makes.
     pub fn send<E>(
         &mut self,
         clock: impl Fn() -> Stamp,
-        send: impl FnOnce(&Chunk) -> Result<(), E>,
+        send: impl FnOnce(&Chunk, &Motion) -> Result<(), E>,
     ) -> Result<bool, E> {
         let now = clock();
         if !self.take(now, true) {
             return Ok(false);
         }
-        if let Err(error) = send(&self.leaving) {
+        if let Err(error) = send(&self.leaving, &self.motion) {
             self.metrics.dropped(DropReason::Unsent);
             self.refused = Some(DropReason::Unsent);
             self.tell(false, now);
@@ -146,6 +156,18 @@ impl ChunkOutput {
         }
         self.left(now);
         Ok(true)
+    }
+
+    /// The motion that was sent last.
+    pub fn motion(&self) -> &Motion {
+        self.sent.motion()
+    }
+
+    /// From now on every motion that leaves goes to the other end as well.
+    pub(super) fn feed_streams(&mut self, wake: &Wake) -> Receiver<Motion> {
+        let (sender, receiver) = mailbox(&self.motion, wake);
+        self.streams = Some(sender);
+        receiver
     }
 
     /// The newest chunk, if there is one that may leave now; it counts as sent. How long anything took by this machine's
@@ -169,7 +191,10 @@ impl ChunkOutput {
         self.rules.take();
         self.refused = None;
         let leaves = self.may_leave(now, live);
-        if !leaves {
+        if leaves {
+            let Rules { interpolation, limits, .. } = self.rules.value();
+            self.sent.begin(&self.leaving, now, *interpolation, limits, &mut self.motion);
+        } else {
             self.tell(false, now);
         }
         leaves
@@ -254,7 +279,7 @@ impl ChunkOutput {
     /// Makes the leaving chunk one that tells the robot to stay where it is. False when that needs not or cannot be
     /// sent: the robot does not move on account of this node, or nobody knows where it is.
     fn make_hold(&mut self, reason: DropReason, now: Stamp) -> bool {
-        let moving = self.sent.in_force(now).is_some_and(|sent| sent.hold.is_none());
+        let moving = self.sent.in_force(now).is_some_and(|sent| !sent.is_hold());
         let stale = too_old(
             self.leaving.made.joints,
             now,
@@ -278,7 +303,11 @@ impl ChunkOutput {
     fn left(&mut self, now: Stamp) {
         self.tell(true, now);
         let chunk = &self.leaving;
-        self.sent.set(chunk, now);
+        self.sent.set(chunk, &self.motion, now);
+        if let Some(streams) = &mut self.streams {
+            streams.buffer().copy_from(&self.motion);
+            streams.send();
+        }
         if chunk.hold.is_some() {
             return;
         }
@@ -301,8 +330,9 @@ impl ChunkOutput {
     /// Tells the witness, if there is one, what became of the leaving chunk.
     fn tell(&self, sent: bool, at: Stamp) {
         if let (Some(witness), Some(made)) = (&self.witness, self.receiver.held()) {
-            let (leaving, refused, parameters) = (&self.leaving, self.refused, self.rules.value().number);
-            witness.departure(&Departure { made, leaving, sent, refused, parameters, at });
+            let Self { leaving, motion, refused, .. } = self;
+            let (refused, parameters) = (*refused, self.rules.value().number);
+            witness.departure(&Departure { made, leaving, motion, sent, refused, parameters, at });
         }
     }
 

@@ -40,6 +40,15 @@ pub fn make_as_urgent(settings: RealTimeSettings) {
     }
 }
 
+/// As [`make_as_urgent`], but this thread goes before the control thread and the device's: it has little to do, and must do
+/// that at its time.
+pub fn make_most_urgent(settings: RealTimeSettings) {
+    const HIGHEST: u8 = 99;
+    if let Some(priority) = settings.priority {
+        make_urgent((priority + 1).min(HIGHEST), Vec::new());
+    }
+}
+
 /// As [`make_as_urgent`], but the control thread goes first: it must not wait for a large image.
 pub fn make_almost_as_urgent(settings: RealTimeSettings) {
     if let Some(priority) = settings.priority.filter(|priority| *priority > 1) {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chunk::Chunk;
+use super::motion::Motion;
+use super::stream::Tick;
 use super::{CameraInput, JointInput, Wiring};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::settings::Value;
@@ -26,6 +28,8 @@ pub trait Witness: Send + Sync {
     fn enabled(&self, enabled: bool);
     /// A cycle's chunk was sent or refused.
     fn departure(&self, departure: &Departure);
+    /// The streams sent the positions of a moment.
+    fn tick(&self, tick: &Tick);
 }
 
 /// What became of a chunk on the way out.
@@ -35,6 +39,8 @@ pub struct Departure<'a> {
     pub made: &'a Chunk,
     /// As it was to leave: points that are past cut off, joined to the one before, or turned into a hold.
     pub leaving: &'a Chunk,
+    /// The motion that it makes, where it was sent.
+    pub motion: &'a Motion,
     /// Whether it was sent.
     pub sent: bool,
     /// Why what the cycle made was not sent as it is; a hold may have been sent in its place.
@@ -97,5 +103,8 @@ impl Wiring {
         self.tuner.witness = Some(witness.clone());
         self.enable.witness = Some(witness.clone());
         self.chunks.witness = Some(witness.clone());
+        if let Some(stream) = &mut self.stream {
+            stream.witness = Some(witness.clone());
+        }
     }
 }

@@ -145,6 +145,18 @@ impl Collector for Scrape {
         out.counter("clamped_states", clamped, [(NONE, *clamped_states)])?;
         out.counter("cycles", "Cycles that ended, with or without a chunk", [(NONE, self.cycles)])?;
         out.counter("chunks", "Action chunks handed out", [(NONE, *chunks)])?;
+        let ticks = [(NONE, self.counts.ticks)];
+        out.counter(
+            "stream_ticks",
+            "Moments whose positions were sent to the outputs that are streams",
+            ticks,
+        )?;
+        let missed_ticks = [(NONE, self.counts.missed_ticks)];
+        out.counter(
+            "stream_ticks_missed",
+            "Such moments that passed before the one before was done",
+            missed_ticks,
+        )?;
         let drops = dropped.iter().map(|(reason, count)| (Some([("reason", reason.name())]), *count));
         out.counter(
             "drops",

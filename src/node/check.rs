@@ -12,6 +12,7 @@ use super::clock::Clock;
 use super::connect::connect;
 use super::graph::{Expected, expected_topics};
 use super::inputs::{SENSOR_QOS, compressed_image, image, joint_state, ready};
+use super::listeners::Listeners;
 use super::parameters::use_sim_time;
 use crate::check::Verdict;
 use crate::observe::messages::{JointState, Stamp};
@@ -34,11 +35,13 @@ pub fn check(settings: &Settings, seconds: f64) -> anyhow::Result<Vec<Verdict>> 
     for (expected, transport) in expected.iter().zip(transports.map(Some).chain([None])) {
         topics.push(Listener::new(&mut node, settings, expected, transport)?);
     }
+    let mut listeners = Listeners::new(&mut node, settings)?;
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     while Instant::now() < end {
         node.spin_once(Duration::from_millis(20));
         clock.update(&node);
         topics.iter_mut().for_each(|topic| (topic.drain)(&mut topic.seen, clock.now()));
+        listeners.look();
     }
     let mut verdicts = Vec::new();
     for (topic, expected) in topics.iter().zip(&expected) {
@@ -46,6 +49,7 @@ pub fn check(settings: &Settings, seconds: f64) -> anyhow::Result<Vec<Verdict>> 
         verdicts.extend(topic.seen.verdicts(expected, &topic.needs));
     }
     verdicts.extend(together(settings, &topics));
+    verdicts.extend(listeners.verdicts());
     Ok(verdicts)
 }
 

@@ -9,6 +9,7 @@
 //! - one *camera* thread per camera turns its newest image into the model's input;
 //! - *control* runs the cycle;
 //! - *publish* waits for chunks and sends them;
+//! - *stream* sends the positions of each tick, if an output takes them;
 //! - *dashboard* answers who looks at the page, if there is one (`crate::dashboard`).
 //!
 //! [`check`] listens to a robot's topics and says whether they are what the node needs.
@@ -26,6 +27,7 @@ mod inputs;
 mod latest;
 mod lifecycle;
 mod lifecycle_services;
+mod listeners;
 mod live;
 mod names;
 mod parameter_services;
@@ -37,6 +39,7 @@ mod session;
 mod spin;
 mod status;
 mod stop;
+mod stream;
 
 pub use check::check;
 pub use live::{Logs, Options, run};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 
 use super::clock::Clock;
 use super::dump::LatencyDump;
@@ -18,6 +18,7 @@ use super::publish::{ChunkPublisher, LastChunk};
 use super::spin::Hand;
 use super::status::print;
 use super::stop::{Stop, StopOnDrop};
+use super::stream::StreamPublisher;
 use crate::bag::Recording;
 use crate::control::{self, Enable, Monitor, Wiring};
 use crate::dashboard::{self, Dashboard, Sources};
@@ -49,6 +50,7 @@ pub struct Session {
     pub stop: Stop,
     threads: Vec<JoinHandle<()>>,
     publish: JoinHandle<ChunkPublisher>,
+    stream: Option<JoinHandle<StreamPublisher>>,
     recording: Option<Recording>,
     _dashboard: Option<Dashboard>,
 }
@@ -67,10 +69,15 @@ impl Session {
     }
 
     fn make(house: &House, settings: Settings, stop: &Stop, progress: &dyn Progress) -> anyhow::Result<Self> {
+        let missing = settings.joints_without_output();
+        if !missing.is_empty() {
+            tracing::warn!("no output takes {}: they do not move", missing.join(", "));
+        }
         let mut wiring = control::assemble(&settings, progress)?;
         let recording =
             house.record.as_deref().map(|folder| record(house, &mut wiring, folder)).transpose()?;
-        let Wiring { cameras, joints, prompt, mut cycle, chunks, enable, tuner, monitor, .. } = wiring;
+        let Wiring { cameras, joints, prompt, mut cycle, chunks, stream, outputs, enable, tuner, monitor } =
+            wiring;
         enable.set_active(false);
         // Before anybody sees ~/prompt: what is sent there must not be refused.
         let current = CurrentSettings::new(settings.clone());
@@ -79,8 +86,9 @@ impl Session {
         let graph = GraphWatch::new(&settings, &house.names, publishers.clone());
         let (clock, ending, real_time) = (house.clock.clone(), stop.clone(), settings.real_time);
         let parameters = house.parameters.clone();
-        let (chunk_publisher, mut threads) = house.hand.with(move |node, ends| {
-            let chunk_publisher = ChunkPublisher::new(node, joints.names())?;
+        let (chunk_publisher, stream_publisher, mut threads) = house.hand.with(move |node, ends| {
+            let chunk_publisher = ChunkPublisher::new(node, joints.names(), &outputs)?;
+            let stream_publisher = StreamPublisher::new(node, joints.names(), &outputs)?;
             let mut threads = Vec::new();
             for camera in cameras {
                 let (drain, thread) = inputs::camera(node, camera, real_time, &clock, &ending)?;
@@ -90,7 +98,7 @@ impl Session {
             ends.session.push(inputs::joints(node, joints, &clock)?);
             ends.session.push(inputs::prompt(node, parameters)?);
             ends.graph = Some(graph);
-            anyhow::Ok((chunk_publisher, threads))
+            anyhow::Ok((chunk_publisher, stream_publisher, threads))
         })??;
 
         let clock = house.clock.clone();
@@ -107,6 +115,16 @@ impl Session {
             chunk_publisher
         })?;
 
+        let clock = house.clock.clone();
+        let stream = stream.map(|stream| {
+            start("stream", stop, move |stop| {
+                control::make_most_urgent(real_time);
+                let mut publisher = stream_publisher;
+                publisher.run(stream, &clock, stop);
+                publisher
+            })
+        });
+
         house.dump.attach(&monitor, settings.latency_folder.as_deref());
         *house.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(enable.clone());
         let shown = last_chunk.clone();
@@ -121,6 +139,7 @@ impl Session {
             stop: stop.clone(),
             threads,
             publish,
+            stream: stream.transpose()?,
             recording,
             _dashboard: dashboard::start(sources),
         })
@@ -157,17 +176,22 @@ impl Session {
             }
         }
         let publisher = self.publish.join();
+        let stream = self.stream.map(JoinHandle::join).transpose();
         if let Some(recording) = self.recording {
             print(&format!("{}\n", recording.finish()?));
         }
         let cleared = clear(house);
-        match (failed, publisher) {
-            (Some(name), _) => bail!("the {name} thread failed; its message stands above"),
-            (None, Err(_)) => bail!("the publish thread failed; its message stands above"),
-            (None, Ok(publisher)) => {
-                cleared.and_then(|()| house.hand.with(move |node, _| publisher.destroy(node)))
-            }
+        let failed_with = |name: &str| anyhow!("the {name} thread failed; its message stands above");
+        if let Some(name) = failed {
+            return Err(failed_with(&name));
         }
+        let publisher = publisher.map_err(|_| failed_with("publish"))?;
+        let stream = stream.map_err(|_| failed_with("stream"))?;
+        cleared?;
+        house.hand.with(move |node, _| {
+            publisher.destroy(node);
+            stream.into_iter().for_each(|stream| stream.destroy(node));
+        })
     }
 }
 

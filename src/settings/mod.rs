@@ -2,9 +2,10 @@
 //! `control` is assembled from it.
 //!
 //! `table` is the one table of names, types, defaults, units and ranges, `parameter` what stands in it; `value` checks raw
-//! values by it, `read` and `robot` make [`Settings`] of them, `yaml` gets raw values from a parameter file.
+//! values by it, `read`, `robot` and `outputs` make [`Settings`] of them, `yaml` gets raw values from a parameter file.
 
 mod current;
+mod outputs;
 mod parameter;
 mod read;
 mod robot;
@@ -20,6 +21,7 @@ use crate::device::tenstorrent::Tuning;
 use crate::observe::JointConversion;
 
 pub use current::CurrentSettings;
+pub use outputs::{Output, OutputKind, TrajectoryStamp};
 pub use parameter::{Allowed, DefaultValue, Parameter, markdown_reference, reference};
 pub use read::SettingsError;
 pub use table::{CHANGEABLE, PARAMETERS};
@@ -78,6 +80,11 @@ pub struct Settings {
     /// Rate of chunks from newer joint states between frame sets; 0: none.
     pub act_rate_hz: f64,
     pub chunk_join: ChunkJoin,
+    pub interpolation: Interpolation,
+    /// Where chunks go, beside `~/action_chunk`.
+    pub outputs: Vec<Output>,
+    /// Rate of the outputs that are streams.
+    pub stream_hz: f64,
     pub limits: LimitSettings,
     /// Nothing is sent until somebody enables it.
     pub require_enable: bool,
@@ -132,6 +139,15 @@ pub enum ChunkJoin {
     Replace,
     /// Leads over to the new one along a cosine.
     Blend { blend_ms: f64 },
+}
+
+/// How joints move between the points of a chunk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interpolation {
+    #[default]
+    Linear,
+    /// Along a cubic spline, which starts with the velocity that the joint has and ends at rest.
+    Spline,
 }
 
 /// What a chunk must keep to. Lists have one number per joint, or are empty.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use super::robot::{check_topic, not_unique};
 use super::value::{Problem, Value, Values, complete, problem};
-use super::{ChunkJoin, Normalization, OnDeadlineMiss, RealTimeSettings, Settings};
+use super::{ChunkJoin, Interpolation, Normalization, OnDeadlineMiss, RealTimeSettings, Settings};
 use crate::device::cpu::{Dtype, Precision};
 use crate::device::tenstorrent::{DataType, Precisions, Tuning};
 
@@ -80,6 +80,12 @@ impl Values {
                 "blend" => ChunkJoin::Blend { blend_ms: self.float("blend_ms") },
                 _ => ChunkJoin::Replace,
             },
+            interpolation: match self.text("interpolation").as_str() {
+                "spline" => Interpolation::Spline,
+                _ => Interpolation::Linear,
+            },
+            outputs: self.outputs(problems),
+            stream_hz: self.float("stream_hz"),
             limits: self.limits(problems),
             require_enable: self.bool("require_enable"),
             watchdog_ms: self.float("watchdog_ms"),

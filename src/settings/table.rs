@@ -259,6 +259,61 @@ pub const PARAMETERS: &[Parameter] = &[
         description: "How long `chunk_join: blend` leads from one chunk to the next, along a cosine",
     },
     Parameter {
+        name: "interpolation",
+        default: Text("linear"),
+        unit: "",
+        allowed: OneOf(&["linear", "spline"]),
+        description: "How joints move between the points of a chunk: linear (trajectories have positions alone, streams move \
+                      on straight lines) or spline (trajectories have velocities, streams follow the same smooth curve)",
+    },
+    Parameter {
+        name: "outputs",
+        default: Texts(&[]),
+        unit: "",
+        allowed: Any,
+        description: "Names of the outputs that the robot listens to, beside ~/action_chunk with everything; each has an entry \
+                      in each of the lists below; empty means none",
+    },
+    Parameter {
+        name: "output_topics",
+        default: Texts(&[]),
+        unit: "",
+        allowed: Any,
+        description: "Topic of each output",
+    },
+    Parameter {
+        name: "output_types",
+        default: Texts(&[]),
+        unit: "",
+        allowed: OneOf(&["trajectory", "positions", "joint_state"]),
+        description: "What each output sends: trajectory (trajectory_msgs/JointTrajectory, each chunk), positions \
+                      (std_msgs/Float64MultiArray) or joint_state (sensor_msgs/JointState), both a stream at stream_hz; \
+                      empty means all trajectory",
+    },
+    Parameter {
+        name: "output_joints",
+        default: Texts(&[]),
+        unit: "",
+        allowed: Any,
+        description: "The joints of each output, in its order, with spaces between their names; \"\" or an empty list mean all",
+    },
+    Parameter {
+        name: "output_stamps",
+        default: Texts(&[]),
+        unit: "",
+        allowed: OneOf(&["observation", "now", "zero"]),
+        description: "The stamp that each trajectory's times count from: the observation's, now (when it is sent), or zero, \
+                      which controllers read as: when it comes; points are for the same moments in all three; empty means \
+                      all observation",
+    },
+    Parameter {
+        name: "stream_hz",
+        default: Float(100.0),
+        unit: "Hz",
+        allowed: Range(1.0, 1000.0),
+        description: "Rate at which positions and joint_state outputs are sent",
+    },
+    Parameter {
         name: "urdf",
         default: Text(""),
         unit: "",
@@ -322,8 +377,8 @@ pub const PARAMETERS: &[Parameter] = &[
         default: Integer(0),
         unit: "",
         allowed: Range(0.0, 99.0),
-        description: "SCHED_FIFO priority of the control thread and of those that run the CPU device and publish (one less for decoding \
-                      images), with all memory locked; 0 means ordinary scheduling",
+        description: "SCHED_FIFO priority of the control thread and of those that run the CPU device and publish (one more for streams, \
+                      one less for decoding images), with all memory locked; 0 means ordinary scheduling",
     },
     Parameter {
         name: "diagnostics_hz",

@@ -233,6 +233,28 @@ mod tests {
             let settings = Settings::from_values(&values).unwrap_or_else(|error| panic!("{path:?}: {error}"));
             crate::observe::DeltaMask::from_openpi(&settings.delta_actions, settings.joints.len()).unwrap();
             assert!(settings.cameras.iter().any(|camera| camera.topic.is_some()), "{path:?}");
+            assert_eq!(settings.joints_without_output(), Vec::<&str>::new(), "{path:?}");
+        }
+    }
+
+    /// What the documentation says of each that has outputs.
+    #[test]
+    fn committed_robots_have_the_outputs_that_are_said_of_them() {
+        for (file, expected) in [
+            ("aloha_controllers", &["trajectory of 6", "trajectory of 6", "positions of 2"][..]),
+            ("droid_franka", &["trajectory of 7", "positions of 1"]),
+            ("ur5e", &["trajectory of 6", "positions of 1"]),
+            ("so101", &["positions of 6"]),
+            ("isaac_franka", &["joint_state of 8"]),
+        ] {
+            let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("config/{file}.yaml"));
+            let mut values = read_parameters(&path, NODE_NAME).unwrap();
+            values.insert("checkpoint".into(), Value::Text("model".into()));
+            let settings = Settings::from_values(&values).unwrap();
+            let outputs = settings.outputs.iter();
+            let found: Vec<String> =
+                outputs.map(|output| format!("{} of {}", output.kind.name(), output.joints.len())).collect();
+            assert_eq!(found, expected, "{file}");
         }
     }
 

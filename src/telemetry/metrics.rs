@@ -17,7 +17,11 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     pub fn add_one(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.add(1);
+    }
+
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
     }
 
     pub fn get(&self) -> u64 {
@@ -72,6 +76,9 @@ pub struct Metrics {
     /// States in a prompt that lay outside the model's bins, so that it saw the nearest.
     pub clamped_states: Counter,
     pub chunks: Counter,
+    /// Ticks of the streams, and those that were left out because the one before was late.
+    pub ticks: Counter,
+    pub missed_ticks: Counter,
     /// Bits of an f64: the spread of the last complete but unmatched frames.
     last_spread_ms: AtomicU64,
     dropped: [Counter; DropReason::ALL.len()],
@@ -93,6 +100,8 @@ impl Metrics {
             frame_sets: Counter::default(),
             clamped_states: Counter::default(),
             chunks: Counter::default(),
+            ticks: Counter::default(),
+            missed_ticks: Counter::default(),
             last_spread_ms: AtomicU64::new(0.0_f64.to_bits()),
             dropped: Default::default(),
             missed: Default::default(),
@@ -221,6 +230,8 @@ impl Metrics {
             frame_sets: self.frame_sets.get(),
             clamped_states: self.clamped_states.get(),
             chunks: self.chunks.get(),
+            ticks: self.ticks.get(),
+            missed_ticks: self.missed_ticks.get(),
             last_spread_ms: f64::from_bits(self.last_spread_ms.load(Relaxed)),
             dropped: DropReason::ALL.map(|reason| (reason, self.dropped[reason as usize].get())),
             missed: Stage::ALL.map(|stage| (stage, self.missed[stage as usize].get())),

@@ -42,10 +42,14 @@ pub enum Stage {
     Age,
     /// How much longer or shorter it is from cycle to cycle than from observation to observation.
     Jitter,
+    /// From the moment at which a stream's positions are due until they are sent.
+    StreamLateness,
+    /// How much longer or shorter it is from tick to tick of a stream than it should be.
+    StreamJitter,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 18] = [
+    pub const ALL: [Stage; 20] = [
         Stage::Transport,
         Stage::Decode,
         Stage::SyncWait,
@@ -64,6 +68,8 @@ impl Stage {
         Stage::Publish,
         Stage::Age,
         Stage::Jitter,
+        Stage::StreamLateness,
+        Stage::StreamJitter,
     ];
 
     /// What the latency budget bounds.
@@ -90,6 +96,8 @@ impl Stage {
             Stage::Publish => "publish",
             Stage::Age => "observation_to_chunk",
             Stage::Jitter => "cycle_jitter",
+            Stage::StreamLateness => "stream_lateness",
+            Stage::StreamJitter => "stream_jitter",
         }
     }
 
@@ -114,7 +122,9 @@ impl Stage {
             | Stage::AfterDevice
             | Stage::Overhead
             | Stage::Age
-            | Stage::Jitter => false,
+            | Stage::Jitter
+            | Stage::StreamLateness
+            | Stage::StreamJitter => false,
         }
     }
 }

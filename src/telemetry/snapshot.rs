@@ -17,6 +17,9 @@ pub struct Snapshot {
     pub clamped_states: u64,
     /// Chunks sent.
     pub chunks: u64,
+    /// Ticks of the streams, and those that were left out because the one before was late.
+    pub ticks: u64,
+    pub missed_ticks: u64,
     /// Largest difference of stamps of the last frames that were all there but did not match; 0 if there were none.
     pub last_spread_ms: f64,
     pub dropped: [(DropReason, u64); DropReason::ALL.len()],
@@ -86,6 +89,11 @@ impl fmt::Display for Snapshot {
             writeln!(f, "{:<30} {:>8}", "states outside the bins", self.clamped_states)?;
         }
         writeln!(f, "{:<30} {:>8}", "chunks out", self.chunks)?;
+        for (name, count) in [("stream ticks", self.ticks), ("missed: stream ticks", self.missed_ticks)] {
+            if count > 0 {
+                writeln!(f, "{name:<30} {count:>8}")?;
+            }
+        }
         for (reason, count) in self.dropped.iter().filter(|(_, count)| *count > 0) {
             writeln!(f, "{:<30} {count:>8}", format!("dropped: {}", reason.name()))?;
         }

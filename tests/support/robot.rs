@@ -13,8 +13,8 @@ use pi0_node::observe::write_small_tokenizer;
 use pi0_node::policy::PolicyConfig;
 use pi0_node::policy::checkpoint::init::write_random;
 use pi0_node::settings::{
-    Camera, ChunkJoin, LimitSettings, MissingCamera, Normalization, OnDeadlineMiss, RealTimeSettings,
-    Settings, Transport,
+    Camera, ChunkJoin, Interpolation, LimitSettings, MissingCamera, Normalization, OnDeadlineMiss,
+    RealTimeSettings, Settings, Transport,
 };
 
 static PIXELS: [u8; 60 * 40 * 3] = [100; 60 * 40 * 3];
@@ -66,6 +66,9 @@ pub fn settings(folder: &Path) -> Settings {
         on_deadline_miss: OnDeadlineMiss::Publish,
         act_rate_hz: 0.0,
         chunk_join: ChunkJoin::Replace,
+        interpolation: Interpolation::Linear,
+        outputs: Vec::new(),
+        stream_hz: 100.0,
         limits: LimitSettings::default(),
         require_enable: false,
         watchdog_ms: 60_000.0,

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use anyhow::{Context, bail};
 
 use super::Player;
+use super::outgoing::Outgoing;
 use super::topics::Target;
-use crate::bag::messages::{Cycle, JointState, JointTrajectory, Text};
+use crate::bag::messages::{Cycle, JointState, JointTrajectory, StreamTick, Text};
 use crate::bag::parameters::ParameterEvent;
-use crate::bag::{Bag, CHUNK_TOPIC, CYCLE_TOPIC, Message, PARAMETER_TOPIC, PROMPT_TOPIC, cdr};
-use crate::control::{Arrival, Chunk, Outcome, Repeat};
+use crate::bag::{Bag, CHUNK_TOPIC, CYCLE_TOPIC, Message, PARAMETER_TOPIC, PROMPT_TOPIC, STREAM_TOPIC, cdr};
+use crate::control::{Arrival, Chunk, Outcome, Repeat, TickState, Wiring};
 use crate::observe::messages::Stamp;
 use crate::settings::{Settings, Transport};
 use crate::telemetry::DropReason;
@@ -26,25 +27,39 @@ pub fn has_cycles(bag: &Bag) -> bool {
 /// What came of following a recording.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Followed {
-    /// Chunks that were recorded, how many of them came out bit for bit, and how many came out otherwise.
+    pub chunks: Compared,
+    /// The messages of all outputs.
+    pub outputs: Compared,
+    /// Cycles that could not be repeated.
+    pub failed: u64,
+}
+
+/// How many messages were recorded, how many of them came out bit for bit, and how many came out otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Compared {
     pub recorded: u64,
     pub same: u64,
     pub different: u64,
-    /// Cycles that could not be repeated.
-    pub failed: u64,
+}
+
+impl Compared {
+    fn note(&mut self, same: bool) {
+        *(if same { &mut self.same } else { &mut self.different }) += 1;
+    }
+}
+
+impl std::fmt::Display for Compared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} came out bit for bit, {} differ", self.same, self.different)
+    }
 }
 
 /// A message that some cycle used: its topic's number among the targets, and which one it is.
 type Key = (Target, Arrival);
 
-/// Repeats every cycle of the recording; `sent` gets each chunk and when it left.
-pub fn follow(
-    bag: &mut Bag,
-    settings: &Settings,
-    player: &mut Player,
-    mut sent: impl FnMut(&mut Player, Chunk, Stamp) -> anyhow::Result<()>,
-) -> anyhow::Result<Followed> {
-    let recording = Recording::read(bag)?;
+/// Repeats every cycle of the recording, and every tick of its streams.
+pub fn follow(bag: &mut Bag, settings: &Settings, player: &mut Player) -> anyhow::Result<Followed> {
+    let mut recording = Recording::read(bag, &player.outgoing)?;
     let mut last_use: HashMap<Key, usize> = HashMap::new();
     for (index, cycle) in recording.cycles.iter().enumerate() {
         for key in keys(cycle, settings) {
@@ -56,11 +71,13 @@ pub fn follow(
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut messages = bag.messages(&names)?.peekable();
     let mut kept: HashMap<Key, Message> = HashMap::new();
-    let mut prompts: VecDeque<String> = recording.prompts.into();
-    let mut changes: VecDeque<ParameterEvent> = recording.changes.into();
+    let mut prompts: VecDeque<String> = std::mem::take(&mut recording.prompts).into();
+    let mut changes: VecDeque<ParameterEvent> = std::mem::take(&mut recording.changes).into();
     let mut followed = Followed::default();
+    followed.outputs.recorded = recording.outputs.values().map(|messages| messages.len() as u64).sum();
+    let cycles = std::mem::take(&mut recording.cycles);
     let mut images: Vec<Option<Arrival>> = Vec::new();
-    for (index, cycle) in recording.cycles.iter().enumerate() {
+    for (index, cycle) in cycles.iter().enumerate() {
         let left = Stamp::from(cycle.left);
         while let Some(message) = messages.next_if(|message| match message {
             Ok(message) => message.log_time <= left,
@@ -92,8 +109,7 @@ pub fn follow(
                 player.warn(&format_args!("{error:#}"));
             }
         }
-        let expected = recording.chunks.get(&(Stamp::from(cycle.header.stamp), left));
-        followed.recorded += u64::from(cycle.sent);
+        followed.chunks.recorded += u64::from(cycle.sent);
         let repeated = repeat(cycle, settings, player, &kept, &mut images);
         kept.retain(|key, _| last_use.get(key).is_some_and(|&last| last > index));
         match repeated.with_context(|| format!("cycle {} cannot be repeated", cycle.sequence)) {
@@ -104,17 +120,20 @@ pub fn follow(
             Ok(()) if is_live_only(cycle) => {}
             Ok(()) => {
                 let Some(chunk) = player.wiring.chunks.try_recv(left) else {
-                    followed.different += u64::from(cycle.sent);
+                    followed.chunks.different += u64::from(cycle.sent);
                     continue;
                 };
-                // A hold that was sent in a chunk's place has a stamp of its own.
-                let expected = expected.or_else(|| recording.chunks.get(&(chunk.observation, left)));
-                let trajectory = player.trajectory(&chunk);
-                match expected {
-                    Some(expected) if *expected == cdr::encode(&trajectory)? => followed.same += 1,
-                    _ => followed.different += 1,
+                let messages = player.outgoing.of_chunk(&chunk, player.wiring.chunks.motion())?;
+                for (topic, data) in &messages {
+                    if topic == CHUNK_TOPIC {
+                        followed.chunks.note(recording.has_chunk(cycle, &chunk, data));
+                    } else {
+                        followed.outputs.note(recording.take_output(topic, left).as_ref() == Some(data));
+                    }
                 }
-                sent(player, chunk, left)?;
+                player.outgoing.write(&messages, left)?;
+                player.shown.set(chunk);
+                recording.repeat_ticks(cycle.sequence, player, &mut followed.outputs)?;
             }
         }
     }
@@ -222,13 +241,21 @@ struct Recording {
     changes: Vec<ParameterEvent>,
     /// By observation and the time when they were sent, as encoded.
     chunks: BTreeMap<(Stamp, Stamp), Vec<u8>>,
+    /// In the order in which they were made.
+    ticks: VecDeque<StreamTick>,
+    /// By topic: what was sent when, as encoded.
+    outputs: HashMap<String, VecDeque<(Stamp, Vec<u8>)>>,
 }
 
 impl Recording {
-    fn read(bag: &mut Bag) -> anyhow::Result<Self> {
+    fn read(bag: &mut Bag, outgoing: &Outgoing) -> anyhow::Result<Self> {
         let topics = bag.topics().to_vec();
         let mut recording = Self::default();
-        for message in bag.messages(&[CYCLE_TOPIC, PROMPT_TOPIC, PARAMETER_TOPIC, CHUNK_TOPIC])? {
+        let own = [CYCLE_TOPIC, PROMPT_TOPIC, PARAMETER_TOPIC, STREAM_TOPIC].map(str::to_owned);
+        let sent = outgoing.topics().into_iter().map(|(topic, _)| topic);
+        let names: Vec<String> = own.into_iter().chain(sent).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for message in bag.messages(&names)? {
             let message = match message {
                 Ok(message) => message,
                 Err(unreadable) => {
@@ -244,13 +271,56 @@ impl Recording {
                     recording.prompts.push(cdr::decode::<Text>(&message.data).with_context(damaged)?.data)
                 }
                 PARAMETER_TOPIC => recording.changes.push(cdr::decode(&message.data).with_context(damaged)?),
-                _ => {
+                STREAM_TOPIC => recording.ticks.push_back(cdr::decode(&message.data).with_context(damaged)?),
+                CHUNK_TOPIC => {
                     let chunk: JointTrajectory = cdr::decode(&message.data).with_context(damaged)?;
                     recording.chunks.insert((chunk.header.stamp.into(), message.log_time), message.data);
+                }
+                output => {
+                    let output = recording.outputs.entry(output.to_owned()).or_default();
+                    output.push_back((message.log_time, message.data));
                 }
             }
         }
         recording.cycles.sort_by_key(|cycle| cycle.sequence);
         Ok(recording)
+    }
+
+    /// Whether the chunk of a cycle was recorded as these bytes.
+    fn has_chunk(&self, cycle: &Cycle, chunk: &Chunk, data: &[u8]) -> bool {
+        let left = Stamp::from(cycle.left);
+        let at = |observation: Stamp| self.chunks.get(&(observation, left));
+        // A hold that was sent in a chunk's place has a stamp of its own.
+        at(cycle.header.stamp.into()).or_else(|| at(chunk.observation)).is_some_and(|found| found == data)
+    }
+
+    /// What an output sent at a time; what it sent before is not asked for again.
+    fn take_output(&mut self, topic: &str, at: Stamp) -> Option<Vec<u8>> {
+        let messages = self.outputs.get_mut(topic)?;
+        let found = messages.iter().position(|(time, _)| *time == at)?;
+        messages.drain(..=found).next_back().map(|(_, data)| data)
+    }
+
+    /// Repeats the ticks that followed the chunk of this number, which has just been sent.
+    fn repeat_ticks(
+        &mut self,
+        sequence: u64,
+        player: &mut Player,
+        compared: &mut Compared,
+    ) -> anyhow::Result<()> {
+        // What followed a chunk that could not be repeated cannot be either.
+        while self.ticks.pop_front_if(|tick| tick.sequence < sequence).is_some() {}
+        while let Some(tick) = self.ticks.pop_front_if(|tick| tick.sequence == sequence) {
+            let Wiring { stream: Some(stream), chunks, .. } = &mut player.wiring else { continue };
+            let state = TickState::ALL.into_iter().find(|state| state.name() == tick.state);
+            let state = state.with_context(|| format!("a tick is '{}', which is unknown", tick.state))?;
+            let at = Stamp::from(tick.header.stamp);
+            let messages = player.outgoing.of_tick(&stream.repeat(chunks.motion(), at, state));
+            for (topic, data) in &messages {
+                compared.note(self.take_output(topic, at).as_ref() == Some(data));
+            }
+            player.outgoing.write(&messages, at)?;
+        }
+        Ok(())
     }
 }
