@@ -19,7 +19,7 @@ use super::folder::FolderWriter;
 use super::messages::{CompressedImage, Cycle, Flag, Header, Image, JointState, JointTrajectory, Text, Time};
 use super::parameters::ParameterEvent;
 use super::writer::WriteError;
-use crate::control::{Arrival, CameraInput, Chunk, Departure, JointInput, Wiring, Witness};
+use crate::control::{Arrival, CameraInput, Chunk, Departure, Wiring, Witness};
 use crate::observe::messages::{self as observe, Stamp};
 use crate::settings::Value;
 
@@ -189,7 +189,7 @@ impl Witness for Recorder {
             height: image.height,
             width: image.width,
             encoding: image.encoding.to_owned(),
-            is_bigendian: 0,
+            is_bigendian: image.is_bigendian.into(),
             step: image.step,
             data: image.data.to_vec(),
         };
@@ -205,14 +205,14 @@ impl Witness for Recorder {
         self.put(camera.topic(), CompressedImage::TYPE, received, &message);
     }
 
-    fn joints(&self, joints: &JointInput, state: &observe::JointState, received: Stamp) {
+    fn joints(&self, topic: &str, state: &observe::JointState, received: Stamp) {
         let message = JointState {
             header: header(state.stamp),
             name: state.names.to_vec(),
             position: state.positions.to_vec(),
             ..JointState::default()
         };
-        self.put(joints.topic(), JointState::TYPE, received, &message);
+        self.put(topic, JointState::TYPE, received, &message);
     }
 
     fn prompt(&self, prompt: &str) {

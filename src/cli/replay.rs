@@ -95,6 +95,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let wiring = control::assemble(&settings, &Bar::default())?;
     // There is no robot that could move.
     wiring.enable.set(true);
+    for remark in wiring.monitor.remarks() {
+        eprintln!("note: {remark}");
+    }
     eprintln!("replaying {} on {}", options.bag.display(), wiring.monitor.device());
     let shown = Shown::default();
     let _dashboard =
@@ -102,7 +105,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let mut output =
         options.output.as_deref().map(|path| ChunkWriter::create(path, CHUNK_TOPIC)).transpose()?;
 
-    let mut player = Player { topics, wiring, values, pace: Pace::new(options.rate), progress: None };
+    let mut player =
+        Player { topics, wiring, values, pace: Pace::new(options.rate), progress: None, clock: Stamp(0) };
     let mut sent = |player: &mut Player, chunk: Chunk, at: Stamp| -> anyhow::Result<()> {
         if let Some(output) = &mut output {
             output.write(&player.trajectory(&chunk), at)?;
@@ -126,12 +130,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         println!("\nlast error: {error}");
     }
     if snapshot.chunks == 0 {
-        bail!(
-            "the bag gave no chunk: {} frame sets were complete; the table above says what came in and what was dropped \
-             (frames that are further apart than sync_tolerance_ms make no set; the last were {:.1} ms apart)",
-            snapshot.frame_sets,
-            snapshot.last_spread_ms
-        );
+        bail!("the bag gave no chunk: {}", control::why_no_chunk(&snapshot, &settings));
     }
     if let (Some(output), Some(path)) = (output, &options.output) {
         println!("\n{} chunks written to {}", output.finish()?, path.display());
@@ -155,6 +154,8 @@ struct Player {
     values: BTreeMap<String, Value>,
     pace: Pace,
     progress: Option<ProgressBar>,
+    /// The bag's time.
+    clock: Stamp,
 }
 
 impl Player {
@@ -173,14 +174,20 @@ impl Player {
             let message = match message {
                 Ok(message) => message,
                 Err(unreadable) => {
-                    self.topics.refuse(unreadable.topic, &unreadable, &self.wiring);
-                    self.warn(&unreadable);
+                    let at = self.clock;
+                    self.topics.refuse(unreadable.topic, &unreadable, at, &self.wiring);
+                    self.tell_news();
                     continue;
                 }
             };
             self.pace.wait_for(message.log_time);
-            if let Err(error) = self.put(&message) {
-                self.warn(&format_args!("{error:#}"));
+            self.clock = message.log_time;
+            // What is wrong with a sensor's messages is told once, and counted.
+            let target = self.topics.target(&message);
+            let is_sensor = matches!(target, Some(Target::Camera(..) | Target::Joints(_)));
+            match self.put(&message) {
+                Err(error) if !is_sensor => self.warn(&format_args!("{error:#}")),
+                _ => self.tell_news(),
             }
             self.wiring.cycle.step(message.log_time);
             if let Some(chunk) = self.wiring.chunks.try_recv(message.log_time) {
@@ -216,6 +223,13 @@ impl Player {
     fn trajectory(&self, chunk: &Chunk) -> JointTrajectory {
         let names = self.wiring.joints.names();
         JointTrajectory::new(chunk.observation, names, chunk.points(), chunk.control_hz)
+    }
+
+    /// Tells what is new about messages.
+    fn tell_news(&self) {
+        for line in self.wiring.monitor.metrics().complaints.news() {
+            self.warn(&line);
+        }
     }
 
     fn warn(&self, warning: &dyn Display) {

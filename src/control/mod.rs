@@ -20,6 +20,7 @@ mod noise;
 mod output;
 mod perceive;
 mod real_time;
+mod reason;
 mod rebuild;
 mod repeat;
 mod state;
@@ -35,6 +36,9 @@ pub use inputs::{CameraInput, JointInput, PromptInput};
 pub use limits::LimitsError;
 pub use output::ChunkOutput;
 pub use real_time::{make_almost_as_urgent, make_as_urgent, make_real_time};
+pub use reason::{
+    camera_stamp_trouble, joint_stamp_trouble, trouble as stamp_trouble, what_to_do, why_no_chunk,
+};
 pub use repeat::{Repeat, RepeatError};
 pub use state::{Enable, LoopState, Phase, Shared};
 pub use tuning::{Change, Tuner};

@@ -3,7 +3,6 @@
 //! Both lerobot's keys (`chunk_size`, `max_action_dim`, ..) and openpi's (`action_horizon`, `action_dim`) are read;
 //! sizes other than the named variants stand in an `architecture` block of ours.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -113,12 +112,10 @@ impl PolicyConfig {
         1 + self.action_horizon
     }
 
-    /// Reads `config.json` of a checkpoint folder.
-    pub fn load(folder: &Path) -> Result<Self, ConfigError> {
-        let path = folder.join("config.json");
-        let fail = |message: String| ConfigError { path: path.clone(), message };
-        let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-        let file: ConfigFile = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    /// What the `config.json` of a checkpoint folder says.
+    pub fn from_json(folder: &Path, config: Value) -> Result<Self, ConfigError> {
+        let fail = |message: String| ConfigError { path: folder.join("config.json"), message };
+        let file: ConfigFile = serde_json::from_value(config).map_err(|error| fail(error.to_string()))?;
         Self::from_file(&file).map_err(fail)
     }
 
@@ -308,9 +305,11 @@ struct ConfigFile {
     #[serde(alias = "action_dim")]
     max_action_dim: Option<usize>,
     max_state_dim: Option<usize>,
+    #[serde(alias = "num_steps")]
     num_inference_steps: Option<usize>,
     #[serde(alias = "max_token_len")]
     tokenizer_max_length: Option<usize>,
+    #[serde(alias = "resize_imgs_with_padding")]
     image_resolution: Option<[usize; 2]>,
     architecture: Option<Architecture>,
 }
