@@ -27,6 +27,7 @@ pub(super) type Residents = HashMap<String, (TensorType, Words)>;
 pub(super) struct Target {
     pub isa: Isa,
     pub threads: usize,
+    /// Of the weights.
     pub precision: Precision,
 }
 
@@ -172,9 +173,14 @@ impl Compiler<'_> {
         if self.current.1 { Home::Pinned } else { Home::Arena }
     }
 
-    /// How the products of the node that is being lowered store their factors.
-    pub fn precision(&self) -> Precision {
+    /// How the node that is being lowered stores its weights.
+    pub fn weight_precision(&self) -> Precision {
         if self.current.1 { Precision::F32 } else { self.target.precision }
+    }
+
+    /// How it stores what it multiplies with them, and with each other.
+    pub fn precision(&self) -> Precision {
+        self.target.isa.rows(self.weight_precision())
     }
 
     /// Adds a kernel that touches `views` and is made when they have addresses.

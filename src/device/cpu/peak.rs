@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::kernels::product::{Factors, PANEL, Precision, Tile, multiply};
+use super::kernels::product::{Factors, Form, PANEL, Precision, Tile, multiply};
 use super::kernels::{Arithmetic, Isa, Kernel, compiled};
 use super::memory::Words;
 use super::pool::Pool;
@@ -35,17 +35,18 @@ impl Kernel for Tiles {
         let mut tile = Tile::zero();
         let left = self.factors.as_ptr().cast_const();
         let factors = Factors {
-            precision: self.precision,
+            form: Form::of(self.precision, self.precision),
             rows: self.rows,
             left,
             panel: left.wrapping_add(self.rows * TILE_WORDS),
             words: TILE_WORDS,
             fresh: true,
+            widened: std::ptr::null_mut(),
             ahead: left,
         };
         for _ in 0..TILES {
             // SAFETY: the factors have room for the rows and a panel.
-            unsafe { multiply::<A>(factors, &mut tile) }
+            unsafe { multiply::<A>(factors, &mut tile.0) }
             std::hint::black_box(&mut tile);
         }
     }
@@ -77,7 +78,9 @@ impl Kernel for Read {
     }
 }
 
+/// `precision` is that of the weights; what is multiplied are numbers as this CPU multiplies them.
 pub(super) fn measure(pool: &mut Pool, isa: Isa, precision: Precision) -> Peak {
+    let precision = isa.rows(precision);
     let (threads, rows) = (pool.threads(), isa.tile_rows());
     let factors = Words::new((rows + PANEL) * TILE_WORDS);
     let seconds = best(pool, isa, Tiles { rows, precision, factors, threads });

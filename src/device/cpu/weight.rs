@@ -20,6 +20,10 @@ impl PackedWeight {
         Self { words: memory.words(Panels::words(precision, depth, cols)), depth, cols, precision }
     }
 
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     pub fn panels(&self) -> Panels {
         Panels { data: self.words.as_ptr(), words: self.precision.words(self.depth), cols: self.cols }
     }

@@ -7,8 +7,7 @@
 use super::heads::PackedHeads;
 use super::math::exp;
 use super::product::{
-    Destination, Factors, MOST_ROWS, PANEL, PackedRows, Panels, Precision, RowBlocks, Tile, multiply,
-    pack_row,
+    Destination, Factors, Form, MOST_ROWS, PANEL, PackedRows, Panels, Precision, RowBlocks, Tile, multiply,
 };
 use super::rotary::rotate;
 use super::{Arithmetic, Kernel, LANES, share};
@@ -171,8 +170,20 @@ impl Attend {
 #[inline(always)]
 fn mask_scores(scores: &mut [f32], mask: Option<&[i32]>) -> f32 {
     if let Some(mask) = mask {
-        for (score, &mask) in scores.iter_mut().zip(mask) {
-            *score = if mask == 0 { f32::NEG_INFINITY } else { *score };
+        let masked = |score: f32, mask: i32| if mask == 0 { f32::NEG_INFINITY } else { score };
+        let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+        // Of a whole chunk at once, which the compiler can vectorise.
+        for (chunk, mask) in chunks.iter_mut().zip(mask.as_chunks::<LANES>().0) {
+            let mut scores = *chunk;
+            for (score, &mask) in scores.iter_mut().zip(mask) {
+                *score = masked(*score, mask);
+            }
+            *chunk = scores;
+        }
+        // The mask may be longer than the scores.
+        let done = chunks.len() * LANES;
+        for (score, &mask) in rest.iter_mut().zip(&mask[done..]) {
+            *score = masked(*score, mask);
         }
     }
     let (chunks, rest) = scores.as_chunks::<LANES>();
@@ -229,12 +240,13 @@ impl Kernel for Attend {
             precision: self.precision,
         };
         let product = |left: *const f32, rows: usize, panels: Panels, panel: usize| Factors {
-            precision: self.precision,
+            form: Form::of(self.precision, self.precision),
             rows,
             left,
             panel: panels.at(panel, 0),
             words: panels.words,
             fresh: true,
+            widened: std::ptr::null_mut(),
             ahead: left,
         };
         let mut tile = Tile::zero();
@@ -266,7 +278,7 @@ impl Kernel for Attend {
                     for block in 0..blocks.count() {
                         let rows = blocks.range(block);
                         let factors = product(queries.at(&rows, 0), rows.len(), panels, panel);
-                        multiply::<A>(factors, &mut tile);
+                        multiply::<A>(factors, &mut tile.0);
                         for (sums, row) in tile.0.iter().zip(rows) {
                             *scores.add(row * stride + start + panel * PANEL).cast() = *sums;
                         }
@@ -282,11 +294,12 @@ impl Kernel for Attend {
                 let scores = std::slice::from_raw_parts_mut(scores.add(row * stride), stride);
                 let sum = self.softmax::<A>(group.start + row, scores, used);
                 *inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-                let block = blocks.around(row);
+            }
+            for block in (0..blocks.count()).map(|block| blocks.range(block)) {
                 let (mut start, mut word) = (0, 0);
                 for (index, segment) in self.segments().enumerate() {
-                    let to = weights.at(&block, word).add(row - block.start);
-                    pack_row(self.precision, &scores[start..][..used_of(index)], to, block.len());
+                    let from = scores.add(block.start * stride + start);
+                    weights.pack_block::<A>(&block, word, from, stride, used_of(index));
                     word += self.precision.words(segment.length());
                     start += segment.score_words();
                 }
@@ -301,7 +314,7 @@ impl Kernel for Attend {
                         let panels = segment.values.panels(sequence, kv_head);
                         let factors = product(weights.at(&rows, word), rows.len(), panels, panel);
                         let words = self.precision.words(used_of(index));
-                        multiply::<A>(Factors { words, fresh: index == 0, ..factors }, &mut tile);
+                        multiply::<A>(Factors { words, fresh: index == 0, ..factors }, &mut tile.0);
                         word += panels.words;
                     }
                     for (sums, row) in tile.0.iter_mut().zip(rows) {

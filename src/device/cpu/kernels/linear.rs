@@ -7,85 +7,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::blocked::{Blocked, Finish};
 use super::math::activate;
-use super::product::{Destination, Factors, PANEL, PackedRows, Panels, Tile, fetch, multiply};
-use super::{Arithmetic, Kernel, share};
+use super::product::{Destination, PackedRows, Sums, fetch};
+use super::{Arithmetic, Isa, Kernel};
 use crate::device::cpu::memory::Matrix;
 use crate::device::cpu::weight::PackedWeight;
 use crate::graph::Activation;
-
-/// Words of depth times tiles below which another task costs more than it saves: two microseconds.
-const TASK_WORDS: usize = 256;
-/// Most blocks of rows whose products are so short that the next panel has to be fetched ahead, a quarter by each of the
-/// first four.
-const FETCHING_BLOCKS: usize = 8;
-
-/// How the tiles of a product are dealt into tasks. A task goes through its panels and for each of them through all
-/// blocks of rows: the panel stays in the second-level cache, the rows stream from the third. Only where there are too
-/// few panels are the blocks dealt out as well. (Dividing the depth, or the blocks into groups that fit the second-level
-/// cache, was slower for every size of pi0.)
-#[derive(Clone, Copy)]
-struct Grid {
-    blocks: usize,
-    panels: usize,
-    block_groups: usize,
-    panel_groups: usize,
-    threads: usize,
-}
-
-impl Grid {
-    fn new(x: &PackedRows, panels: usize, threads: usize) -> Self {
-        let blocks = x.blocks.count();
-        let most = (blocks * panels * x.words / TASK_WORDS).max(1);
-        // As many for each thread, or one panel each: then all threads end together.
-        let panel_groups = if most < panels { (most / threads * threads).max(1) } else { panels };
-        let block_groups = if panels < 2 * threads { (most / panels).clamp(1, blocks) } else { 1 };
-        Self { blocks, panels, block_groups, panel_groups, threads }
-    }
-
-    fn tasks(&self) -> usize {
-        self.block_groups * self.panel_groups
-    }
-
-    /// Blocks and panels of a task. Neighbouring tasks share their panels, so that threads read them from a shared cache.
-    #[inline(always)]
-    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        (
-            share(self.blocks, self.block_groups, task % self.block_groups),
-            share(self.panels, self.panel_groups, task / self.block_groups),
-        )
-    }
-
-    /// The factors of one tile: block `block` of `x`, panel `panel` of a task's `panels`. The first blocks also fetch, a
-    /// quarter each, the panel that their thread will probably go to next.
-    #[inline(always)]
-    fn factors(
-        &self,
-        x: &PackedRows,
-        block: usize,
-        weight: &Panels,
-        panel: usize,
-        panels: &Range<usize>,
-    ) -> Factors {
-        let rows = x.blocks.range(block);
-        let left = x.at(&rows, 0).cast_const();
-        let ahead = if self.blocks > FETCHING_BLOCKS || block >= 4 {
-            left
-        } else {
-            let step = if panel + 1 < panels.end { 1 } else { 1 + (self.threads - 1) * panels.len() };
-            weight.at(panel + step, 0).wrapping_add(block * weight.words * PANEL / 4)
-        };
-        Factors {
-            precision: x.precision,
-            rows: rows.len(),
-            left,
-            panel: weight.at(panel, 0),
-            words: x.words,
-            fresh: true,
-            ahead,
-        }
-    }
-}
 
 /// What happens to `x w^T` element by element, in this order; all of it is optional.
 #[derive(Clone, Copy)]
@@ -111,9 +39,9 @@ impl Epilogue {
     /// # Safety
     /// Bias and addend must be alive and nobody may write them meanwhile.
     #[inline(always)]
-    unsafe fn apply<A: Arithmetic>(&self, tile: &mut Tile, block: &Range<usize>, col: usize) {
+    unsafe fn apply<A: Arithmetic>(&self, tile: &mut Sums, block: &Range<usize>, col: usize) {
         let addend_rows = repeated(block, self.add.map_or(1, |(a, _)| a.rows));
-        for (sums, row) in tile.0.iter_mut().zip(addend_rows) {
+        for (sums, row) in tile.iter_mut().zip(addend_rows) {
             if let Some(bias) = self.bias {
                 // SAFETY: promised by the caller.
                 let bias = unsafe { &bias.row(0)[col..] };
@@ -164,11 +92,9 @@ fn activate_all<A: Arithmetic>(activation: Activation, values: &mut [f32]) {
 }
 
 pub(crate) struct Linear {
-    x: PackedRows,
-    weight: Arc<PackedWeight>,
+    product: Blocked<1>,
     epilogue: Epilogue,
     to: Destination,
-    grid: Grid,
 }
 
 impl Linear {
@@ -177,92 +103,95 @@ impl Linear {
         weight: Arc<PackedWeight>,
         epilogue: Epilogue,
         to: Destination,
-        threads: usize,
+        (isa, threads): (Isa, usize),
     ) -> Self {
-        let grid = Grid::new(&x, weight.panels().count(), threads);
-        Self { x, weight, epilogue, to, grid }
+        Self { product: Blocked::new(x, [weight], isa, threads), epilogue, to }
+    }
+}
+
+impl Finish<1> for Linear {
+    #[inline(always)]
+    fn fetch(&self, block: &Range<usize>, col: usize) {
+        self.epilogue.fetch(block, col);
+        self.to.fetch(block, col);
+    }
+
+    #[inline(always)]
+    unsafe fn finish<A: Arithmetic>(&self, [tile]: [&mut Sums; 1], block: &Range<usize>, col: usize) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            self.epilogue.apply::<A>(tile, block, col);
+            self.to.store::<A>(tile, block, col);
+        }
     }
 }
 
 impl Kernel for Linear {
     fn tasks(&self) -> usize {
-        self.grid.tasks()
+        self.product.tasks()
+    }
+
+    fn scratch(&self) -> usize {
+        self.product.scratch()
     }
 
     #[inline(always)]
-    unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
-        let (blocks, panels) = self.grid.task(task);
-        let weight = self.weight.panels();
-        let mut tile = Tile::zero();
-        for panel in panels.clone() {
-            for block in blocks.clone() {
-                let rows = self.x.blocks.range(block);
-                // SAFETY: blocks and panels are within x and the weight; tasks write disjoint parts of the result.
-                unsafe {
-                    self.epilogue.fetch(&rows, panel * PANEL);
-                    self.to.fetch(&rows, panel * PANEL);
-                    multiply::<A>(self.grid.factors(&self.x, block, &weight, panel, &panels), &mut tile);
-                    self.epilogue.apply::<A>(&mut tile, &rows, panel * PANEL);
-                    self.to.store(&tile, &rows, panel * PANEL);
-                }
-            }
-        }
+    unsafe fn run<A: Arithmetic>(&self, task: usize, scratch: *mut f32) {
+        // SAFETY: promised by the caller.
+        unsafe { self.product.run::<A>(self, task, scratch) }
     }
 }
 
 /// `activation(x g^T) * (x u^T)`
 pub(crate) struct GatedLinear {
-    x: PackedRows,
-    gate: Arc<PackedWeight>,
-    up: Arc<PackedWeight>,
+    /// Gate and up.
+    product: Blocked<2>,
     activation: Activation,
     to: Destination,
-    grid: Grid,
 }
 
 impl GatedLinear {
     pub fn new(
         x: PackedRows,
-        gate: Arc<PackedWeight>,
-        up: Arc<PackedWeight>,
+        gate_and_up: [Arc<PackedWeight>; 2],
         activation: Activation,
         to: Destination,
-        threads: usize,
+        (isa, threads): (Isa, usize),
     ) -> Self {
-        let grid = Grid::new(&x, up.panels().count(), threads);
-        Self { x, gate, up, activation, to, grid }
+        Self { product: Blocked::new(x, gate_and_up, isa, threads), activation, to }
+    }
+}
+
+impl Finish<2> for GatedLinear {
+    #[inline(always)]
+    fn fetch(&self, _: &Range<usize>, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn finish<A: Arithmetic>(&self, [gate, up]: [&mut Sums; 2], block: &Range<usize>, col: usize) {
+        for (gate, up) in gate.iter_mut().zip(up.iter_mut()) {
+            activate_all::<A>(self.activation, gate);
+            for (up, gate) in up.iter_mut().zip(gate.iter()) {
+                *up *= gate;
+            }
+        }
+        // SAFETY: promised by the caller.
+        unsafe { self.to.store::<A>(up, block, col) }
     }
 }
 
 impl Kernel for GatedLinear {
     fn tasks(&self) -> usize {
-        self.grid.tasks()
+        self.product.tasks()
+    }
+
+    fn scratch(&self) -> usize {
+        self.product.scratch()
     }
 
     #[inline(always)]
-    unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
-        let (blocks, panels) = self.grid.task(task);
-        let mut tiles = [Tile::zero(), Tile::zero()];
-        for panel in panels.clone() {
-            for block in blocks.clone() {
-                let rows = self.x.blocks.range(block);
-                // SAFETY: blocks and panels are within x and the weights; tasks write disjoint parts of the result.
-                unsafe {
-                    for (tile, weight) in tiles.iter_mut().zip([&self.gate, &self.up]) {
-                        let factors = self.grid.factors(&self.x, block, &weight.panels(), panel, &panels);
-                        multiply::<A>(factors, tile);
-                    }
-                    let [gate, up] = &mut tiles;
-                    for (gate, up) in gate.0[..rows.len()].iter_mut().zip(&mut up.0) {
-                        activate_all::<A>(self.activation, gate);
-                        for (up, gate) in up.iter_mut().zip(gate.iter()) {
-                            *up *= gate;
-                        }
-                    }
-                    self.to.store(up, &rows, panel * PANEL);
-                }
-            }
-        }
+    unsafe fn run<A: Arithmetic>(&self, task: usize, scratch: *mut f32) {
+        // SAFETY: promised by the caller.
+        unsafe { self.product.run::<A>(self, task, scratch) }
     }
 }
 

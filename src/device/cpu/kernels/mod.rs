@@ -2,6 +2,7 @@
 //! `compile` makes them, `program` runs them.
 
 pub(super) mod attention;
+mod blocked;
 pub(super) mod elementwise;
 pub(super) mod embedding;
 pub(super) mod heads;
@@ -16,7 +17,7 @@ pub(super) mod shape;
 use std::fmt;
 use std::ops::Range;
 
-use self::product::{Factors, Tile, lanes};
+use self::product::{Factors, Form, Precision, Sums, lanes};
 
 /// The instruction sets that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,39 @@ impl Isa {
             Isa::Avx512Bf16 => x86::Avx512Bf16::ROWS,
         }
     }
+
+    /// Whether products of bf16 are an instruction, and so twice as fast as those of f32.
+    pub fn multiplies_bf16(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => true,
+            _ => false,
+        }
+    }
+
+    /// How weights are best stored: as bf16, which takes half the memory and is at least as fast as f32, but for CPUs so old
+    /// that widening costs time.
+    pub(super) fn preferred(self) -> Precision {
+        match self {
+            Isa::Portable if cfg!(target_arch = "x86_64") => Precision::F32,
+            _ => Precision::Bf16,
+        }
+    }
+
+    /// How rows are stored that are multiplied with weights of this precision.
+    pub(super) fn rows(self, weights: Precision) -> Precision {
+        if self.multiplies_bf16() { weights } else { Precision::F32 }
+    }
+
+    /// Words of depth that a panel is gone through at a time: as many as stay in the second-level cache while all rows are
+    /// multiplied with them. With AVX-512's larger tiles and caches it was faster not to divide (docs/performance.md).
+    fn depth(self, form: Form) -> usize {
+        match (self, form) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512 | Isa::Avx512Bf16, Form::F32 | Form::Bf16) => usize::MAX,
+            _ => 512,
+        }
+    }
 }
 
 impl fmt::Display for Isa {
@@ -93,7 +127,15 @@ pub(super) trait Arithmetic {
 
     /// # Safety
     /// As [`product::multiply`], on a CPU that has the instructions.
-    unsafe fn multiply(factors: Factors, tile: &mut Tile);
+    unsafe fn multiply(factors: Factors, sums: &mut Sums);
+
+    /// # Safety
+    /// As [`product::interleave`], on a CPU that has the instructions.
+    #[inline(always)]
+    unsafe fn interleave(rows: usize, cols: usize, from: *const f32, stride: usize, to: *mut f32) {
+        // SAFETY: promised by the caller.
+        unsafe { lanes::interleave(rows, cols, from, stride, to) }
+    }
 }
 
 /// What every CPU of this architecture has.
@@ -108,9 +150,9 @@ impl Arithmetic for Portable {
         if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
     }
 
-    unsafe fn multiply(factors: Factors, tile: &mut Tile) {
+    unsafe fn multiply(factors: Factors, sums: &mut Sums) {
         // SAFETY: promised by the caller.
-        unsafe { lanes::multiply::<Self>(factors, tile) }
+        unsafe { lanes::multiply::<Self>(factors, sums) }
     }
 }
 
@@ -118,11 +160,11 @@ impl Arithmetic for Portable {
 mod x86 {
     //! The instruction sets of x86-64. `multiply` is a call into code compiled for them; all else is inlined into it.
 
-    use super::product::{Factors, MOST_ROWS, Tile, avx512, lanes};
+    use super::product::{Factors, MOST_ROWS, Sums, avx2, avx512, lanes};
     use super::{Arithmetic, Kernel};
 
     macro_rules! arithmetic {
-        ($name:ident, $run:ident, $rows:expr, $multiply:path, $features:literal) => {
+        ($name:ident, $run:ident, $rows:expr, $multiply:path, $interleave:path, $features:literal) => {
             pub struct $name;
 
             impl Arithmetic for $name {
@@ -134,9 +176,21 @@ mod x86 {
                 }
 
                 #[inline(always)]
-                unsafe fn multiply(factors: Factors, tile: &mut Tile) {
+                unsafe fn multiply(factors: Factors, sums: &mut Sums) {
                     // SAFETY: promised by the caller.
-                    unsafe { $multiply(factors, tile) }
+                    unsafe { $multiply(factors, sums) }
+                }
+
+                #[inline(always)]
+                unsafe fn interleave(
+                    rows: usize,
+                    cols: usize,
+                    from: *const f32,
+                    stride: usize,
+                    to: *mut f32,
+                ) {
+                    // SAFETY: promised by the caller.
+                    unsafe { $interleave(rows, cols, from, stride, to) }
                 }
             }
 
@@ -150,12 +204,13 @@ mod x86 {
         };
     }
 
-    arithmetic!(Avx2, run_avx2, lanes::ROWS, lanes_avx2, "avx2,fma");
+    arithmetic!(Avx2, run_avx2, avx2::ROWS, avx2::multiply, avx2::interleave, "avx2,fma");
     arithmetic!(
         Avx512,
         run_avx512,
         MOST_ROWS,
         avx512::multiply,
+        lanes::interleave,
         "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"
     );
     arithmetic!(
@@ -163,16 +218,9 @@ mod x86 {
         run_avx512_bf16,
         MOST_ROWS,
         avx512::multiply_bf16,
+        lanes::interleave,
         "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
     );
-
-    /// # Safety
-    /// As [`Arithmetic::multiply`].
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn lanes_avx2(factors: Factors, tile: &mut Tile) {
-        // SAFETY: promised by the caller.
-        unsafe { lanes::multiply::<Avx2>(factors, tile) }
-    }
 }
 
 /// Elements that the compiler works on at once in plain loops: one AVX-512 register, two of AVX2.

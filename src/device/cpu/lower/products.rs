@@ -19,10 +19,13 @@ impl Compiler<'_> {
         let Op::Linear { activation, exact } = node.op else {
             return Err(self.unsupported(&node.name, "a sum with what is no linear"));
         };
-        let (operands, threads) = (&node.operands, self.target.threads);
-        let precision = if exact { Precision::F32 } else { self.precision() };
-        let x = self.packed(operands[0], precision)?;
-        let weight = self.loader.packed(self.graph, operands[1], precision)?;
+        let (operands, on) = (&node.operands, (self.target.isa, self.target.threads));
+        let (rows, stored) = match exact {
+            true => (Precision::F32, Precision::F32),
+            false => (self.precision(), self.weight_precision()),
+        };
+        let x = self.packed(operands[0], rows)?;
+        let weight = self.loader.packed(self.graph, operands[1], stored)?;
         let bias = operands.get(2).map(|&bias| self.view(bias)).transpose()?;
         let mut place = self.place(result);
         let add = match add {
@@ -43,7 +46,7 @@ impl Compiler<'_> {
                 activation,
                 add: add.map(|(addend, scale)| (at.matrix(addend), scale)),
             };
-            Linear::new(at.packed(x), weight, epilogue, at.destination(place), threads)
+            Linear::new(at.packed(x), weight, epilogue, at.destination(place), on)
         });
         Ok(())
     }
@@ -59,14 +62,14 @@ impl Compiler<'_> {
     }
 
     pub(super) fn gated_linear(&mut self, node: &Node, activation: Activation) -> Result<(), DeviceError> {
-        let threads = self.target.threads;
-        let precision = self.precision();
-        let x = self.packed(node.operands[0], precision)?;
-        let gate = self.loader.packed(self.graph, node.operands[1], precision)?;
-        let up = self.loader.packed(self.graph, node.operands[2], precision)?;
+        let on = (self.target.isa, self.target.threads);
+        let x = self.packed(node.operands[0], self.precision())?;
+        let stored = self.weight_precision();
+        let gate = self.loader.packed(self.graph, node.operands[1], stored)?;
+        let up = self.loader.packed(self.graph, node.operands[2], stored)?;
         let place = self.place(node.result);
         self.draft(place.views().chain([x.buffer]), move |at| {
-            GatedLinear::new(at.packed(x), gate, up, activation, at.destination(place), threads)
+            GatedLinear::new(at.packed(x), [gate, up], activation, at.destination(place), on)
         });
         Ok(())
     }

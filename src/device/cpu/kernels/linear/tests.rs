@@ -31,24 +31,27 @@ fn tolerance(depth: usize, precision: Precision, packed: bool) -> f64 {
 
 #[test]
 fn a_linear_is_its_formula_on_every_size() {
-    for (rows, depth, cols) in [(1, 1, 1), (7, 5, 16), (13, 33, 47), (6, 588, 64), (131, 300, 35)] {
+    for (rows, depth, cols) in
+        [(1, 1, 1), (7, 5, 16), (13, 33, 47), (6, 588, 64), (131, 300, 35), (20, 1035, 70)]
+    {
         for (isa, precision) in Isa::available().into_iter().flat_map(|isa| PRECISIONS.map(|p| (isa, p))) {
-            let x = Owned::random(rows, depth, 1).rounded(precision);
+            let of_rows = isa.rows(precision);
+            let x = Owned::random(rows, depth, 1).rounded(of_rows);
             let w = Owned::random(cols, depth, 2).rounded(precision);
             let (bias, addend) = (Owned::random(1, cols, 3), Owned::random(rows.div_ceil(7), cols, 4));
-            let packed = OwnedPacked::of(&x, precision, isa);
+            let packed = OwnedPacked::of(&x, of_rows, isa);
             let weight = Arc::new(pack_weight(&w, precision));
             for (threads, activation) in [1, 3].into_iter().flat_map(|t| ACTIVATIONS.map(|a| (t, a))) {
                 for with in [false, true] {
                     let out = Owned::filled(rows, cols, |_, _| f32::NAN);
-                    let also = OwnedPacked::empty(rows, cols, precision, isa);
+                    let also = OwnedPacked::empty(rows, cols, of_rows, isa);
                     let epilogue = Epilogue {
                         bias: with.then(|| bias.matrix()),
                         activation,
                         add: with.then(|| (addend.matrix(), -0.1)),
                     };
                     let to = Destination { rows: Some(out.matrix()), packed: with.then_some(also.rows) };
-                    run(Linear::new(packed.rows, weight.clone(), epilogue, to, threads), isa);
+                    run(Linear::new(packed.rows, weight.clone(), epilogue, to, (isa, threads)), isa);
                     let expected = |r: usize, c: usize| match with {
                         false => activated(activation, dot(&x, r, &w, c)),
                         true => {
@@ -57,10 +60,10 @@ fn a_linear_is_its_formula_on_every_size() {
                         }
                     };
                     let what = format!("{isa} {precision} {rows}x{depth}x{cols} {activation:?}");
-                    assert_close(&what, &out, tolerance(depth, precision, false), expected);
+                    assert_close(&what, &out, tolerance(depth, of_rows, false), expected);
                     if with {
                         let found = also.unpacked(cols);
-                        assert_close(&what, &found, tolerance(depth, precision, true), expected);
+                        assert_close(&what, &found, tolerance(depth, of_rows, true), expected);
                     }
                 }
             }
@@ -70,37 +73,22 @@ fn a_linear_is_its_formula_on_every_size() {
 
 #[test]
 fn a_gated_linear_is_its_formula_on_every_size() {
-    for (rows, depth, cols) in [(1, 3, 1), (13, 33, 47), (50, 64, 96)] {
+    for (rows, depth, cols) in [(1, 3, 1), (13, 33, 47), (50, 64, 96), (9, 1031, 40)] {
         for (isa, precision) in Isa::available().into_iter().flat_map(|isa| PRECISIONS.map(|p| (isa, p))) {
-            let x = Owned::random(rows, depth, 1).rounded(precision);
+            let of_rows = isa.rows(precision);
+            let x = Owned::random(rows, depth, 1).rounded(of_rows);
             let (g, u) = (Owned::random(cols, depth, 2), Owned::random(cols, depth, 3));
             let (g, u) = (g.rounded(precision), u.rounded(precision));
-            let packed = OwnedPacked::of(&x, precision, isa);
-            let to = OwnedPacked::empty(rows, cols, precision, isa);
-            let [gate, up] = [&g, &u].map(|w| Arc::new(pack_weight(w, precision)));
+            let packed = OwnedPacked::of(&x, of_rows, isa);
+            let to = OwnedPacked::empty(rows, cols, of_rows, isa);
+            let gate_and_up = [&g, &u].map(|w| Arc::new(pack_weight(w, precision)));
             let destination = Destination { rows: None, packed: Some(to.rows) };
             let activation = Activation::GeluTanh;
-            run(GatedLinear::new(packed.rows, gate, up, activation, destination, 2), isa);
+            run(GatedLinear::new(packed.rows, gate_and_up, activation, destination, (isa, 2)), isa);
             let what = format!("{isa} {precision} {rows}x{depth}x{cols}");
-            assert_close(&what, &to.unpacked(cols), tolerance(depth, precision, true), |r, c| {
+            assert_close(&what, &to.unpacked(cols), tolerance(depth, of_rows, true), |r, c| {
                 activated(Some(activation), dot(&x, r, &g, c)) * dot(&x, r, &u, c)
             });
         }
-    }
-}
-
-#[test]
-fn tasks_cover_every_tile_once() {
-    for (rows, panels, threads) in [(816, 512, 2), (50, 32, 2), (50, 1, 2), (1, 80, 8), (304, 8, 3)] {
-        let x = OwnedPacked::empty(rows, 64, Precision::F32, Isa::Portable);
-        let grid = Grid::new(&x.rows, panels, threads);
-        let mut covered = vec![0; grid.blocks * panels];
-        for task in 0..grid.tasks() {
-            let (blocks, panels_of_task) = grid.task(task);
-            for block in blocks {
-                panels_of_task.clone().for_each(|panel| covered[block * panels + panel] += 1);
-            }
-        }
-        assert!(covered.iter().all(|&times| times == 1), "{rows} rows, {panels} panels");
     }
 }

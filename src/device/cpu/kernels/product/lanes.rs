@@ -1,9 +1,9 @@
-//! The tile for any CPU: plain loops over 16 columns that the compiler turns into the instructions it may use (NEON on
-//! ARM, AVX2 where the caller was compiled for it). bf16 factors are widened to f32 on the way.
+//! The tile for any CPU: plain loops over 16 columns that the compiler turns into the instructions that every CPU of its
+//! architecture has (NEON on ARM, where 6 x 16 sums fill 24 of 32 registers, and the rest hold operands).
 
-use super::{Arithmetic, Factors, PANEL, Precision, Tile, with_rows};
+use super::{Arithmetic, Factors, Form, PANEL, Sums, with_rows};
 
-/// Rows of a tile: 6 x 16 sums fill 12 of AVX2's 16 registers, the rest hold operands.
+/// Rows of a tile.
 pub(crate) const ROWS: usize = 6;
 /// Columns at a time.
 const LANES: usize = 16;
@@ -13,12 +13,13 @@ const LANES: usize = 16;
 /// # Safety
 /// As [`super::multiply`].
 #[inline(always)]
-pub(crate) unsafe fn multiply<A: Arithmetic>(factors: Factors, tile: &mut Tile) {
+pub(crate) unsafe fn multiply<A: Arithmetic>(factors: Factors, sums: &mut Sums) {
+    debug_assert_ne!(factors.form, Form::Bf16, "no product of every CPU");
     // SAFETY: promised by the caller.
     unsafe {
-        match factors.precision {
-            Precision::F32 => with_rows!(factors.rows, f32_rows::<A, R>(factors, tile), 1 2 3 4 5 6),
-            Precision::Bf16 => with_rows!(factors.rows, bf16_rows::<A, R>(factors, tile), 1 2 3 4 5 6),
+        match factors.form {
+            Form::Widened => with_rows!(factors.rows, widened_rows::<A, R>(factors, sums), 1 2 3 4 5 6),
+            _ => with_rows!(factors.rows, f32_rows::<A, R>(factors, sums), 1 2 3 4 5 6),
         }
     }
 }
@@ -26,65 +27,92 @@ pub(crate) unsafe fn multiply<A: Arithmetic>(factors: Factors, tile: &mut Tile) 
 /// # Safety
 /// As [`super::multiply`].
 #[inline(always)]
-unsafe fn f32_rows<A: Arithmetic, const R: usize>(factors: Factors, tile: &mut Tile) {
-    for half in 0..PANEL / LANES {
-        let mut sums = load::<R>(factors.fresh, tile, half);
+unsafe fn f32_rows<A: Arithmetic, const R: usize>(factors: Factors, sums: &mut Sums) {
+    for column in (0..PANEL).step_by(LANES) {
+        let mut tile = load::<R>(factors.fresh, sums, column);
         for word in 0..factors.words {
             // SAFETY: promised by the caller.
-            let b = unsafe { &*factors.panel.add(word * PANEL + half * LANES).cast::<[f32; LANES]>() };
-            for (row, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: promised by the caller.
-                let x = unsafe { *factors.left.add(word * R + row) };
-                for (sum, &b) in sums.iter_mut().zip(b) {
-                    *sum = A::mul_add(x, b, *sum);
-                }
+            unsafe {
+                let b = &*factors.panel.add(word * PANEL + column).cast::<[f32; LANES]>();
+                add_products::<A, R>(&mut tile, factors.left.add(word * R), b);
             }
         }
-        store(sums, tile, half);
+        store(tile, sums, column);
     }
 }
 
 /// # Safety
 /// As [`super::multiply`].
 #[inline(always)]
-unsafe fn bf16_rows<A: Arithmetic, const R: usize>(factors: Factors, tile: &mut Tile) {
-    let first = |word: u32| f32::from_bits(word << 16);
-    let second = |word: u32| f32::from_bits(word & 0xffff_0000);
-    for half in 0..PANEL / LANES {
-        let mut sums = load::<R>(factors.fresh, tile, half);
+unsafe fn widened_rows<A: Arithmetic, const R: usize>(factors: Factors, sums: &mut Sums) {
+    for column in (0..PANEL).step_by(LANES) {
+        let mut tile = load::<R>(factors.fresh, sums, column);
         for word in 0..factors.words {
             // SAFETY: promised by the caller; a word is any bits.
-            let b = unsafe { &*factors.panel.add(word * PANEL + half * LANES).cast::<[u32; LANES]>() };
-            let (first_b, second_b) = (b.map(first), b.map(second));
-            for (row, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: promised by the caller.
-                let x = unsafe { *factors.left.add(word * R + row).cast::<u32>() };
-                let (first_x, second_x) = (first(x), second(x));
-                for lane in 0..LANES {
-                    let sum = A::mul_add(first_x, first_b[lane], sums[lane]);
-                    sums[lane] = A::mul_add(second_x, second_b[lane], sum);
+            unsafe {
+                let b = &*factors.panel.add(word / 2 * PANEL + column).cast::<[u32; LANES]>();
+                let b = match word % 2 {
+                    0 => b.map(|word| f32::from_bits(word << 16)),
+                    _ => b.map(|word| f32::from_bits(word & 0xffff_0000)),
+                };
+                if !factors.widened.is_null() {
+                    *factors.widened.add(word * PANEL + column).cast() = b;
                 }
+                add_products::<A, R>(&mut tile, factors.left.add(word * R), &b);
             }
         }
-        store(sums, tile, half);
+        store(tile, sums, column);
+    }
+}
+
+/// Adds to each row's sums its word at `x` times `b`.
+///
+/// # Safety
+/// There must be R words at `x`.
+#[inline(always)]
+unsafe fn add_products<A: Arithmetic, const R: usize>(
+    tile: &mut [[f32; LANES]; R],
+    x: *const f32,
+    b: &[f32; LANES],
+) {
+    for (row, sums) in tile.iter_mut().enumerate() {
+        // SAFETY: promised by the caller.
+        let x = unsafe { *x.add(row) };
+        for (sum, &b) in sums.iter_mut().zip(b) {
+            *sum = A::mul_add(x, b, *sum);
+        }
     }
 }
 
 #[inline(always)]
-fn load<const R: usize>(fresh: bool, tile: &Tile, half: usize) -> [[f32; LANES]; R] {
-    let mut sums = [[0.0; LANES]; R];
+fn load<const R: usize>(fresh: bool, sums: &Sums, column: usize) -> [[f32; LANES]; R] {
+    let mut tile = [[0.0; LANES]; R];
     if fresh {
-        return sums;
+        return tile;
     }
-    for (sums, row) in sums.iter_mut().zip(&tile.0) {
-        sums.copy_from_slice(&row[half * LANES..(half + 1) * LANES]);
+    for (tile, row) in tile.iter_mut().zip(sums) {
+        tile.copy_from_slice(&row[column..column + LANES]);
     }
-    sums
+    tile
 }
 
 #[inline(always)]
-fn store<const R: usize>(sums: [[f32; LANES]; R], tile: &mut Tile, half: usize) {
-    for (sums, row) in sums.iter().zip(&mut tile.0) {
-        row[half * LANES..(half + 1) * LANES].copy_from_slice(sums);
+fn store<const R: usize>(tile: [[f32; LANES]; R], sums: &mut Sums, column: usize) {
+    for (tile, row) in tile.iter().zip(sums) {
+        row[column..column + LANES].copy_from_slice(tile);
+    }
+}
+
+/// [`super::interleave`].
+///
+/// # Safety
+/// As [`super::interleave`].
+#[inline(always)]
+pub(crate) unsafe fn interleave(rows: usize, cols: usize, from: *const f32, stride: usize, to: *mut f32) {
+    for col in 0..cols {
+        for row in 0..rows {
+            // SAFETY: promised by the caller.
+            unsafe { *to.add(col * rows + row) = *from.add(row * stride + col) }
+        }
     }
 }

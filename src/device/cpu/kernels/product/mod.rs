@@ -2,8 +2,11 @@
 //!
 //! The left side is packed in blocks of a few rows ([`PackedRows`]), the right side in panels of 32 columns
 //! ([`Panels`]), both in 4-byte words of one f32 or two bf16 along the depth ([`Precision`]). A tile is one block times
-//! one panel; its sums stay in registers. `lanes` is the tile for any CPU, `avx512` that for its instructions.
+//! one panel; its sums stay in registers. `lanes` is the tile for any CPU, `avx2` and `avx512` are those for their
+//! instructions. A CPU that has no products of bf16 keeps its rows in f32 and widens panels of bf16 ([`Form::Widened`]).
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 pub(super) mod lanes;
@@ -24,7 +27,7 @@ pub(crate) const MOST_ROWS: usize = 14;
 pub enum Precision {
     /// The reference.
     F32,
-    /// Half the memory, and twice the speed where the CPU multiplies bf16.
+    /// Half the memory; twice the speed where the CPU multiplies bf16, the same speed elsewhere.
     Bf16,
 }
 
@@ -122,6 +125,12 @@ impl RowBlocks {
         start..start + self.least + usize::from(block < self.larger)
     }
 
+    /// Rows in all.
+    #[inline(always)]
+    pub fn rows(self) -> usize {
+        self.count * self.least + self.larger
+    }
+
     /// The block that a row is in.
     #[inline(always)]
     pub fn around(self, row: usize) -> Range<usize> {
@@ -165,6 +174,34 @@ impl PackedRows {
         let to = self.at(&block, self.precision.words(col)).wrapping_add(row - block.start);
         // SAFETY: promised by the caller.
         unsafe { pack_row(self.precision, values, to, block.len()) }
+    }
+
+    /// Packs `cols` columns of the rows of `block`, which lie `stride` words apart at `from`, as the words from `word` on.
+    ///
+    /// # Safety
+    /// The block must be alive and these words written by nobody else meanwhile; the rows are readable.
+    #[inline(always)]
+    pub unsafe fn pack_block<A: Arithmetic>(
+        &self,
+        block: &Range<usize>,
+        word: usize,
+        from: *const f32,
+        stride: usize,
+        cols: usize,
+    ) {
+        let to = self.at(block, word);
+        // SAFETY: promised by the caller.
+        unsafe {
+            match self.precision {
+                Precision::F32 => interleave::<A>(block.len(), cols, from, stride, to),
+                Precision::Bf16 => {
+                    for row in 0..block.len() {
+                        let values = std::slice::from_raw_parts(from.add(row * stride), cols);
+                        pack_row(self.precision, values, to.add(row), block.len());
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -217,6 +254,9 @@ pub(crate) fn fetch(row: *const f32) {
     let _ = row;
 }
 
+/// Sums of a tile, row by row.
+pub(crate) type Sums = [[f32; PANEL]];
+
 /// The sums of one tile.
 #[repr(align(64))]
 pub(crate) struct Tile(pub [[f32; PANEL]; MOST_ROWS]);
@@ -227,29 +267,77 @@ impl Tile {
     }
 }
 
-/// The factors of one tile: `rows` packed rows, a panel, and how many words of depth both have.
+/// How the factors of a product are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Both f32.
+    F32,
+    /// Both bf16, for CPUs that multiply it.
+    Bf16,
+    /// Rows of f32 and panels of bf16.
+    Widened,
+}
+
+impl Form {
+    /// Rows are bf16 only beside panels of bf16.
+    pub fn of(rows: Precision, panels: Precision) -> Self {
+        match (rows, panels) {
+            (Precision::Bf16, _) => Form::Bf16,
+            (Precision::F32, Precision::Bf16) => Form::Widened,
+            (Precision::F32, Precision::F32) => Form::F32,
+        }
+    }
+
+    /// Words of a panel that stand beside `words` words of the rows.
+    pub fn panel_words(self, words: usize) -> usize {
+        if self == Form::Widened { words.div_ceil(2) } else { words }
+    }
+}
+
+/// The factors of one tile: `rows` packed rows, a panel, and how deep both are.
 #[derive(Clone, Copy)]
 pub(crate) struct Factors {
-    pub precision: Precision,
+    pub form: Form,
     pub rows: usize,
     pub left: *const f32,
     pub panel: *const f32,
+    /// Words of depth that the rows have; see [`Form::panel_words`].
     pub words: usize,
-    /// The tile's sums start from zero, and not from what it holds.
+    /// The tile's sums start from zero, and not from what they are.
     pub fresh: bool,
-    /// What this thread will probably multiply with next, to be brought near meanwhile: as many half words of depth as
-    /// this product has. Any address will do; that of `left` fetches nothing new.
+    /// Where a panel that is widened is left as well, `[words][32]` in f32, so that the next blocks need not widen it again;
+    /// null: nowhere.
+    pub widened: *mut f32,
+    /// What this thread will probably multiply with next, to be brought near meanwhile: 8 words for each word of the panel.
+    /// Any address will do; that of `left` fetches nothing new.
     pub ahead: *const f32,
 }
 
-/// Gives the tile's first rows `left x panel`, added to what they hold unless `fresh`.
+/// Gives the first rows of `sums` `left x panel`, added to what they are unless `fresh`.
 ///
 /// # Safety
-/// The factors must be readable and nobody may write them meanwhile; `rows` is at most [`Arithmetic::ROWS`].
+/// The factors must be readable and nobody may write them meanwhile; `rows` is at most [`Arithmetic::ROWS`], and `sums` has
+/// as many; the form is one that the CPU has; `widened` is null or has room for the panel, which nobody else uses.
 #[inline(always)]
-pub(crate) unsafe fn multiply<A: Arithmetic>(factors: Factors, tile: &mut Tile) {
+pub(crate) unsafe fn multiply<A: Arithmetic>(factors: Factors, sums: &mut Sums) {
     // SAFETY: promised by the caller.
-    unsafe { A::multiply(factors, tile) }
+    unsafe { A::multiply(factors, sums) }
+}
+
+/// Writes rows of f32 that lie `stride` words apart as `[cols][rows]`: a block of packed rows.
+///
+/// # Safety
+/// The rows must be readable, `to` have room that nobody else touches meanwhile; `rows` is at most [`Arithmetic::ROWS`].
+#[inline(always)]
+pub(crate) unsafe fn interleave<A: Arithmetic>(
+    rows: usize,
+    cols: usize,
+    from: *const f32,
+    stride: usize,
+    to: *mut f32,
+) {
+    // SAFETY: promised by the caller.
+    unsafe { A::interleave(rows, cols, from, stride, to) }
 }
 
 /// Evaluates `$call` with the constant `R` equal to `$value`, which must be among the listed numbers.
@@ -302,14 +390,14 @@ impl Destination {
         }
     }
 
-    /// Leaves a tile's rows, `block` of the result, in its columns from `col` on (a multiple of 32).
+    /// Leaves a tile's rows, `block` of the result and no others, in its columns from `col` on (a multiple of 32).
     ///
     /// # Safety
     /// The block's columns must be alive and touched by nobody else meanwhile; the block is one of the packed rows'.
     #[inline(always)]
-    pub unsafe fn store(&self, tile: &Tile, block: &Range<usize>, col: usize) {
+    pub unsafe fn store<A: Arithmetic>(&self, tile: &Sums, block: &Range<usize>, col: usize) {
         if let Some(to) = self.rows {
-            for (sums, row) in tile.0.iter().zip(block.clone()) {
+            for (sums, row) in tile.iter().zip(block.clone()) {
                 // SAFETY: promised by the caller.
                 let out = unsafe { &mut to.row_mut(row)[col..] };
                 match out.first_chunk_mut::<PANEL>() {
@@ -322,24 +410,21 @@ impl Destination {
             let first = to.precision.words(col);
             let count = (to.words - first).min(to.precision.words(PANEL));
             let start = to.at(block, first);
-            let mut words = [[0.0; PANEL]; MOST_ROWS];
-            match to.precision {
-                Precision::F32 => words = tile.0,
+            // Rounded in a loop of its own, which the compiler can vectorise.
+            let mut rounded = [[0.0; PANEL]; MOST_ROWS];
+            let words = match to.precision {
+                Precision::F32 => tile.as_ptr(),
                 Precision::Bf16 => {
-                    // Rounded in a loop of its own, which the compiler can vectorise.
-                    for (words, sums) in words.iter_mut().zip(&tile.0[..block.len()]) {
+                    for (words, sums) in rounded.iter_mut().zip(tile) {
                         for (word, two) in words.iter_mut().zip(sums.as_chunks::<2>().0) {
                             *word = pair(two[0], two[1]);
                         }
                     }
+                    rounded.as_ptr()
                 }
-            }
-            for word in 0..count {
-                for (row, words) in words[..block.len()].iter().enumerate() {
-                    // SAFETY: promised by the caller; the word lies within the block.
-                    unsafe { *start.add(word * block.len() + row) = words[word] }
-                }
-            }
+            };
+            // SAFETY: promised by the caller; the words lie within the block.
+            unsafe { interleave::<A>(block.len(), count, words.cast(), PANEL, start) }
         }
     }
 }

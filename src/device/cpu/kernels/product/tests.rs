@@ -10,8 +10,14 @@ use crate::device::cpu::weight::PackedWeight;
 struct OneTile<'a> {
     x: PackedRows,
     weight: &'a PackedWeight,
+    widened: *mut f32,
     out: Matrix,
 }
+
+// SAFETY: an address, used by the one task.
+unsafe impl Send for OneTile<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for OneTile<'_> {}
 
 impl Kernel for OneTile<'_> {
     fn tasks(&self) -> usize {
@@ -23,18 +29,19 @@ impl Kernel for OneTile<'_> {
         let mut tile = Tile::zero();
         let panels = self.weight.panels();
         let factors = Factors {
-            precision: self.x.precision,
+            form: Form::of(self.x.precision, self.weight.precision()),
             rows: block.len(),
             left: self.x.at(&block, 0),
             panel: panels.at(0, 0),
-            words: panels.words,
+            words: self.x.words,
             fresh: true,
+            widened: self.widened,
             ahead: std::ptr::null(),
         };
         // SAFETY: the test keeps everything alive.
         unsafe {
-            multiply::<A>(factors, &mut tile);
-            Destination { rows: Some(self.out), packed: None }.store(&tile, &block, 0);
+            multiply::<A>(factors, &mut tile.0);
+            Destination { rows: Some(self.out), packed: None }.store::<A>(&tile.0[..block.len()], &block, 0);
         }
     }
 }
@@ -52,13 +59,28 @@ pub(in super::super) fn pack_weight(w: &Owned, precision: Precision) -> PackedWe
     packed
 }
 
+/// The tile of `x w^T`; where its panel is widened, what that leaves is the panel.
 fn tile(x: &Owned, w: &Owned, precision: Precision, isa: Isa) -> Owned {
-    let packed = OwnedPacked::of(x, precision, isa);
+    let packed = OwnedPacked::of(x, isa.rows(precision), isa);
     let weight = pack_weight(w, precision);
-    let out = Owned::zeros(x.rows, w.rows);
-    // SAFETY: the kernel is run and dropped before the weight is.
+    // SAFETY: the kernels are run and dropped before the weight is.
     let weight: &'static PackedWeight = unsafe { &*std::ptr::from_ref(&weight) };
-    run(OneTile { x: packed.rows, weight, out: out.matrix() }, isa);
+    let run_with = |widened: *mut f32| {
+        let out = Owned::zeros(x.rows, w.rows);
+        run(OneTile { x: packed.rows, weight, widened, out: out.matrix() }, isa);
+        out
+    };
+    let out = run_with(std::ptr::null_mut());
+    if Form::of(packed.rows.precision, precision) == Form::Widened {
+        let widened = Owned::filled(x.cols, PANEL, |_, _| f32::NAN);
+        let again = run_with(widened.matrix().data);
+        let bits = |tile: &Owned| tile.values().iter().map(|sum| sum.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&again), bits(&out), "{isa}");
+        for (col, depth) in (0..w.rows).flat_map(|col| (0..w.cols).map(move |depth| (col, depth))) {
+            let (found, expected) = (widened.at(depth, col), w.at(col, depth));
+            assert!(found == expected || found.is_nan() && expected.is_nan(), "{isa} [{depth}, {col}]");
+        }
+    }
     out
 }
 
