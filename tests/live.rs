@@ -195,7 +195,10 @@ fn a_camera_that_never_comes_shows_in_diagnostics_and_sigterm_stops_the_node() {
     assert!(value("rate_hz").unwrap().parse::<f64>().unwrap() > 0.0);
     assert!(value("decode_p50_ms").is_some());
     let control = part(&newest, "control").unwrap();
-    assert_eq!(control.message, "no chunk yet: no complete frame set");
+    assert_eq!(
+        control.message,
+        "no chunk yet: no image came from right_wrist_0_rgb (/no/such/camera): is its driver running?"
+    );
 
     player.stop("INT");
     let output = node.stop("TERM");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Verdict;
 use crate::control::{Prompts, trained};
-use crate::observe::{NormalizationError, Normalizer, TokenizerError};
+use crate::observe::{NormalizationError, Normalizer, RelativeActions, RelativeActionsError, TokenizerError};
 use crate::policy::{Checkpoint, PolicyConfig};
 use crate::settings::Settings;
 
@@ -24,7 +24,7 @@ pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
                 config.action_horizon,
                 config.denoising_steps
             );
-            (vec![Verdict::ok("checkpoint", message)], config)
+            (vec![Verdict::ok("checkpoint", message), weights(&checkpoint)], config)
         }
         Err(error) => return vec![Verdict::error("checkpoint", error.to_string())],
     };
@@ -33,6 +33,18 @@ pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
     verdicts.extend(cameras(settings, folder));
     verdicts.push(times(settings, &config));
     verdicts
+}
+
+/// Whether every weight is a number.
+fn weights(checkpoint: &Checkpoint) -> Verdict {
+    const SHOWN: usize = 5;
+    let found = checkpoint.not_finite();
+    if found.is_empty() {
+        return Verdict::ok("weights", "every element is a finite number");
+    }
+    let more = found.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!("\nand {more} more") } else { String::new() };
+    Verdict::error("weights", format!("{}{more}", found[..found.len().min(SHOWN)].join("\n")))
 }
 
 fn normalization(settings: &Settings, config: &PolicyConfig) -> Vec<Verdict> {
@@ -53,10 +65,48 @@ fn normalization(settings: &Settings, config: &PolicyConfig) -> Vec<Verdict> {
         );
         verdicts.push(Verdict::warning("normalization", message));
     }
-    if normalizer.relative_actions() && settings.delta_actions.is_empty() {
-        let message =
-            "the checkpoint's actions are relative to the state: give openpi's mask, such as [6, -1]";
-        verdicts.push(Verdict::error("delta_actions", message));
+    for remark in normalizer.remarks(&settings.joints) {
+        let is_source = normalizer.among_weights().is_some() && verdicts.len() == 1;
+        verdicts.push(if is_source {
+            Verdict::ok("normalization", remark)
+        } else {
+            Verdict::warning("normalization", remark)
+        });
+    }
+    verdicts.extend(actions(settings, &normalizer));
+    verdicts
+}
+
+/// What the checkpoint says about its actions, beside what the settings say.
+fn actions(settings: &Settings, normalizer: &Normalizer) -> Vec<Verdict> {
+    let Some(step) = normalizer.relative() else { return Vec::new() };
+    let Settings { delta_actions, velocity_step, joints, .. } = settings;
+    let actions = match RelativeActions::of_checkpoint(Some(step), delta_actions, velocity_step, joints) {
+        // What is wrong with the parameters alone has been said already.
+        Err(RelativeActionsError::Delta(_) | RelativeActionsError::Velocity(_)) => return Vec::new(),
+        Err(error) => return vec![Verdict::error("delta_actions", error.to_string())],
+        Ok(actions) => actions,
+    };
+    let message = match actions.differences() {
+        0 => "by the checkpoint, every action is an absolute position".to_owned(),
+        differences => format!(
+            "by the checkpoint, {differences} of {} joints are differences from the state",
+            joints.len()
+        ),
+    };
+    let mut verdicts = vec![Verdict::ok("actions", message)];
+    // lerobot's robots call a joint's position `waist.pos`.
+    let trained: Vec<&str> =
+        step.action_names.iter().flatten().map(|name| name.strip_suffix(".pos").unwrap_or(name)).collect();
+    let misplaced = joints.iter().enumerate().find(|(place, joint)| {
+        trained.iter().position(|name| name == joint).is_some_and(|trained| trained != *place)
+    });
+    if let Some((place, joint)) = misplaced {
+        let message = format!(
+            "{joint} is number {place} (counted from 0), but was another one in training: the order there was {}",
+            trained.join(", ")
+        );
+        verdicts.push(Verdict::error("joints", message));
     }
     verdicts
 }

@@ -32,6 +32,9 @@ impl Cycle {
         let since = joints.since();
         (view.acted, view.joints) = (Some(stamp), since);
         let images = view.images;
+        if joints.contested {
+            return Ok(self.dropped(DropReason::JointsDisagree));
+        }
         if let Some(reason) = state.err().or(self.images_too_old(images, stamp)) {
             return Ok(self.dropped(reason));
         }
@@ -97,7 +100,8 @@ impl Cycle {
     pub(super) fn hold(&mut self, reason: DropReason, now: Stamp) {
         self.shared.set(Phase::Holding, Some(reason));
         self.joints.take();
-        let Some(joints) = self.joints.held() else { return };
+        // Where nobody knows where it is, there is nothing to hold.
+        let Some(joints) = self.joints.held().filter(|joints| !joints.contested) else { return };
         let chunk = self.chunks.buffer();
         chunk.measured.copy_from_slice(&joints.positions);
         chunk.hold = Some(reason);

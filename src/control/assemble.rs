@@ -21,10 +21,9 @@ use super::tuning::Tuner;
 use super::wake::Wake;
 use super::witness::Used;
 use crate::device::{self, Device, DeviceError, DeviceOptions, Progress, Silent};
-use crate::observe::messages::Stamp;
 use crate::observe::{
-    ImagePreprocessor, JointOrder, JointUnits, NormalizationError, Normalizer, PromptTokens, RelativeActions,
-    RelativeActionsError, TokenizerError, UnitsError,
+    ImagePreprocessor, JoinedJoints, JointOrder, JointUnits, NormalizationError, Normalizer, PromptTokens,
+    RelativeActions, RelativeActionsError, TokenizerError, UnitsError,
 };
 use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
 use crate::settings::{Output, Settings};
@@ -57,12 +56,25 @@ pub struct Monitor {
     shared: Arc<Shared>,
     device: Arc<str>,
     model: Arc<str>,
+    remarks: Arc<[String]>,
 }
 
 impl Monitor {
     /// Of a loop that records into `metrics` and `shared` and runs `model` on `device`, both as people call them.
     pub fn new(metrics: Arc<Metrics>, shared: Arc<Shared>, device: &str, model: &str) -> Self {
-        Self { metrics, shared, device: device.into(), model: model.into() }
+        Self { metrics, shared, device: device.into(), model: model.into(), remarks: Arc::default() }
+    }
+
+    /// With what is to be said of the checkpoint and the settings.
+    fn with_remarks(mut self, remarks: Vec<String>) -> Self {
+        self.remarks = remarks.into();
+        self
+    }
+
+    /// What whoever starts this should know of the checkpoint and the settings: where the statistics come from, joints that
+    /// they blow up.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// Everything that is counted and timed.
@@ -118,11 +130,16 @@ pub fn assemble_on(
         Normalizer::load(checkpoint.folder(), &settings.normalization, joints, trained(&config))?;
     let units =
         JointUnits::new(&settings.joint_scale, &settings.joint_offset, &settings.joint_conversion, joints)?;
-    let relative = RelativeActions::new(&settings.delta_actions, &settings.velocity_step, joints)?;
-    if normalizer.relative_actions() && settings.delta_actions.is_empty() {
-        return Err(AssembleError::RelativeActions);
-    }
-    let rules = Rules::new(settings, Limits::new(&settings.limits, &settings.joints)?);
+    let relative = RelativeActions::of_checkpoint(
+        normalizer.relative(),
+        &settings.delta_actions,
+        &settings.velocity_step,
+        &settings.joints,
+    )?;
+    let limits = Limits::new(&settings.limits, &settings.joints)?;
+    let joined =
+        JoinedJoints::new(JointOrder::new(&settings.joints), limits.velocity_max(), &settings.joint_scale);
+    let rules = Rules::new(settings, limits);
     let wake = Wake::default();
     let metrics = Arc::new(Metrics::new(
         settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.name.as_str()),
@@ -158,15 +175,15 @@ pub fn assemble_on(
     }
 
     let (cameras, frames) = camera_inputs(settings, &config, &wake, &metrics);
-    let sample = JointSample { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints] };
-    let (joint_sender, joint_receiver) = mailbox(&sample, &wake);
+    let (joint_sender, joint_receiver) = mailbox(&JointSample::empty(joints), &wake);
     let shared = Arc::new(Shared::new(settings.watchdog_ms, !settings.require_enable));
     let mut room = Chunk::new(config.action_horizon, joints, settings.control_hz);
     room.used = Used::room(cameras.len());
     let timing = Timing::new(settings);
     let (timing_sender, tuning) = mailbox(&timing, &wake);
     let (chunk_sender, rules_sender, mut chunks) = output(&room, rules, shared.clone(), metrics.clone());
-    let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description);
+    let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description)
+        .with_remarks(remarks(&normalizer, &relative, &settings.joints));
     let stream = settings
         .outputs
         .iter()
@@ -181,13 +198,7 @@ pub fn assemble_on(
     };
     Ok(Wiring {
         cameras,
-        joints: JointInput {
-            topic: settings.joint_states_topic.clone(),
-            order: JointOrder::new(&settings.joints),
-            mailbox: joint_sender,
-            metrics: metrics.clone(),
-            witness: None,
-        },
+        joints: JointInput::new(settings, joined, joint_sender, metrics.clone()),
         prompt,
         tuner: Tuner::new(timing_sender, rules_sender),
         enable: Enable { shared: shared.clone(), wake: wake.clone(), witness: None },
@@ -221,6 +232,18 @@ pub fn assemble_on(
         outputs: settings.outputs.clone(),
         monitor,
     })
+}
+
+/// What whoever starts this should know.
+fn remarks(normalizer: &Normalizer, relative: &RelativeActions, joints: &[String]) -> Vec<String> {
+    let mut remarks: Vec<String> = normalizer.remarks(joints);
+    if normalizer.relative().is_some_and(|step| step.enabled) {
+        let (differences, joints) = (relative.differences(), joints.len());
+        remarks.push(format!(
+            "by the checkpoint, the actions of {differences} of {joints} joints are differences from the state"
+        ));
+    }
+    remarks
 }
 
 /// The checkpoint and what its latency depends on, for people.
@@ -280,6 +303,7 @@ fn camera_inputs(
             topic: topic.clone(),
             index: inputs.len(),
             preprocessor: ImagePreprocessor::new(side, side),
+            max_age_ms: settings.max_image_age_ms,
             mailbox: sender,
             metrics: metrics.clone(),
             witness: None,
@@ -296,11 +320,6 @@ pub enum AssembleError {
     NoCamera,
     #[error("there are no joints: set 'joints' to the robot's joint names in the model's order")]
     NoJoints,
-    #[error(
-        "the checkpoint's actions are relative to the state: set 'delta_actions' to openpi's mask for the robot's joints \
-         (such as [6, -1, 6, -1])"
-    )]
-    RelativeActions,
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]

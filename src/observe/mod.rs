@@ -5,6 +5,7 @@
 mod aloha_gripper;
 pub mod delta;
 pub mod image;
+pub mod joined;
 pub mod joints;
 pub mod messages;
 pub mod normalization;
@@ -20,12 +21,13 @@ pub mod velocity;
 
 pub use delta::{DeltaError, DeltaMask};
 pub use image::{ImageError, ImagePreprocessor};
+pub use joined::{Joined, JoinedJoints};
 pub use joints::{JointError, JointOrder};
 pub use normalization::{Normalizer, Trained};
 pub use prompt::{PromptTokenizer, PromptTokens, TokenizerError};
 pub use relative::{RelativeActions, RelativeActionsError};
 pub use small_tokenizer::write_small_tokenizer;
 pub use state_prompt::StatePrompt;
-pub use stats::{NormalizationError, write_identity_like_stats};
+pub use stats::{NormalizationError, RelativeStep, write_identity_like_stats};
 pub use units::{JointConversion, JointUnits, UnitsError};
 pub use velocity::{VelocityError, VelocitySteps};

@@ -1,9 +1,9 @@
 //! From the robot's units (radians, metres) to the model's and back. Called on the control thread, where nothing here
 //! allocates; loading is `stats`' part.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::stats::{self, Columns, Convention, Mode, NormalizationError};
+use super::stats::{self, Columns, Convention, Mode, NormalizationError, RelativeStep};
 use crate::settings::Normalization;
 
 /// What a model was trained with.
@@ -23,8 +23,9 @@ pub struct Normalizer {
     actions: Vec<Line>,
     state_dim: usize,
     action_dim: usize,
-    relative_actions: bool,
+    relative: Option<RelativeStep>,
     moving_dimensions: Option<usize>,
+    among_weights: Option<PathBuf>,
     /// lerobot's states and statistics are f32. Where a joint never moved, their difference is divided by as little
     /// as 1e-8, so a state of more digits than its mean would come out anywhere.
     single_precision: bool,
@@ -68,31 +69,70 @@ impl Normalizer {
                     actions: identity,
                     state_dim,
                     action_dim,
-                    relative_actions: false,
+                    relative: None,
                     moving_dimensions: None,
+                    among_weights: None,
                     single_precision: false,
                 });
             }
-            Normalization::Checkpoint => checkpoint,
+            Normalization::Checkpoint | Normalization::DataSet(_) => checkpoint,
             Normalization::File(path) => path,
         };
-        let statistics = stats::load(path, quantiles)?;
+        let data_set = match source {
+            Normalization::DataSet(name) => Some(name.as_str()),
+            _ => None,
+        };
+        let statistics = stats::load(path, quantiles, data_set)?;
         let (state, actions) = statistics.lines(joints, state_dim, action_dim)?;
         Ok(Self {
             state,
             actions,
             state_dim,
             action_dim,
-            relative_actions: statistics.relative_actions,
+            relative: statistics.relative.clone(),
             moving_dimensions: statistics.moving_dimensions(),
+            among_weights: statistics.among_weights.then(|| statistics.file.clone()),
             single_precision: matches!(statistics.convention, Convention::Lerobot { .. }),
         })
     }
 
-    /// Whether the checkpoint says (lerobot's do) that its actions are relative to the state, so that without a delta
-    /// mask they would be wrong. False if it does not say.
-    pub fn relative_actions(&self) -> bool {
-        self.relative_actions
+    /// What the checkpoint says (lerobot's do) about actions that are relative to the state; none if it does not say.
+    pub fn relative(&self) -> Option<&RelativeStep> {
+        self.relative.as_ref()
+    }
+
+    /// The file of weights that the statistics stood in, if they did not come by themselves.
+    pub fn among_weights(&self) -> Option<&Path> {
+        self.among_weights.as_deref()
+    }
+
+    /// Joints whose statistics blow them up: the number of each, and the factor by which the model sees what it is off.
+    /// They never moved in training, so any real state is far outside of what the model knows.
+    pub fn blown_up(&self) -> impl Iterator<Item = (usize, f64)> {
+        /// A thousandth of a radian off would be a whole deviation off.
+        const MOST: f64 = 1e3;
+        let factors = self.state.iter().map(|line| 1.0 / line.divisor).enumerate();
+        factors.filter(|(_, factor)| *factor >= MOST)
+    }
+
+    /// What whoever starts this should know of these statistics.
+    pub fn remarks(&self, joints: &[String]) -> Vec<String> {
+        let source = self.among_weights().map(|file| {
+            format!(
+                "the statistics are those among the weights in {}, as lerobot up to 0.3 saved them",
+                file.display()
+            )
+        });
+        let blown_up = self.blown_up().map(|(joint, factor)| {
+            format!(
+                "joint '{}' hardly moved in training: the statistics multiply what it is off by {factor:.0e}, so that 0.01 \
+                 reaches the model as {:.0e}. Keep it where it was then, or give it a wider deviation in a file of your own \
+                 (norm_stats)",
+                joints.get(joint).map_or("?", String::as_str),
+                0.01 * factor
+            )
+        });
+        source.into_iter().chain(blown_up).collect()
     }
 
     /// How many dimensions of the state the statistics know to vary, if those behind are padding: the joints of the robot
@@ -232,8 +272,9 @@ mod tests {
             actions: vec![line; 2],
             state_dim: 4,
             action_dim: 3,
-            relative_actions: false,
+            relative: None,
             moving_dimensions: None,
+            among_weights: None,
             single_precision: false,
         };
         let mut state = [9.0; 4];

@@ -3,7 +3,6 @@
 //! Both lerobot's keys (`chunk_size`, `max_action_dim`, ..) and openpi's (`action_horizon`, `action_dim`) are read;
 //! sizes other than the named variants stand in an `architecture` block of ours.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -319,12 +318,11 @@ pub struct Description {
 }
 
 impl Description {
-    /// Reads `config.json` of a checkpoint folder.
-    pub fn load(folder: &Path) -> Result<Self, ConfigError> {
+    /// What the `config.json` of a checkpoint folder says.
+    pub fn from_json(folder: &Path, config: Value) -> Result<Self, ConfigError> {
         let path = folder.join("config.json");
         let fail = |message: String| ConfigError { path: path.clone(), message };
-        let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-        let file: ConfigFile = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        let file: ConfigFile = serde_json::from_value(config).map_err(|error| fail(error.to_string()))?;
         // What this build cannot run is said before anybody looks for its weights.
         file.said().map_err(fail)?;
         Ok(Self { path, file })
@@ -353,9 +351,11 @@ struct ConfigFile {
     #[serde(alias = "action_dim")]
     max_action_dim: Option<usize>,
     max_state_dim: Option<usize>,
+    #[serde(alias = "num_steps")]
     num_inference_steps: Option<usize>,
     #[serde(alias = "max_token_len")]
     tokenizer_max_length: Option<usize>,
+    #[serde(alias = "resize_imgs_with_padding")]
     image_resolution: Option<[usize; 2]>,
     architecture: Option<Architecture>,
 }

@@ -14,7 +14,7 @@ use pi0_node::policy::PolicyConfig;
 use pi0_node::policy::checkpoint::init::write_random;
 use pi0_node::settings::{
     Camera, ChunkJoin, Interpolation, LimitSettings, MissingCamera, Normalization, OnDeadlineMiss,
-    RealTimeSettings, Settings, Transport,
+    RealTimeSettings, Settings, StampSource, Transport,
 };
 
 static PIXELS: [u8; 60 * 40 * 3] = [100; 60 * 40 * 3];
@@ -37,6 +37,7 @@ pub fn settings(folder: &Path) -> Settings {
         topic: topic.map(str::to_owned),
         transport: Transport::Raw,
         missing: MissingCamera::Wait,
+        stamps: StampSource::Header,
     };
     Settings {
         checkpoint: folder.into(),
@@ -46,7 +47,8 @@ pub fn settings(folder: &Path) -> Settings {
         tenstorrent: Default::default(),
         seed: 1,
         cameras: vec![camera("base_0_rgb", Some("/top")), camera("left_wrist_0_rgb", None)],
-        joint_states_topic: "/joint_states".into(),
+        joint_states_topics: vec!["/joint_states".into()],
+        joint_stamps: StampSource::Header,
         joints: vec!["waist".into(), "elbow".into()],
         joint_scale: Vec::new(),
         joint_offset: Vec::new(),
@@ -85,7 +87,7 @@ pub fn stamp_ms(ms: i64) -> Stamp {
 
 /// A frame of the camera.
 pub fn image(stamp: Stamp) -> Image<'static> {
-    Image { stamp, height: 40, width: 60, encoding: "rgb8", step: 180, data: &PIXELS }
+    Image { stamp, height: 40, width: 60, encoding: "rgb8", is_bigendian: false, step: 180, data: &PIXELS }
 }
 
 /// A joint state, in another order than the model's.

@@ -7,7 +7,9 @@ use half::bf16;
 use super::axis::Axis;
 use crate::device::cpu::{CpuDevice, Precision};
 use crate::device::{Device, DeviceError, DeviceOptions, Silent};
-use crate::graph::{Graph, HostTensor, Op, Source, TensorType, ValueId, WeightData, Weights};
+use crate::graph::{
+    Graph, HostTensor, Op, Source, TensorType, ValueId, WeightData, WeightError, Weights, are_finite,
+};
 
 /// Rows of a weight that are turned into columns at a time.
 const BLOCK: usize = 32;
@@ -132,6 +134,9 @@ impl Content {
             for (line, values) in lines.clone().zip(block.chunks_mut(width)) {
                 source.copy((line % repeated) * width, values);
             }
+            if !are_finite(&block) {
+                source.check_finite()?;
+            }
             if *transposed {
                 for column in 0..width {
                     let to = columns.place(column) * rows.physical;
@@ -155,14 +160,14 @@ impl Content {
 
 /// A constant value's elements.
 enum Elements {
-    Stored(WeightData),
+    Stored(String, WeightData),
     Computed(Vec<f32>),
 }
 
 impl Elements {
     fn of(graph: &Graph, id: ValueId, weights: &dyn Weights) -> Result<Self, DeviceError> {
         match &graph.value(id).source {
-            Source::Weight { key, stored } => Ok(Self::Stored(weights.weight(key, stored)?)),
+            Source::Weight { key, stored } => Ok(Self::Stored(key.clone(), weights.weight(key, stored)?)),
             Source::Constant(HostTensor::F32(values)) => Ok(Self::Computed(values.clone())),
             _ => Ok(Self::Computed(compute(graph, &[id], weights)?.concat())),
         }
@@ -170,14 +175,26 @@ impl Elements {
 
     fn copy(&self, start: usize, out: &mut [f32]) {
         match self {
-            Self::Stored(data) => data.copy_f32(start, out),
+            Self::Stored(_, data) => data.copy_f32(start, out),
             Self::Computed(values) => out.copy_from_slice(&values[start..start + out.len()]),
         }
     }
 
     fn release(&self) {
-        if let Self::Stored(data) = self {
+        if let Self::Stored(_, data) = self {
             data.release();
+        }
+    }
+
+    /// Names the first element of a tensor that is no finite number.
+    #[cold]
+    fn check_finite(&self) -> Result<(), WeightError> {
+        match self {
+            Self::Stored(key, data) => match data.first_not_finite() {
+                Some(found) => Err(WeightError { key: key.clone(), message: found.to_string() }),
+                None => Ok(()),
+            },
+            Self::Computed(_) => Ok(()),
         }
     }
 }

@@ -89,7 +89,7 @@ mod tests {
         let bytes: Vec<u8> = weight.values().iter().flat_map(|value| value.to_le_bytes()).collect();
         let range = 0..bytes.len();
         let data = WeightData::new(Arc::new(bytes), range, WeightFormat::F32).unwrap();
-        WeightRows::Stored { data, columns: weight.cols }
+        WeightRows::Stored { key: "weight".into(), data, columns: weight.cols }
     }
 
     #[test]
