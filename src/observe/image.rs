@@ -9,7 +9,7 @@ mod encoding;
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
-use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvError, YuvPackedImage, YuvRange, YuvStandardMatrix};
+use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvError, YuvRange, YuvStandardMatrix};
 
 use self::encoding::{Encoding, SemiPlanar, Yuv422};
 use super::messages::{CompressedImage, Image};
@@ -97,13 +97,8 @@ impl ImagePreprocessor {
                 Ok(())
             }
             Encoding::Yuv422(order) => {
-                let (width, height) = size;
-                let packed = YuvPackedImage { yuy: image.data, yuy_stride: image.step, width, height };
-                let convert = match order {
-                    Yuv422::Uyvy => yuv::uyvy422_to_rgb,
-                    Yuv422::Yuyv => yuv::yuyv422_to_rgb,
-                };
-                convert(&packed, rgb, rgb_step, RANGE, MATRIX)
+                packed_to_rgb(image, order, rgb);
+                Ok(())
             }
             Encoding::SemiPlanar(order) => {
                 let (y_plane, uv_plane) = image.data.split_at(step * height);
@@ -192,6 +187,29 @@ fn is_whole_jpeg(file: &[u8]) -> bool {
 /// What cameras, OpenCV and cv_bridge mean by YUV.
 const RANGE: YuvRange = YuvRange::Limited;
 const MATRIX: YuvStandardMatrix = YuvStandardMatrix::Bt601;
+
+/// Packed 4:2:2 to `[height, width, 3]`: two pixels share their colour. The `yuv` crate takes luminance below 16 as less than black,
+/// where OpenCV takes it as black.
+fn packed_to_rgb(image: &Image, order: Yuv422, rgb: &mut [u8]) {
+    let width = image.width as usize;
+    let (luminance, colour) = match order {
+        Yuv422::Uyvy => ([1, 3], [0, 2]),
+        Yuv422::Yuyv => ([0, 2], [1, 3]),
+    };
+    for (row, out) in image.data.chunks(image.step as usize).zip(rgb.chunks_exact_mut(3 * width)) {
+        for (pair, out) in row[..2 * width].as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<6>().0) {
+            let [u, v] = colour.map(|place: usize| i32::from(pair[place]) - 128);
+            // BT.601's matrix (ITU-R BT.601-7, 2.5.3) in 65536ths.
+            let (red, green, blue) = (104_597 * v, -25_675 * u - 53_279 * v, 132_201 * u);
+            for (pixel, place) in luminance.into_iter().enumerate() {
+                let y = 76_309 * (i32::from(pair[place]) - 16).max(0) + (1 << 15);
+                for (channel, colour) in [red, green, blue].into_iter().enumerate() {
+                    out[3 * pixel + channel] = ((y + colour) >> 16).clamp(0, 255) as u8;
+                }
+            }
+        }
+    }
+}
 
 /// Each row's `numbers` of 16 bits to as many of 8: 65535 becomes 255.
 fn upper_ends(image: &Image, numbers: usize, out: &mut [u8]) {
