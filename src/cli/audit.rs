@@ -11,7 +11,7 @@ use clap::builder::RangedU64ValueParser;
 use self::report::{Audited, Report};
 use super::checkpoint::Preset;
 use super::progress::Bar;
-use crate::device::cpu::Precision;
+use crate::device::cpu::Dtype;
 use crate::device::tenstorrent::{
     self, Card, Precisions, Program, Residents, TenstorrentDevice, TenstorrentOptions,
 };
@@ -48,8 +48,8 @@ pub struct Options {
     #[arg(long, conflicts_with = "mock")]
     without_card: bool,
     /// How the CPU device stores weights and what they are multiplied with: bf16 or f32.
-    #[arg(long, default_value_t = Precision::Bf16)]
-    dtype: Precision,
+    #[arg(long, default_value_t = Dtype::Auto)]
+    dtype: Dtype,
     /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -102,7 +102,7 @@ fn graphs(
 }
 
 fn on_cpu(config: &PolicyConfig, options: &Options, weights: &dyn Weights) -> anyhow::Result<Audited> {
-    let device_options = DeviceOptions::cpu(0, options.dtype);
+    let device_options = DeviceOptions::cpu(0, options.dtype.precision()?);
     let mut device = device::open(&options.device, device_options)?;
     let graphs = graphs(config, options, |graph| device.simplify(graph))?;
     let accounts = compile(&mut *device, &graphs, weights)?;

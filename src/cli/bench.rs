@@ -16,7 +16,7 @@ use self::report::Report;
 use super::checkpoint::Preset;
 use super::progress::Bar;
 use crate::control::padded_prompt;
-use crate::device::cpu::Precision;
+use crate::device::cpu::Dtype;
 use crate::device::{self, DeviceOptions};
 use crate::graph::Weights;
 use crate::policy::checkpoint::random::RandomWeights;
@@ -41,9 +41,9 @@ pub struct Options {
     /// Cameras, 1 to 8.
     #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=8))]
     cameras: usize,
-    /// How the CPU device stores weights and what they are multiplied with: bf16 or f32.
-    #[arg(long, default_value_t = Precision::Bf16)]
-    dtype: Precision,
+    /// How the CPU device stores weights: bf16, f32, or auto, which is what this CPU multiplies fast.
+    #[arg(long, default_value_t = Dtype::Auto)]
+    dtype: Dtype,
     /// Denoising steps, 1 to 1000; without it, the model's own.
     #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     steps: Option<usize>,
@@ -82,8 +82,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let model = model_name(&options, &config);
     config.prompt_tokens = padded_prompt(&config, options.cameras, tokens);
 
+    let precision = options.dtype.precision()?;
     let device_options =
-        DeviceOptions { mock: options.mock, ..DeviceOptions::cpu(options.threads, options.dtype) };
+        DeviceOptions { mock: options.mock, ..DeviceOptions::cpu(options.threads, precision) };
     let mut device = device::open(&options.device, device_options)?;
     let start = Instant::now();
     let mut bench = Bench::compile(&mut *device, &config, options.cameras, weights, &Bar::default())?;
@@ -101,7 +102,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let report = Report {
         model,
         cameras: options.cameras,
-        precision: options.dtype,
+        precision,
         device: device.describe(),
         threads: match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),

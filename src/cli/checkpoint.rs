@@ -46,7 +46,9 @@ pub enum Command {
 pub enum Preset {
     /// For tests: compiles and runs in milliseconds.
     Tiny,
-    /// Real time on two cores.
+    /// Real time with three cameras of 112 x 112 pixels on two cores with AVX2.
+    Small,
+    /// Real time with one camera on two cores.
     Mini,
     /// The published size: 3.2 billion parameters, 6.5 GB in bf16.
     Pi0,
@@ -62,6 +64,7 @@ impl Preset {
     pub fn config(self) -> PolicyConfig {
         match self {
             Preset::Tiny => PolicyConfig::TINY,
+            Preset::Small => PolicyConfig::SMALL,
             Preset::Mini => PolicyConfig::MINI,
             Preset::Pi0 => PolicyConfig::PI0,
             Preset::Pi05Tiny => PolicyConfig::PI05_TINY,
@@ -74,6 +77,7 @@ impl Preset {
     pub fn name(self) -> &'static str {
         match self {
             Preset::Tiny => "tiny",
+            Preset::Small => "small",
             Preset::Mini => "mini",
             Preset::Pi0 => "pi0",
             Preset::Pi05Tiny => "pi05-tiny",

@@ -12,7 +12,7 @@ use clap::builder::RangedU64ValueParser;
 use self::inputs::Inputs;
 use self::outputs::{Output, make_room, save};
 use super::progress::Bar;
-use crate::device::cpu::Precision;
+use crate::device::cpu::{Dtype, Precision};
 use crate::device::{self, Device, DeviceOptions, ProgramId};
 use crate::graph::{Graph, HostTensor};
 use crate::policy::{ACTIONS, Checkpoint, Intermediates, PolicyGraphs};
@@ -41,8 +41,8 @@ pub struct Options {
     #[arg(long, default_value = "cpu")]
     device: String,
     /// How the CPU device stores weights and what they are multiplied with: f32, the reference, or bf16.
-    #[arg(long, default_value_t = Precision::F32)]
-    dtype: Precision,
+    #[arg(long, default_value_t = Dtype::Is(Precision::F32))]
+    dtype: Dtype,
     /// Threads of the CPU device, at most 1024; 0 means one per core.
     #[arg(long, default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1024))]
     threads: usize,
@@ -55,7 +55,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let inputs = Inputs::load(&options.inputs, config)?;
     let wanted = Intermediates::parse(&options.values);
     check_names(&wanted, &PolicyGraphs::as_written(config, inputs.cameras(), &wanted)?)?;
-    let mut device = device::open(&options.device, DeviceOptions::cpu(options.threads, options.dtype))?;
+    let mut device =
+        device::open(&options.device, DeviceOptions::cpu(options.threads, options.dtype.precision()?))?;
     let graphs = PolicyGraphs::rewritten(config, inputs.cameras(), &wanted, |graph| device.simplify(graph))?;
     let progress = Bar::default();
     let perceive = device.compile(&graphs.perceive, &checkpoint, &progress)?;

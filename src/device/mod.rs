@@ -172,7 +172,7 @@ pub enum DeviceError {
     Unknown(String),
     #[error("{variable} is '{found}'; this machine has the kernels {available}")]
     Kernels { variable: &'static str, found: String, available: String },
-    #[error("'{0}' is no precision; there are f32 and bf16")]
+    #[error("there is no dtype '{0}': auto, bf16 or f32")]
     Precision(String),
     #[error(transparent)]
     Tenstorrent(#[from] tenstorrent::TenstorrentError),
@@ -183,7 +183,7 @@ pub enum DeviceError {
 pub struct DeviceOptions {
     /// Threads of the CPU; 0 means one per core.
     pub threads: usize,
-    /// How the CPU stores weights and what they are multiplied with.
+    /// How the CPU stores weights.
     pub precision: cpu::Precision,
     /// How a Tenstorrent card is used.
     pub tenstorrent: Tuning,

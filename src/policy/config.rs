@@ -98,6 +98,15 @@ impl PolicyConfig {
         ..Self::PI0
     };
 
+    /// Between the two: small images, and half the width.
+    pub const SMALL: Self = Self {
+        vision: VisionConfig { width: 128, layers: 4, heads: 4, mlp: 384, patch: 14, image: 112 },
+        vlm: GemmaConfig { width: 160, layers: 4, mlp: 480, heads: 8, kv_heads: 1, head_dim: 32 },
+        expert: GemmaConfig { width: 128, layers: 4, mlp: 384, heads: 8, kv_heads: 1, head_dim: 32 },
+        vocabulary: 2048,
+        ..Self::PI0
+    };
+
     /// For tests: the sizes of the golden data.
     pub const TINY: Self = Self {
         vision: VisionConfig { width: 64, layers: 2, heads: 2, mlp: 136, patch: 14, image: 56 },
@@ -447,7 +456,8 @@ mod tests {
 
     #[test]
     fn every_preset_survives_its_own_json() {
-        let mut presets = vec![PolicyConfig::PI0, PolicyConfig::MINI, PolicyConfig::TINY];
+        let mut presets =
+            vec![PolicyConfig::PI0, PolicyConfig::MINI, PolicyConfig::SMALL, PolicyConfig::TINY];
         presets.extend([PolicyConfig::PI05, PolicyConfig::PI05_MINI, PolicyConfig::PI05_TINY]);
         for state in [StateInput::Nowhere, StateInput::Prompt { padded: true }] {
             let variant = Variant { state, ..Variant::PI05 };

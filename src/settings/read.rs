@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use super::robot::{check_topic, not_unique};
 use super::value::{Problem, Value, Values, complete, problem};
 use super::{ChunkJoin, Normalization, OnDeadlineMiss, RealTimeSettings, Settings};
-use crate::device::cpu::Precision;
+use crate::device::cpu::{Dtype, Precision};
 use crate::device::tenstorrent::{DataType, Precisions, Tuning};
 
 /// Parameters that cannot be used: all of them, not just the first.
@@ -48,10 +48,7 @@ impl Values {
         Settings {
             checkpoint: self.text("checkpoint").into(),
             device: self.text("device"),
-            precision: match self.text("dtype").as_str() {
-                "f32" => Precision::F32,
-                _ => Precision::Bf16,
-            },
+            precision: self.precision(problems),
             threads: self.count("threads"),
             tenstorrent: self.tenstorrent(),
             seed: self.integer("seed").unsigned_abs(),
@@ -96,6 +93,14 @@ impl Values {
             dashboard: self.dashboard(problems),
             latency_folder: optional(self.text("latency_folder")).map(Into::into),
         }
+    }
+
+    fn precision(&self, problems: &mut Vec<Problem>) -> Precision {
+        let dtype = self.text("dtype").parse::<Dtype>();
+        dtype.and_then(Dtype::precision).unwrap_or_else(|error| {
+            problems.push(problem("dtype", error.to_string()));
+            Precision::F32
+        })
     }
 
     fn tenstorrent(&self) -> Tuning {

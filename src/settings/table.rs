@@ -23,10 +23,11 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "dtype",
-        default: Text("bf16"),
+        default: Text("auto"),
         unit: "",
-        allowed: OneOf(&["bf16", "f32"]),
-        description: "How the CPU device stores weights and what they are multiplied with: bf16 is fast, f32 the reference",
+        allowed: OneOf(&["auto", "bf16", "f32"]),
+        description: "How the CPU device stores weights: auto takes what this CPU multiplies fast and says what that is; bf16 \
+                      takes half the memory of f32, the reference",
     },
     Parameter {
         name: "threads",

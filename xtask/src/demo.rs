@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use crate::command::{command, run as run_command};
+use crate::model::fitting_checkpoint;
 use crate::process::Process;
 use crate::root;
 use crate::simulator::{self, Readiness};
@@ -33,7 +34,8 @@ pub struct Options {
     /// Stop after so many seconds; without it, Ctrl-C stops.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
-    /// Checkpoint folder; without it, a random model of the mini size is made in target/demo.
+    /// Checkpoint folder; without it, a random model is made in target/demo, of the largest size that this machine runs in
+    /// time.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     /// A simulated ALOHA in the place of recorded topics; installs MuJoCo into .sim first.
@@ -72,7 +74,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let binary = Binary::new(options.domain)?;
     let checkpoint = match given_checkpoint {
         Some(folder) => folder,
-        None => random_checkpoint(&binary)?,
+        None => fitting_checkpoint(&binary)?,
     };
 
     // The node's output passes through here, so it cannot see for itself whether there is a terminal.
@@ -137,26 +139,10 @@ fn existing(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot resolve {}", path.display()))
 }
 
-/// A model of the mini size with random weights, made once. A half-made one has no place under the final name.
-fn random_checkpoint(binary: &Binary) -> anyhow::Result<PathBuf> {
-    let folder = binary.target.join("demo/mini");
-    if !folder.exists() {
-        eprintln!("demo: making a random checkpoint in {}", folder.display());
-        let unfinished = binary.target.join("demo/mini.unfinished");
-        if unfinished.exists() {
-            std::fs::remove_dir_all(&unfinished).context("cannot remove an unfinished checkpoint")?;
-        }
-        let arguments = ["checkpoint", "init", "--preset", "mini", "--seed", "1"];
-        run_command(binary.command(&arguments).arg(&unfinished))?;
-        std::fs::rename(&unfinished, &folder).context("cannot name the finished checkpoint")?;
-    }
-    Ok(folder)
-}
-
 /// The release binary of the node, run from the repository's root on a DDS domain of this machine.
-struct Binary {
+pub struct Binary {
     /// Cargo's target folder.
-    target: PathBuf,
+    pub target: PathBuf,
     domain: String,
 }
 
@@ -168,7 +154,8 @@ impl Binary {
         Ok(Self { target: target.to_owned(), domain: domain.to_string() })
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// The node with arguments.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let program = self.target.join("release/pi0_node");
         let mut command = command(&program.to_string_lossy(), arguments);
         self.meet(&mut command);

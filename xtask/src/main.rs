@@ -1,8 +1,10 @@
 //! `cargo xtask`: set-up, demo and test of this repository, each one command.
 
+mod arm;
 mod bindgen;
 mod command;
 mod demo;
+mod model;
 mod patch;
 mod process;
 mod progress;

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
 use nix::unistd::Pid;
 
 pub struct Process {
@@ -17,6 +17,8 @@ pub struct Process {
 impl Process {
     /// Starts a command, out of reach of the terminal's Ctrl-C: its owner decides when it stops.
     pub fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
+        // SAFETY: what runs between fork and exec only makes system calls.
+        unsafe { command.pre_exec(heed_signals) };
         let child = command.process_group(0).spawn().with_context(|| format!("cannot start the {name}"))?;
         Ok(Self { name, child })
     }
@@ -68,6 +70,17 @@ impl Process {
     }
 }
 
+/// Undoes what a process inherits if we were started in the background or by `nohup`: ignored and blocked signals, which
+/// some programs, shells among them, cannot heed any more.
+fn heed_signals() -> std::io::Result<()> {
+    SigSet::all().thread_unblock()?;
+    for asked in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
+        // SAFETY: the default of a signal runs none of our code.
+        unsafe { signal(asked, SigHandler::SigDfl)? };
+    }
+    Ok(())
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
@@ -98,6 +111,22 @@ mod tests {
     fn a_process_that_heeds_the_interrupt_stops_cleanly() {
         let mut process = shell("trap 'exit 0' INT; echo ready; while :; do sleep 0.01; done");
         process.check_running().unwrap();
+        process.stop(PATIENCE).unwrap();
+    }
+
+    #[test]
+    fn a_process_heeds_the_interrupt_even_if_we_ignore_it() {
+        /// Restores what the tests beside this one may rely on.
+        struct Restore(SigHandler);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                // SAFETY: it was so before.
+                unsafe { signal(Signal::SIGINT, self.0) }.unwrap();
+            }
+        }
+        // SAFETY: ignoring a signal runs none of our code.
+        let _restore = Restore(unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }.unwrap());
+        let mut process = shell("trap 'exit 0' INT; echo ready; while :; do sleep 0.01; done");
         process.stop(PATIENCE).unwrap();
     }
 

@@ -1,12 +1,13 @@
 //! The CPU device: the embedded default, and the numerical reference of all others.
 //!
-//! Values are f32. What products multiply, weights and their inputs, is stored as f32 (the reference) or as bf16 (the
-//! fast path); sums, norms, softmax and everything else are f32 either way.
+//! Values are f32. Weights are stored as f32 (the reference) or as bf16 (the fast path); what is multiplied with them is
+//! rounded to bf16 only where the CPU multiplies bf16. Sums, norms, softmax and everything else are f32 either way.
 //!
 //! `compile` turns a graph into a program by way of `fuse` (what is computed together), `layout` (where values live),
 //! `lower` (which kernels) and `load` (weights); `kernels` do the work on the threads of `pool`.
 
 mod compile;
+mod dtype;
 mod fuse;
 mod kernels;
 mod layout;
@@ -18,11 +19,10 @@ mod pool;
 mod program;
 mod weight;
 
-use std::env;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 
+pub use dtype::Dtype;
 pub use kernels::Isa;
 pub use kernels::product::Precision;
 
@@ -36,9 +36,6 @@ use super::{
     StepTime,
 };
 use crate::graph::{Graph, HostTensor, HostView, Source, Weights};
-
-/// Forces the kernels of one instruction set, for tests and comparisons: `portable`, `avx2`, `avx512`, `avx512bf16`.
-const KERNELS_VARIABLE: &str = "PI0_CPU_KERNELS";
 
 pub struct CpuDevice {
     // Programs point into residents and packed weights, so they go first.
@@ -56,15 +53,7 @@ pub struct CpuDevice {
 impl CpuDevice {
     /// The fastest kernels of this machine, or those that the environment asks for.
     pub fn new(options: DeviceOptions) -> Result<Self, DeviceError> {
-        let mut available = Isa::available();
-        let isa = match env::var(KERNELS_VARIABLE) {
-            Err(_) => available.pop().unwrap_or(Isa::Portable),
-            Ok(name) => *available.iter().find(|isa| isa.to_string() == name).ok_or_else(|| {
-                let available = available.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
-                DeviceError::Kernels { variable: KERNELS_VARIABLE, found: name, available }
-            })?,
-        };
-        Self::with_isa(options, isa)
+        Self::with_isa(options, dtype::chosen_kernels()?)
     }
 
     /// As [`Self::new`], with the kernels of `isa`, which must be one of [`Isa::available`].
@@ -98,7 +87,11 @@ impl CpuDevice {
 
 impl Device for CpuDevice {
     fn describe(&self) -> String {
-        format!("cpu ({}, {} kernels, {} threads)", self.precision, self.isa, self.pool.threads())
+        let numbers = match (self.precision, self.isa.rows(self.precision)) {
+            (Precision::Bf16, Precision::F32) => "bf16 weights multiplied in f32".to_owned(),
+            (precision, _) => precision.to_string(),
+        };
+        format!("cpu ({numbers}, {} kernels, {} threads)", self.isa, self.pool.threads())
     }
 
     fn compile(
@@ -175,17 +168,6 @@ impl Device for CpuDevice {
 
     fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError> {
         self.program(program)?.read(output, out)
-    }
-}
-
-impl FromStr for Precision {
-    type Err = DeviceError;
-
-    fn from_str(name: &str) -> Result<Self, DeviceError> {
-        [Precision::F32, Precision::Bf16]
-            .into_iter()
-            .find(|precision| precision.to_string() == name)
-            .ok_or_else(|| DeviceError::Precision(name.into()))
     }
 }
 

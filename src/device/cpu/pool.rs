@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 
 use core_affinity::CoreId;
+use crossbeam::utils::CachePadded;
 
 /// Looks for new work before a worker parks: well above the pause between two kernels of a running program.
 const SPINS: u32 = 20_000;
@@ -29,15 +30,16 @@ pub(super) struct Pool {
     handles: Vec<Thread>,
 }
 
+/// What threads wait for stands in cache lines of its own, so that looking at it holds nobody else up.
 struct Shared {
     /// `[job number | tasks | next task]`: claiming a task and knowing its job is one atomic operation, so a worker
     /// that wakes late can never touch a job that is over.
-    ticket: AtomicU64,
+    ticket: CachePadded<AtomicU64>,
     /// Written between jobs only; read only by whoever holds a claimed task of the current job.
     task: UnsafeCell<Option<Task<'static>>>,
-    done: AtomicUsize,
+    done: CachePadded<AtomicUsize>,
     /// One per worker: it has parked, or is about to.
-    parked: Vec<AtomicBool>,
+    parked: Vec<CachePadded<AtomicBool>>,
     stop: AtomicBool,
 }
 
@@ -52,10 +54,10 @@ impl Pool {
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let workers = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            ticket: AtomicU64::new(0),
+            ticket: CachePadded::new(AtomicU64::new(0)),
             task: UnsafeCell::new(None),
-            done: AtomicUsize::new(0),
-            parked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+            done: CachePadded::new(AtomicUsize::new(0)),
+            parked: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
             stop: AtomicBool::new(false),
         });
         let mut pool = Self { shared, workers: Vec::new(), handles: Vec::new() };

@@ -1,6 +1,6 @@
 //! Rotary position embedding: the table of angles once per sequence, then the rotation of queries and keys.
 
-use super::{Arithmetic, Kernel, row_tasks, share};
+use super::{Arithmetic, Kernel, LANES, row_tasks, share};
 use crate::device::cpu::memory::Matrix;
 
 /// Cosines then sines of `position / theta^(2i/head_dim)`, i < head_dim/2.
@@ -50,7 +50,25 @@ pub(super) fn rotate(x: &[f32], table: &[f32], out: &mut [f32]) {
     let (cosines, sines) = table.split_at(half);
     let (a, b) = x.split_at(half);
     let (out_a, out_b) = out.split_at_mut(half);
-    for i in 0..half {
+    let mut done = 0;
+    // Many at once and read before they are written, so that the compiler can vectorise it.
+    while let (Some(a), Some(b), Some(cosines), Some(sines), Some(out_a), Some(out_b)) = (
+        a[done..].first_chunk::<LANES>(),
+        b[done..].first_chunk::<LANES>(),
+        cosines[done..].first_chunk::<LANES>(),
+        sines[done..].first_chunk::<LANES>(),
+        out_a[done..].first_chunk_mut::<LANES>(),
+        out_b[done..].first_chunk_mut::<LANES>(),
+    ) {
+        let (mut turned_a, mut turned_b) = ([0.0; LANES], [0.0; LANES]);
+        for i in 0..LANES {
+            turned_a[i] = a[i] * cosines[i] - b[i] * sines[i];
+            turned_b[i] = b[i] * cosines[i] + a[i] * sines[i];
+        }
+        (*out_a, *out_b) = (turned_a, turned_b);
+        done += LANES;
+    }
+    for i in done..half {
         out_a[i] = a[i] * cosines[i] - b[i] * sines[i];
         out_b[i] = b[i] * cosines[i] + a[i] * sines[i];
     }
