@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Verdict;
 use crate::control::{Prompts, trained};
 use crate::observe::{NormalizationError, Normalizer, RelativeActions, RelativeActionsError, TokenizerError};
-use crate::policy::{Checkpoint, PolicyConfig};
+use crate::policy::{Checkpoint, PolicyConfig, StateInput};
 use crate::settings::Settings;
 
 /// What there is to say about the settings with their checkpoint.
@@ -30,6 +30,7 @@ pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
     };
     verdicts.extend(normalization(settings, &config));
     verdicts.push(tokenizer(settings, &config));
+    verdicts.extend(state_padding(folder, &config));
     verdicts.extend(cameras(settings, folder));
     verdicts.push(times(settings, &config));
     verdicts
@@ -136,6 +137,33 @@ fn tokenizer(settings: &Settings, config: &PolicyConfig) -> Verdict {
     }
 }
 
+/// Whether the state was padded in the prompts that it was trained with, which lerobot's files do not say: 0.4 did it, 0.5 did not,
+/// and since 0.5.1 there is a step that earlier versions do not have.
+fn state_padding(folder: &Path, config: &PolicyConfig) -> Option<Verdict> {
+    const KEY: &str = "pad_discrete_state";
+    let read = |name: &str| -> Option<serde_json::Value> {
+        serde_json::from_str(&fs::read_to_string(folder.join(name)).ok()?).ok()
+    };
+    let processors = read("policy_preprocessor.json")?;
+    let steps = processors["steps"].as_array()?;
+    let has = |name: &str| steps.iter().any(|step| step["registry_name"] == name);
+    let said = read("config.json").is_some_and(|config| config.get(KEY).is_some());
+    let in_prompt = matches!(config.variant.state, StateInput::Prompt { .. });
+    if !in_prompt
+        || said
+        || !has("pi05_prepare_state_tokenizer_processor_step")
+        || has("relative_actions_processor")
+    {
+        return None;
+    }
+    let message = format!(
+        "lerobot 0.4 or 0.5.0 wrote this; if it was trained with 0.4, its prompts have {} numbers: set \"{KEY}\": true in \
+         config.json, else false",
+        config.state_dim
+    );
+    Some(Verdict::warning("prompt", message))
+}
+
 /// lerobot's checkpoints name their images; openpi's do not.
 fn cameras(settings: &Settings, folder: &Path) -> Option<Verdict> {
     let config: serde_json::Value =
@@ -179,5 +207,32 @@ fn times(settings: &Settings, config: &PolicyConfig) -> Verdict {
         Verdict::error("control_hz", message)
     } else {
         Verdict::ok("control_hz", format!("a chunk lasts {lasts_ms:.0} ms"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lerobots_files_that_leave_the_padding_open_are_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |steps: &[&str], config: &str| {
+            let steps: Vec<_> = steps.iter().map(|name| serde_json::json!({"registry_name": name})).collect();
+            let processors = serde_json::json!({ "steps": steps }).to_string();
+            fs::write(folder.path().join("policy_preprocessor.json"), processors).unwrap();
+            fs::write(folder.path().join("config.json"), config).unwrap();
+        };
+        let found =
+            |config: &PolicyConfig| state_padding(folder.path(), config).map(|verdict| verdict.message);
+        let old = ["normalizer_processor", "pi05_prepare_state_tokenizer_processor_step"];
+        write(&old, "{}");
+        let message = found(&PolicyConfig::PI05).unwrap();
+        assert!(message.contains("32 numbers: set \"pad_discrete_state\": true in config.json"), "{message}");
+        assert_eq!(found(&PolicyConfig::PI0), None);
+        write(&old, r#"{"pad_discrete_state": false}"#);
+        assert_eq!(found(&PolicyConfig::PI05), None);
+        write(&[&old[..], &["relative_actions_processor"]].concat(), "{}");
+        assert_eq!(found(&PolicyConfig::PI05), None);
     }
 }

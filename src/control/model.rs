@@ -162,8 +162,8 @@ impl Model {
         }
         let perceive = self.programs[self.current].perceive;
         self.seen_by = self.current;
-        let images = self.images.iter().zip(&self.seen);
-        images.map(|(name, pixels)| self.device.write(perceive, name, HostView::F32(pixels))).collect()
+        let mut images = self.images.iter().zip(&self.seen);
+        images.try_for_each(|(name, pixels)| self.device.write(perceive, name, HostView::F32(pixels)))
     }
 
     /// Images and prompt to the KV cache.
