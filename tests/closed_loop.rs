@@ -77,7 +77,9 @@ fn start(
     parameters: &[&str],
 ) -> (ros::Process, ros::Process) {
     let mut command = pi0_node(&["run", "--ros-args", "--params-file", CONFIG]);
-    files.iter().for_each(|file| drop(command.arg("--params-file").arg(file)));
+    for file in files {
+        command.arg("--params-file").arg(file);
+    }
     let checkpoint = format!("checkpoint:={}", checkpoint.display());
     let raw = "camera_topics:=['/top/image_raw', '/left_wrist/image_raw', '/right_wrist/image_raw']";
     let transports = "camera_transports:=['raw', 'raw', 'raw']";

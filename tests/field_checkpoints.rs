@@ -215,8 +215,7 @@ fn statistics_among_the_weights_are_used_and_it_is_said() {
         &field.checkpoint(),
         &pi0_node::settings::Normalization::Checkpoint,
         14,
-        32,
-        32,
+        pi0_node::observe::Trained { state_dim: 32, action_dim: 32, quantiles: false },
     )
     .unwrap();
     let mut state = [0.0; 32];
@@ -361,9 +360,10 @@ fn without_a_configuration_what_does_not_follow_is_asked_for_and_everything_else
     // The example is right for this one: no other size is asked for, and the model is the same.
     fs::write(field.file("config.json"), example).unwrap();
     field.fits();
-    let opened = pi0_node::policy::Checkpoint::open(&field.checkpoint()).unwrap();
-    let whole = pi0_node::policy::PolicyConfig::from_json(&field.checkpoint(), config).unwrap();
-    assert_eq!(*opened.config(), whole);
+    let opened = || *pi0_node::policy::Checkpoint::open(&field.checkpoint()).unwrap().config();
+    let from_weights = opened();
+    fs::write(field.file("config.json"), config.to_string()).unwrap();
+    assert_eq!(from_weights, opened());
 }
 
 #[test]

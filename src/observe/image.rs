@@ -70,7 +70,7 @@ impl ImagePreprocessor {
             return Err(ImageError::OddSize { width, height, encoding: image.encoding.into() });
         }
         let Encoding::Bytes(format) = encoding else {
-            let format = self.convert(image, encoding)?;
+            let format = self.expand(image, encoding)?;
             let colours = std::mem::take(&mut self.colours);
             let pixels = Pixels { data: &colours, step: width * format.bytes, format };
             let converted = self.convert((width, height), pixels, out);
@@ -81,7 +81,7 @@ impl ImagePreprocessor {
     }
 
     /// Writes the image's colours into their place, a byte for each channel and no padding; gives how they stand there.
-    fn convert(&mut self, image: &Image, encoding: Encoding) -> Result<PixelFormat, ImageError> {
+    fn expand(&mut self, image: &Image, encoding: Encoding) -> Result<PixelFormat, ImageError> {
         let (width, height, step) = (image.width as usize, image.height as usize, image.step as usize);
         let format = match encoding {
             Encoding::Wide(format) | Encoding::Bytes(format) => format,
