@@ -144,14 +144,21 @@ fn refused_messages_change_nothing_and_are_counted() {
     let (_folder, mut wiring) = robot();
     put_joints(&mut wiring, 90);
     let data = [0; 10];
-    let image =
-        Image { stamp: stamp_ms(100), height: 40, width: 60, encoding: "rgb8", step: 180, data: &data };
+    let image = Image {
+        stamp: stamp_ms(100),
+        height: 40,
+        width: 60,
+        encoding: "rgb8",
+        is_bigendian: false,
+        step: 180,
+        data: &data,
+    };
     assert!(wiring.cameras[0].put_image(&image, stamp_ms(100)).is_err());
     let names = ["waist".to_owned()];
     assert!(
         wiring
             .joints
-            .put(&JointState { stamp: Stamp(0), names: &names, positions: &[0.0] }, Stamp(0))
+            .put(&JointState { stamp: Stamp(0), names: &names, positions: &[0.0, 1.0] }, Stamp(0))
             .is_err()
     );
     assert!(wiring.prompt.put(&"long ".repeat(100)).is_err());
@@ -233,7 +240,8 @@ fn poison(folder: &Path, key: &str, value: half::bf16) {
 fn actions_that_are_not_finite_never_leave() {
     let folder = tempfile::tempdir().unwrap();
     write_checkpoint(folder.path());
-    poison(folder.path(), "action_out_proj.bias", half::bf16::INFINITY);
+    // The largest number is one; what it is multiplied with makes it infinite.
+    poison(folder.path(), "action_out_proj.weight", half::bf16::MAX);
     let mut wiring = assemble(&settings(folder.path()), &Silent).unwrap();
     put_image(&mut wiring, 100);
     put_joints(&mut wiring, 100);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use faulty::{Faults, robot_on};
 use pi0_node::control::{Chunk, Outcome, Phase, Wiring};
 use pi0_node::observe::messages::{Image, JointState, Stamp};
-use pi0_node::settings::{Camera, MissingCamera, Transport};
+use pi0_node::settings::{Camera, MissingCamera, StampSource, Transport};
 use pi0_node::telemetry::DropReason;
 use robot::{image, put_image, put_joints, stamp_ms};
 
@@ -47,6 +47,7 @@ fn two_cameras(missing: MissingCamera) -> (tempfile::TempDir, Wiring) {
         topic: Some(topic.into()),
         transport: Transport::Raw,
         missing,
+        stamps: StampSource::Header,
     };
     robot_on(&Faults::none(), |settings| {
         settings.cameras = vec![
@@ -176,7 +177,15 @@ fn images_of_another_size_or_encoding_appear_mid_run() {
     for (ms, encoding, width, row) in
         [(200, "rgba8", 120, 480), (300, "mono8", 17, 20), (400, "rgb8", 60, 180)]
     {
-        let image = Image { stamp: stamp_ms(ms), height: 30, width, encoding, step: row, data: &data };
+        let image = Image {
+            stamp: stamp_ms(ms),
+            height: 30,
+            width,
+            encoding,
+            is_bigendian: false,
+            step: row,
+            data: &data,
+        };
         wiring.cameras[0].put_image(&image, stamp_ms(ms)).unwrap();
         put_joints(&mut wiring, ms);
         let (outcome, chunk) = step(&mut wiring, ms);

@@ -1,4 +1,4 @@
-//! Every component of pi0 on the CPU device against the reference implementation: one test per component, so that a
+//! Every component of pi0 and pi0.5 on the CPU device against the reference implementation: one test per component, so that a
 //! failure says where. Each test covers every golden file and every instruction set of this machine.
 //!
 //! Tolerances: relative rms 1e-5 for values and 1e-4 (largest difference) for actions. Both sides compute in f32 with
@@ -46,7 +46,11 @@ fn cases() -> &'static [Case] {
 
 /// Compares every golden value whose name starts with one of `prefixes`; at least one per file must be there.
 fn compare(prefixes: &[&str]) {
-    for case in cases() {
+    compare_of(cases().iter(), prefixes);
+}
+
+fn compare_of(cases: impl Iterator<Item = &'static Case>, prefixes: &[&str]) {
+    for case in cases {
         let mut compared = 0;
         for (name, expected) in &case.golden.outputs {
             if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
@@ -125,6 +129,11 @@ fn suffix_embedding() {
 }
 
 #[test]
+fn condition_of_the_experts_norms() {
+    compare_of(cases().iter().filter(|case| case.name.starts_with("pi05")), &["adarms_cond_"]);
+}
+
+#[test]
 fn expert_output() {
     compare(&["expert_out_"]);
 }
@@ -161,6 +170,7 @@ fn every_golden_value_is_compared() {
         "prefix_",
         "cache_",
         "suffix_embs_",
+        "adarms_cond_",
         "expert_out_",
         "time_",
         "x_t_",

@@ -1,8 +1,8 @@
 //! The CPU's bf16 path against the reference in f32, next to the reference's own bf16: every value, on every instruction
 //! set.
 //!
-//! `pi0_bf16_all` is PyTorch with SigLIP, Gemma and the expert in bf16 and RoPE in f32; the robot's own projections
-//! (state, actions, time) are f32 there and here. Ours may be 1.5 times as far from f32 as that, or within the rounding
+//! `pi0_bf16_all` and `pi05_bf16_all` are PyTorch with SigLIP, Gemma and the expert in bf16 and RoPE in f32; the robot's own projections
+//! (state, actions, time; pi0.5's modulations of norms) are f32 there and here. Ours may be 1.5 times as far from f32 as that, or within the rounding
 //! of f32 where PyTorch computes in f32 as well, and must correlate with f32 to 0.9995.
 
 #[path = "support/golden.rs"]
@@ -20,8 +20,18 @@ const F32_ROUNDING: f64 = 1e-5;
 const CORRELATION: f64 = 0.9995;
 
 #[test]
-fn every_value_is_as_close_to_f32_as_torch_in_bf16() {
-    let (exact, torch) = (Golden::load("pi0_bf16_f32ref"), Golden::load("pi0_bf16_all"));
+fn every_value_of_pi0_is_as_close_to_f32_as_torch_in_bf16() {
+    as_close_as_torch("pi0");
+}
+
+#[test]
+fn every_value_of_pi05_is_as_close_to_f32_as_torch_in_bf16() {
+    as_close_as_torch("pi05");
+}
+
+fn as_close_as_torch(model: &str) {
+    let load = |what: &str| Golden::load(&format!("{model}_bf16_{what}"));
+    let (exact, torch) = (load("f32ref"), load("all"));
     let graphs = graphs(&exact, &Intermediates::All);
     for isa in Isa::available() {
         let found = run(&exact, &graphs, isa, Precision::Bf16);

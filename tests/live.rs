@@ -29,8 +29,12 @@ const CHUNKS: &str = "/pi0_node/action_chunk";
 
 /// A tiny model with random weights, its tokenizer and statistics.
 fn checkpoint(folder: &TempDir) -> PathBuf {
-    let checkpoint = folder.path().join("tiny");
-    let made = pi0_node(&["checkpoint", "init", "--preset", "tiny"]).arg(&checkpoint).output().unwrap();
+    checkpoint_of(folder, "tiny")
+}
+
+fn checkpoint_of(folder: &TempDir, preset: &str) -> PathBuf {
+    let checkpoint = folder.path().join(preset);
+    let made = pi0_node(&["checkpoint", "init", "--preset", preset]).arg(&checkpoint).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     checkpoint
 }
@@ -91,9 +95,18 @@ fn stamp(trajectory: &Trajectory) -> Stamp {
 
 #[test]
 fn chunks_on_the_wire_are_bit_for_bit_those_of_replay() {
+    on_the_wire_as_in_replay("tiny");
+}
+
+#[test]
+fn pi05s_chunks_on_the_wire_are_those_of_replay_too() {
+    on_the_wire_as_in_replay("pi05-tiny");
+}
+
+fn on_the_wire_as_in_replay(preset: &str) {
     const ENOUGH: usize = 4;
     let folder = TempDir::new().unwrap();
-    let checkpoint = checkpoint(&folder);
+    let checkpoint = checkpoint_of(&folder, preset);
     let bag = bag_with_held_joints(&folder);
     let expected = replay(&bag, &checkpoint, &folder);
 
@@ -182,7 +195,10 @@ fn a_camera_that_never_comes_shows_in_diagnostics_and_sigterm_stops_the_node() {
     assert!(value("rate_hz").unwrap().parse::<f64>().unwrap() > 0.0);
     assert!(value("decode_p50_ms").is_some());
     let control = part(&newest, "control").unwrap();
-    assert_eq!(control.message, "no chunk yet: no complete frame set");
+    assert_eq!(
+        control.message,
+        "no chunk yet: no image came from right_wrist_0_rgb (/no/such/camera): is its driver running?"
+    );
 
     player.stop("INT");
     let output = node.stop("TERM");

@@ -11,8 +11,11 @@ use pi0_node::bag::commands::StreamMessage;
 use pi0_node::control::{Outcome, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::device::cpu::Precision;
+use pi0_node::policy::PolicyConfig;
 use pi0_node::settings::{Camera, ChunkJoin, Interpolation, MissingCamera, Output, OutputKind, Settings};
-use robot::{image, put_image, put_joints, settings, stamp_ms, write_checkpoint};
+use robot::{
+    image, put_image, put_joints, put_positions, settings, stamp_ms, write_checkpoint, write_checkpoint_of,
+};
 
 struct Counting;
 
@@ -51,6 +54,12 @@ fn a_cycle_allocates_and_frees_nothing() {
     no_cycle_allocates(&Settings { precision: Precision::F32, ..plain.clone() });
     no_cycle_allocates(&Settings { precision: Precision::Bf16, ..plain.clone() });
     no_cycle_allocates(&with_everything(plain));
+
+    // With a prompt for each state, of all lengths.
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint_of(folder.path(), &PolicyConfig::PI05_TINY);
+    no_cycle_allocates(&settings(folder.path()));
+    no_cycle_allocates(&with_everything(settings(folder.path())));
 
     // The counter does count.
     ARMED.store(true, SeqCst);
@@ -98,7 +107,7 @@ fn no_cycle_allocates(settings: &Settings) {
         // While a missing camera is waited for, these are acts on the set before.
         assert_eq!((first, idle), (Outcome::Chunk, Outcome::Idle), "cycle {cycle}");
 
-        put_joints(&mut wiring, now + 20);
+        put_positions(&mut wiring, now + 20, [0.3 * cycle as f64 - 1.2, 1.0]);
         let again = counted_step(&mut wiring, now + 20, &mut sequence);
         assert_eq!(again == Outcome::Chunk, settings.act_rate_hz > 0.0, "cycle {cycle}");
     }

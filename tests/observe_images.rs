@@ -35,6 +35,7 @@ fn rgb8(width: usize, height: usize, data: &[u8]) -> Image<'_> {
         height: height as u32,
         width: width as u32,
         encoding: "rgb8",
+        is_bigendian: false,
         step: 3 * width as u32,
         data,
     }

@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pi0_node::observe::{DeltaMask, JointUnits, Normalizer};
+use pi0_node::observe::{DeltaMask, JointUnits, Normalizer, Trained};
 use pi0_node::settings::{NODE_NAME, Normalization, Settings, Value as Parameter, read_parameters};
 use serde_json::Value;
 
 const JOINTS: usize = 7;
 const MODEL_DIM: usize = 32;
+const PI0: Trained = Trained { state_dim: MODEL_DIM, action_dim: MODEL_DIM, quantiles: false };
+const PI05: Trained = Trained { quantiles: true, ..PI0 };
 
 fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/observe").join(name)
@@ -35,9 +37,13 @@ fn assert_close(name: &str, found: &[f64], expected: &[f64]) {
 }
 
 fn compare(name: &str, folder: &Path, source: &Normalization) {
+    compare_for(PI0, name, folder, source);
+}
+
+fn compare_for(trained: Trained, name: &str, folder: &Path, source: &Normalization) {
     let recorded = recorded();
     let case = &recorded["cases"][name];
-    let normalizer = Normalizer::load(folder, source, JOINTS, MODEL_DIM, MODEL_DIM).unwrap();
+    let normalizer = Normalizer::load(folder, source, JOINTS, trained).unwrap();
 
     let mut state = [f32::NAN; MODEL_DIM];
     normalizer.normalize_state(&numbers(&recorded["state"]), &mut state);
@@ -70,13 +76,10 @@ fn statistics_may_lie_outside_the_checkpoint() {
 
 #[test]
 fn openpi_uses_quantiles_for_pi05() {
-    for config in [r#"{"type": "pi05"}"#, r#"{"pi05": true}"#] {
-        let checkpoint = tempfile::tempdir().unwrap();
-        fs::write(checkpoint.path().join("config.json"), config).unwrap();
-        for folder in ["openpi", "openpi_padded"] {
-            let file = data(folder).join("assets/robot/norm_stats.json");
-            compare(&format!("{folder}_quantiles"), checkpoint.path(), &Normalization::File(file));
-        }
+    for folder in ["openpi", "openpi_padded"] {
+        let file = data(folder).join("assets/robot/norm_stats.json");
+        let name = format!("{folder}_quantiles");
+        compare_for(PI05, &name, Path::new("/nowhere"), &Normalization::File(file));
     }
 }
 
@@ -115,9 +118,7 @@ fn refused(file: &str, change: impl Fn(&Path)) -> String {
         fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }
     change(&folder.path().join(file));
-    Normalizer::load(folder.path(), &Normalization::Checkpoint, JOINTS, MODEL_DIM, MODEL_DIM)
-        .unwrap_err()
-        .to_string()
+    Normalizer::load(folder.path(), &Normalization::Checkpoint, JOINTS, PI0).unwrap_err().to_string()
 }
 
 const STATE_FILE: &str = "policy_preprocessor_step_6_normalizer_processor.safetensors";
@@ -163,11 +164,9 @@ fn a_state_file_elsewhere_is_refused() {
 
 #[test]
 fn a_checkpoint_that_says_so_has_actions_relative_to_the_state() {
-    let load = |folder: &Path| {
-        Normalizer::load(folder, &Normalization::Checkpoint, JOINTS, MODEL_DIM, MODEL_DIM).unwrap()
-    };
-    assert!(!load(&data("lerobot_mean_std")).relative_actions());
-    assert!(!load(&data("openpi")).relative_actions());
+    let load = |folder: &Path| Normalizer::load(folder, &Normalization::Checkpoint, JOINTS, PI0).unwrap();
+    assert!(load(&data("lerobot_mean_std")).relative().is_none_or(|step| !step.enabled));
+    assert!(load(&data("openpi")).relative().is_none());
 
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(data("lerobot_mean_std")).unwrap() {
@@ -179,7 +178,7 @@ fn a_checkpoint_that_says_so_has_actions_relative_to_the_state() {
     let enabled = text.replace(r#""enabled": false"#, r#""enabled": true"#);
     assert_ne!(enabled, text);
     fs::write(&pipeline, enabled).unwrap();
-    assert!(load(folder.path()).relative_actions());
+    assert!(load(folder.path()).relative().is_some_and(|step| step.enabled));
 }
 
 /// openpi's `adapt_to_pi` is what config/aloha.yaml says of the joints.

@@ -23,10 +23,11 @@ use pi0_node::bag::{
 use pi0_node::control::{Chunk, Motion, Pace, TickState, Tuner, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
+use pi0_node::policy::PolicyConfig;
 use pi0_node::settings::{Settings, Value, write_parameters};
 use pi0_node::telemetry::DropReason;
 use program::{pi0_node, succeeds, text};
-use robot::write_checkpoint;
+use robot::write_checkpoint_of;
 
 const ARM_TOPIC: &str = "/arm/joint_trajectory";
 const ELBOW_TOPIC: &str = "/elbow/commands";
@@ -99,8 +100,15 @@ fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
             }
             ticks = ticks.wrapping_add(1);
             let data = [ticks.wrapping_mul(5); 60 * 40 * 3];
-            let image =
-                Image { stamp: now(), height: 40, width: 60, encoding: "rgb8", step: 180, data: &data };
+            let image = Image {
+                stamp: now(),
+                height: 40,
+                width: 60,
+                encoding: "rgb8",
+                is_bigendian: false,
+                step: 180,
+                data: &data,
+            };
             cameras[0].put_image(&image, now()).unwrap();
             if with_left && ticks.is_multiple_of(2) {
                 cameras[1].put_image(&image, now()).unwrap();
@@ -163,8 +171,8 @@ fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
     });
 }
 
-fn record(folder: &Path, bag: &Path) -> Summary {
-    write_checkpoint(folder);
+fn record(folder: &Path, bag: &Path, config: &PolicyConfig) -> Summary {
+    write_checkpoint_of(folder, config);
     let values = values(folder);
     let mut wiring = assemble(&Settings::from_values(&values).unwrap(), &Silent).unwrap();
     let recording = Recording::start(&mut wiring, bag).unwrap();
@@ -182,9 +190,18 @@ fn messages(bag: &Path, topic: &str) -> Vec<Vec<u8>> {
 
 #[test]
 fn a_replay_of_a_recording_makes_the_same_chunks_bit_for_bit() {
+    replayed_bit_for_bit(&PolicyConfig::TINY);
+}
+
+#[test]
+fn a_replay_of_a_recording_with_the_state_in_the_prompt_does_too() {
+    replayed_bit_for_bit(&PolicyConfig::PI05_TINY);
+}
+
+fn replayed_bit_for_bit(config: &PolicyConfig) {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("run");
-    let summary = record(folder.path(), &bag);
+    let summary = record(folder.path(), &bag, config);
     assert!(summary.dropped.is_empty(), "{summary}");
     assert_eq!(summary.written[PROMPT_TOPIC], 2);
     assert_eq!(summary.written[PARAMETER_TOPIC], 4);
@@ -250,7 +267,7 @@ fn a_replay_of_a_recording_makes_the_same_chunks_bit_for_bit() {
 fn another_seed_differs_and_says_so_and_the_loop_may_choose_for_itself() {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("run");
-    record(folder.path(), &bag);
+    record(folder.path(), &bag, &PolicyConfig::TINY);
     let bag = bag.to_str().unwrap();
     let table = succeeds(&["replay", bag, "--seed", "5"]);
     assert!(table.contains(" differ; 0 cycles could not be repeated\n"), "{table}");

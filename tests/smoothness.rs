@@ -132,6 +132,7 @@ fn roughness(interpolation: Interpolation) -> Roughness {
                     height: 24,
                     width: 32,
                     encoding: "rgb8",
+                    is_bigendian: false,
                     step: 96,
                     data: &pixels,
                 };

@@ -99,7 +99,7 @@ fn lowered_programs_compute_what_the_reference_does() {
         for precision in ["f32", "card"] {
             let found = run(&golden, &programs, precision, &python);
             for (name, expected) in &golden.outputs {
-                if name.starts_with("time_") {
+                if name.starts_with("time_") || name.starts_with("adarms_cond_") {
                     continue; // Known when the graph is built; no card computes it.
                 }
                 let found =

@@ -39,7 +39,7 @@ fn every_value_of_every_component_is_the_reference_s() {
         let golden = Golden::load(file);
         let found = run(&golden, &lowered::lowered(&golden, &Card::P150, &Intermediates::All));
         for (name, expected) in &golden.outputs {
-            if name.starts_with("time_") {
+            if name.starts_with("time_") || name.starts_with("adarms_cond_") {
                 continue; // Known when the graph is built; no card computes it.
             }
             let found = found.get(name).unwrap_or_else(|| panic!("{file}: no '{name}'"));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times the PyTorch peer, lerobot's pi0 with random weights, stage by stage, as `pi0_node bench` times this one.
+"""Times the PyTorch peer, lerobot's pi0 or pi0.5 with random weights, stage by stage, as `pi0_node bench` times this one.
 
 Run by hand; README.md beside this file says how, and what each precision means. Nothing is downloaded.
 """
@@ -25,10 +25,12 @@ PRESETS = {
     "pi0": COMMON | dict(v_width=1152, v_depth=27, v_heads=16, v_mlp=4304, width=2048, depth=18, mlp=16384, heads=8,
                          head_dim=256, e_width=1024, e_mlp=4096, vocab=257152),
 }
+PI05 = dict(pi05=True, tok_len=200)
+PRESETS |= {"pi05-mini": PRESETS["mini"] | PI05, "pi05": PRESETS["pi0"] | PI05}
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 STAGES = ["siglip", "prefix", "step", "act", "total"]
 MATMULS = [(816, 2048, 16384), (816, 16384, 2048)]
-SETTINGS = ["preset", "cameras", "dtype", "threads", "steps"]
+SETTINGS = ["preset", "cameras", "dtype", "threads", "steps", "prompt_tokens"]
 
 
 def build(sizes, bf16):
@@ -82,11 +84,13 @@ def fill(model):
             piece.copy_(values[:len(piece)])
 
 
-def draw_inputs(sizes, cameras):
-    inputs = generate.draw_inputs(sizes, cameras, [], sizes["tok_len"], torch.Generator().manual_seed(2))
+def draw_inputs(sizes, cameras, prompt_tokens):
+    inputs = generate.draw_inputs(sizes, cameras, [], prompt_tokens, torch.Generator().manual_seed(2))
     images = [inputs[f"image_{camera}"] for camera in range(cameras)]
     masks = [inputs["image_masks"][:, camera] for camera in range(cameras)]
-    return (images, masks, inputs["tokens"].long(), inputs["token_mask"], inputs["state"]), inputs["noise"]
+    # pi0.5 has the state in its tokens.
+    state = [] if sizes.get("pi05") else [inputs["state"]]
+    return (images, masks, inputs["tokens"].long(), inputs["token_mask"], *state), inputs["noise"]
 
 
 class Stopwatch:
@@ -116,7 +120,7 @@ def time_stages(model, inputs, noise, runs):
         images.calls.clear()
         steps.calls.clear()
         start = time.perf_counter()
-        actions = model.sample_actions(*inputs, noise=noise)
+        actions = model.sample_actions(*inputs, noise=noise.clone())
         end = time.perf_counter()
         assert actions.isfinite().all()
         siglip, act = sum(images.durations()), steps.calls[0][0]
@@ -142,7 +146,8 @@ def measure(arguments):
     dtype = DTYPES[arguments.dtype]
     sizes = PRESETS[arguments.preset] | dict(steps=arguments.steps)
     model = build(sizes, arguments.dtype == "bf16")
-    times = time_stages(model, *draw_inputs(sizes, arguments.cameras), arguments.runs)
+    inputs, noise = draw_inputs(sizes, arguments.cameras, arguments.prompt_tokens)
+    times = time_stages(model, inputs, noise, arguments.runs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     del model
     return {setting: getattr(arguments, setting) for setting in SETTINGS} | {
@@ -182,10 +187,12 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(),
                         help="default: what torch chooses, %(default)s here")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--prompt-tokens", type=int, help="real tokens of the prompt; default: all there are")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=pathlib.Path, help="also write the report here, as `pi0_node bench` does")
     parser.add_argument("--against", type=pathlib.Path, help="a report of `pi0_node bench` to compare with")
     arguments = parser.parse_args()
+    arguments.prompt_tokens = arguments.prompt_tokens or PRESETS[arguments.preset]["tok_len"]
     ours = json.loads(arguments.against.read_text()) if arguments.against else None
     for setting in SETTINGS if ours else []:
         if ours[setting] != getattr(arguments, setting):

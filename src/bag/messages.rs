@@ -54,6 +54,7 @@ impl Image {
             height: self.height,
             width: self.width,
             encoding: &self.encoding,
+            is_bigendian: self.is_bigendian != 0,
             step: self.step,
             data: &self.data,
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{BagError, BagProblem};
+use super::{BagError, BagProblem, compression};
 
 const METADATA: &str = "metadata.yaml";
 
@@ -25,7 +25,7 @@ struct Information {
     #[serde(default)]
     relative_file_paths: Vec<String>,
     #[serde(default)]
-    compression_mode: String,
+    compression_format: String,
 }
 
 pub(super) fn files(path: &Path) -> Result<Found, BagError> {
@@ -44,33 +44,51 @@ pub(super) fn files(path: &Path) -> Result<Found, BagError> {
     let parsed: Metadata =
         serde_yaml_ng::from_str(&text).map_err(|error| fail(&metadata, error.to_string()))?;
     let information = parsed.rosbag2_bagfile_information;
-    if information.compression_mode.eq_ignore_ascii_case("message") {
-        let message = "its messages are compressed one by one, which is not supported; convert it with \
-                       `ros2 bag convert` (MCAP's own compression is)";
-        return Err(fail(path, message.into()));
+    let format = information.compression_format;
+    if !format.is_empty() && !format.eq_ignore_ascii_case("zstd") {
+        let message =
+            format!("it is compressed by '{format}'; zstd is supported: convert it with `ros2 bag convert`");
+        return Err(fail(path, message));
     }
     if information.relative_file_paths.is_empty() {
         let message =
             "it names no files (relative_file_paths); without it every bag file of the folder is read";
         return Err(fail(&metadata, message.into()));
     }
-    let (files, missing): (Vec<PathBuf>, Vec<PathBuf>) =
-        information.relative_file_paths.iter().map(|file| path.join(file)).partition(|file| file.is_file());
+    let named = information.relative_file_paths.iter().map(|file| as_found(path.join(file)));
+    let (files, missing): (Vec<PathBuf>, Vec<PathBuf>) = named.partition(|file| file.is_file());
     let problem =
         |file| BagProblem { file, message: format!("{METADATA} names this file, but it is not there") };
     Ok(Found { files, problems: missing.into_iter().map(problem).collect() })
+}
+
+/// A file under its name, or as it is after it was compressed or decompressed.
+fn as_found(file: PathBuf) -> PathBuf {
+    let other = match compression::inner_name(&file) {
+        Some(plain) => plain,
+        None => compression::compressed_name(&file),
+    };
+    if !file.is_file() && other.is_file() { other } else { file }
 }
 
 /// A recorder that was killed leaves no metadata; its files may still be good.
 fn without_metadata(folder: &Path) -> Result<Found, BagError> {
     let fail = |message: String| BagError::NotABag { path: folder.into(), message };
     let entries = fs::read_dir(folder).map_err(|error| fail(error.to_string()))?;
-    let is_bag = |path: &PathBuf| path.extension().is_some_and(|end| end == "mcap" || end == "db3");
+    let is_plain = |path: &Path| path.extension().is_some_and(|end| end == "mcap" || end == "db3");
+    // Where both are there, the plain one is whole: rosbag2 takes it away once it has compressed it, and leaves it behind
+    // once it has decompressed it.
+    let is_bag = |path: &PathBuf| match compression::inner_name(path) {
+        Some(plain) => is_plain(&plain) && !plain.is_file(),
+        None => is_plain(path),
+    };
     let mut files: Vec<PathBuf> =
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_bag).collect();
     files.sort();
     if files.is_empty() {
-        return Err(fail(format!("this folder has no {METADATA}, no .mcap and no .db3 file: it is no bag")));
+        return Err(fail(format!(
+            "this folder has no {METADATA}, no .mcap and no .db3 file (compressed or not): it is no bag"
+        )));
     }
     let message = format!("there is no {METADATA}; every bag file of the folder is read");
     Ok(Found { files, problems: vec![BagProblem { file: folder.into(), message }] })

@@ -6,6 +6,7 @@
 
 pub mod cdr;
 pub mod commands;
+mod compression;
 mod database;
 mod definitions;
 mod folder;
@@ -39,6 +40,17 @@ pub struct Bag {
     /// Times of the first and the last message.
     span: (Stamp, Stamp),
     problems: Vec<BagProblem>,
+    /// What compressed files became; they vanish with the bag.
+    decompressed: Vec<tempfile::TempPath>,
+}
+
+/// Opens a file of a bag, which is of the kind that `name` says.
+fn open_plain(path: &Path, name: &Path) -> Result<Box<dyn BagFile>, String> {
+    match name.extension().and_then(|end| end.to_str()) {
+        Some("mcap") => mcap_file::open(path).map(|file| Box::new(file) as _),
+        Some("db3") => database::open(path).map(|file| Box::new(file) as _),
+        _ => Err("this is no bag file; those end in .mcap or .db3, and with .zstd behind that if they are compressed".into()),
+    }
 }
 
 /// One topic of a bag.
@@ -112,7 +124,7 @@ trait BagFile {
 }
 
 impl Bag {
-    /// Opens a folder with `metadata.yaml`, or a bare `.mcap` or `.db3` file. A bag without any message is an error.
+    /// Opens a folder with `metadata.yaml`, or a bare `.mcap` or `.db3` file, compressed by rosbag2 (`.zstd`) or not. A bag without any message is an error.
     pub fn open(path: &Path) -> Result<Self, BagError> {
         let found = metadata::files(path)?;
         let mut bag = Self {
@@ -122,17 +134,10 @@ impl Bag {
             index: Vec::new(),
             span: Default::default(),
             problems: found.problems,
+            decompressed: Vec::new(),
         };
         for path in found.files {
-            let opened: Result<Box<dyn BagFile>, String> = match path.extension().and_then(|e| e.to_str()) {
-                Some("mcap") => mcap_file::open(&path).map(|file| Box::new(file) as _),
-                Some("db3") => database::open(&path).map(|file| Box::new(file) as _),
-                _ => {
-                    Err("this is no bag file; those end in .mcap or .db3 (decompress .zstd files first)"
-                        .into())
-                }
-            };
-            match opened {
+            match bag.open_file(&path) {
                 Ok(file) => bag.add(&path, file),
                 Err(message) => bag.problems.push(BagProblem { file: path, message }),
             }
@@ -145,6 +150,17 @@ impl Bag {
             _ => return Err(BagError::Unreadable { path: path.into(), problems: bag.problems }),
         }
         Ok(bag)
+    }
+
+    /// Opens one file, decompressed if it must be.
+    fn open_file(&mut self, path: &Path) -> Result<Box<dyn BagFile>, String> {
+        let Some(inner) = compression::inner_name(path) else { return open_plain(path, path) };
+        let (file, damage) = compression::file(path)?;
+        self.problems.extend(damage.map(|message| BagProblem { file: path.into(), message }));
+        let opened = open_plain(&file, &inner)?;
+        // Not before the file has been opened, and until the bag is dropped.
+        self.decompressed.push(file);
+        Ok(opened)
     }
 
     fn add(&mut self, path: &Path, file: Box<dyn BagFile>) {
@@ -201,7 +217,9 @@ impl Bag {
             self.topics.iter().map(|topic| topics.contains(&topic.name.as_str())).collect();
         let entries: Vec<Entry> = self.index.iter().filter(|entry| chosen[entry.topic]).copied().collect();
         let (files, path) = (&mut self.files, &self.path);
-        Ok(entries.into_iter().map(move |entry| match files[entry.file].read(entry.place) {
+        let mut read =
+            move |entry: &Entry| files[entry.file].read(entry.place).and_then(compression::message);
+        Ok(entries.into_iter().map(move |entry| match read(&entry) {
             Ok(data) => Ok(Message { topic: entry.topic, log_time: entry.log_time, data }),
             Err(message) => {
                 let message = format!("message logged at {}: {message}", entry.log_time);

@@ -22,7 +22,7 @@ use super::messages::{
 };
 use super::parameters::ParameterEvent;
 use super::writer::WriteError;
-use crate::control::{Arrival, CameraInput, Chunk, Departure, JointInput, Tick, Wiring, Witness};
+use crate::control::{Arrival, CameraInput, Chunk, Departure, Tick, Wiring, Witness};
 use crate::observe::messages::{self as observe, Stamp};
 use crate::settings::{Output, OutputKind, Value};
 
@@ -208,7 +208,7 @@ impl Witness for Recorder {
             height: image.height,
             width: image.width,
             encoding: image.encoding.to_owned(),
-            is_bigendian: 0,
+            is_bigendian: image.is_bigendian.into(),
             step: image.step,
             data: image.data.to_vec(),
         };
@@ -224,14 +224,14 @@ impl Witness for Recorder {
         self.put(camera.topic(), CompressedImage::TYPE, received, &message);
     }
 
-    fn joints(&self, joints: &JointInput, state: &observe::JointState, received: Stamp) {
+    fn joints(&self, topic: &str, state: &observe::JointState, received: Stamp) {
         let message = JointState {
             header: header(state.stamp),
             name: state.names.to_vec(),
             position: state.positions.to_vec(),
             ..JointState::default()
         };
-        self.put(joints.topic(), JointState::TYPE, received, &message);
+        self.put(topic, JointState::TYPE, received, &message);
     }
 
     fn prompt(&self, prompt: &str) {

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::Verdict;
-use crate::observe::{NormalizationError, Normalizer, PromptTokenizer};
+use crate::control::{Prompts, trained};
+use crate::observe::{NormalizationError, Normalizer, RelativeActions, RelativeActionsError, TokenizerError};
 use crate::policy::{Checkpoint, PolicyConfig};
 use crate::settings::Settings;
 
@@ -15,14 +16,15 @@ pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
         Ok(checkpoint) => {
             let config = *checkpoint.config();
             let message = format!(
-                "{}: states of {}, actions of {}, chunks of {} points, {} denoising steps, every tensor there",
+                "{}: {}, states of {}, actions of {}, chunks of {} points, {} denoising steps, every tensor there",
                 folder.display(),
+                config.variant.name,
                 config.state_dim,
                 config.action_dim,
                 config.action_horizon,
                 config.denoising_steps
             );
-            (vec![Verdict::ok("checkpoint", message)], config)
+            (vec![Verdict::ok("checkpoint", message), weights(&checkpoint)], config)
         }
         Err(error) => return vec![Verdict::error("checkpoint", error.to_string())],
     };
@@ -33,15 +35,21 @@ pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
     verdicts
 }
 
+/// Whether every weight is a number.
+fn weights(checkpoint: &Checkpoint) -> Verdict {
+    const SHOWN: usize = 5;
+    let found = checkpoint.not_finite();
+    if found.is_empty() {
+        return Verdict::ok("weights", "every element is a finite number");
+    }
+    let more = found.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!("\nand {more} more") } else { String::new() };
+    Verdict::error("weights", format!("{}{more}", found[..found.len().min(SHOWN)].join("\n")))
+}
+
 fn normalization(settings: &Settings, config: &PolicyConfig) -> Vec<Verdict> {
     let joints = settings.joints.len();
-    let loaded = Normalizer::load(
-        &settings.checkpoint,
-        &settings.normalization,
-        joints,
-        config.state_dim,
-        config.action_dim,
-    );
+    let loaded = Normalizer::load(&settings.checkpoint, &settings.normalization, joints, trained(config));
     let normalizer = match loaded {
         Ok(normalizer) => normalizer,
         Err(error @ NormalizationError::TooManyJoints { .. }) => {
@@ -57,32 +65,74 @@ fn normalization(settings: &Settings, config: &PolicyConfig) -> Vec<Verdict> {
         );
         verdicts.push(Verdict::warning("normalization", message));
     }
-    if normalizer.relative_actions() && settings.delta_actions.is_empty() {
-        let message =
-            "the checkpoint's actions are relative to the state: give openpi's mask, such as [6, -1]";
-        verdicts.push(Verdict::error("delta_actions", message));
+    for remark in normalizer.remarks(&settings.joints) {
+        let is_source = normalizer.among_weights().is_some() && verdicts.len() == 1;
+        verdicts.push(if is_source {
+            Verdict::ok("normalization", remark)
+        } else {
+            Verdict::warning("normalization", remark)
+        });
+    }
+    verdicts.extend(actions(settings, &normalizer));
+    verdicts
+}
+
+/// What the checkpoint says about its actions, beside what the settings say.
+fn actions(settings: &Settings, normalizer: &Normalizer) -> Vec<Verdict> {
+    let Some(step) = normalizer.relative() else { return Vec::new() };
+    let Settings { delta_actions, velocity_step, joints, .. } = settings;
+    let actions = match RelativeActions::of_checkpoint(Some(step), delta_actions, velocity_step, joints) {
+        // What is wrong with the parameters alone has been said already.
+        Err(RelativeActionsError::Delta(_) | RelativeActionsError::Velocity(_)) => return Vec::new(),
+        Err(error) => return vec![Verdict::error("delta_actions", error.to_string())],
+        Ok(actions) => actions,
+    };
+    let message = match actions.differences() {
+        0 => "by the checkpoint, every action is an absolute position".to_owned(),
+        differences => format!(
+            "by the checkpoint, {differences} of {} joints are differences from the state",
+            joints.len()
+        ),
+    };
+    let mut verdicts = vec![Verdict::ok("actions", message)];
+    // lerobot's robots call a joint's position `waist.pos`.
+    let trained: Vec<&str> =
+        step.action_names.iter().flatten().map(|name| name.strip_suffix(".pos").unwrap_or(name)).collect();
+    let misplaced = joints.iter().enumerate().find(|(place, joint)| {
+        trained.iter().position(|name| name == joint).is_some_and(|trained| trained != *place)
+    });
+    if let Some((place, joint)) = misplaced {
+        let message = format!(
+            "{joint} is number {place} (counted from 0), but was another one in training: the order there was {}",
+            trained.join(", ")
+        );
+        verdicts.push(Verdict::error("joints", message));
     }
     verdicts
 }
 
 fn tokenizer(settings: &Settings, config: &PolicyConfig) -> Verdict {
-    let tokens = PromptTokenizer::find(&settings.checkpoint, settings.tokenizer.as_deref())
-        .and_then(|tokenizer| tokenizer.encode(&settings.prompt, config.prompt_tokens));
-    match tokens {
-        Err(error) => Verdict::error("tokenizer", error.to_string()),
-        Ok(tokens) => match tokens.ids.iter().find(|id| **id as usize >= config.vocabulary) {
-            Some(id) => Verdict::error(
-                "tokenizer",
-                format!(
-                    "it gives token {id}, but the model's vocabulary has {}: this tokenizer is not the checkpoint's",
-                    config.vocabulary
-                ),
+    let joints = settings.joints.len();
+    let prompts = Prompts::load(&settings.checkpoint, settings.tokenizer.as_deref(), config, joints);
+    let lengths = prompts.and_then(|prompts| Ok(prompts.lengths(&prompts.encode(&settings.prompt)?)));
+    match lengths {
+        Err(TokenizerError::OutsideVocabulary { token, .. }) => Verdict::error(
+            "tokenizer",
+            format!(
+                "it gives token {token}, but the model's vocabulary has {}: this tokenizer is not the checkpoint's",
+                config.vocabulary
             ),
-            None => {
-                let used = tokens.mask.iter().filter(|real| **real).count();
-                Verdict::ok("tokenizer", format!("the prompt is {used} of {} tokens", config.prompt_tokens))
-            }
-        },
+        ),
+        Err(error) => Verdict::error("tokenizer", error.to_string()),
+        Ok(lengths) => {
+            let (shortest, longest) = lengths.into_inner();
+            let used = if shortest == longest {
+                longest.to_string()
+            } else {
+                format!("{shortest} to {longest}, the state in it,")
+            };
+            Verdict::ok("tokenizer", format!("the prompt is {used} of {} tokens", config.prompt_tokens))
+        }
     }
 }
 

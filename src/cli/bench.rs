@@ -15,6 +15,7 @@ use self::measure::{Bench, matmul};
 use self::report::Report;
 use super::checkpoint::Preset;
 use super::progress::Bar;
+use crate::control::padded_prompt;
 use crate::device::cpu::Dtype;
 use crate::device::{self, DeviceOptions};
 use crate::graph::Weights;
@@ -46,7 +47,7 @@ pub struct Options {
     /// Denoising steps, 1 to 1000; without it, the model's own.
     #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     steps: Option<usize>,
-    /// Real tokens of the prompt; without it, as many as it can have.
+    /// Real tokens of the prompt, which is padded as in the node; without it, as many as it can have.
     #[arg(long, value_name = "TOKENS")]
     prompt_tokens: Option<usize>,
     /// Runs to measure, 1 to 100000, after one to warm up.
@@ -78,6 +79,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let weights: &dyn Weights = checkpoint.as_ref().map_or(&RandomWeights, |checkpoint| checkpoint);
     config.denoising_steps = options.steps.unwrap_or(config.denoising_steps);
     let tokens = prompt_tokens(options.prompt_tokens, &config)?;
+    let model = model_name(&options, &config);
+    config.prompt_tokens = padded_prompt(&config, options.cameras, tokens);
 
     let precision = options.dtype.precision()?;
     let device_options =
@@ -97,7 +100,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .collect::<anyhow::Result<Vec<_>>>()?;
 
     let report = Report {
-        model: model_name(&options, &config),
+        model,
         cameras: options.cameras,
         precision,
         device: device.describe(),
@@ -108,6 +111,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         peak: device.peak(),
         steps: config.denoising_steps,
         prompt_tokens: tokens,
+        padded_prompt: config.prompt_tokens,
         compile_s,
         times,
         matmuls,

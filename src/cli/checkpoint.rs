@@ -52,6 +52,12 @@ pub enum Preset {
     Mini,
     /// The published size: 3.2 billion parameters, 6.5 GB in bf16.
     Pi0,
+    /// `tiny` as pi0.5.
+    Pi05Tiny,
+    /// `mini` as pi0.5.
+    Pi05Mini,
+    /// pi0.5, the published size: 3.4 billion parameters, 6.7 GB in bf16.
+    Pi05,
 }
 
 impl Preset {
@@ -61,6 +67,9 @@ impl Preset {
             Preset::Small => PolicyConfig::SMALL,
             Preset::Mini => PolicyConfig::MINI,
             Preset::Pi0 => PolicyConfig::PI0,
+            Preset::Pi05Tiny => PolicyConfig::PI05_TINY,
+            Preset::Pi05Mini => PolicyConfig::PI05_MINI,
+            Preset::Pi05 => PolicyConfig::PI05,
         }
     }
 
@@ -71,6 +80,9 @@ impl Preset {
             Preset::Small => "small",
             Preset::Mini => "mini",
             Preset::Pi0 => "pi0",
+            Preset::Pi05Tiny => "pi05-tiny",
+            Preset::Pi05Mini => "pi05-mini",
+            Preset::Pi05 => "pi05",
         }
     }
 }

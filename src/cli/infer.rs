@@ -20,7 +20,8 @@ use crate::policy::{ACTIONS, Checkpoint, Intermediates, PolicyGraphs};
 /// Run the model once on normalised values from a safetensors file.
 ///
 /// Input tensors (a leading batch axis of 1 is allowed): image_0, image_1, .. f32 [3,H,W] in [-1,1]; image_masks
-/// bool [images]; tokens i32 or i64 [L]; token_mask bool [L]; state f32 [S]; noise f32 [H,A]. The output file holds
+/// bool [images]; tokens i32 or i64 [L]; token_mask bool [L]; state f32 [S] (pi0.5 has it in the tokens, and none here is
+/// needed); noise f32 [H,A]. The output file holds
 /// actions f32 [1,H,A] in normalised units, and the intermediate values asked for.
 #[derive(clap::Args)]
 pub struct Options {

@@ -96,13 +96,17 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let wiring = control::assemble(&settings, &Bar::default())?;
     // There is no robot that could move.
     wiring.enable.set(true);
+    for remark in wiring.monitor.remarks() {
+        eprintln!("note: {remark}");
+    }
     eprintln!("replaying {} on {}", options.bag.display(), wiring.monitor.device());
     let shown = Shown::default();
     let _dashboard =
         options.dashboard.map(|at| shown.dashboard(at, &wiring.monitor, &settings)).transpose()?;
     let outgoing = Outgoing::new(&settings, options.output.as_deref())?;
     let pace = Pace::new(options.rate);
-    let mut player = Player { topics, wiring, values, pace, outgoing, shown, tick: None, progress: None };
+    let mut player =
+        Player { topics, wiring, values, pace, outgoing, shown, tick: None, progress: None, clock: Stamp(0) };
     let followed = if follow::has_cycles(&bag) && !options.ignore_cycles {
         eprintln!(
             "the bag says what each cycle used; the same is used again (--ignore-cycles lets the loop choose)"
@@ -119,12 +123,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         println!("\nlast error: {error}");
     }
     if snapshot.chunks == 0 {
-        bail!(
-            "the bag gave no chunk: {} frame sets were complete; the table above says what came in and what was dropped \
-             (frames that are further apart than sync_tolerance_ms make no set; the last were {:.1} ms apart)",
-            snapshot.frame_sets,
-            snapshot.last_spread_ms
-        );
+        bail!("the bag gave no chunk: {}", control::why_no_chunk(&snapshot, &settings));
     }
     if let (Some((chunks, messages)), Some(path)) = (player.outgoing.finish()?, &options.output) {
         let outputs = if settings.outputs.is_empty() {
@@ -158,6 +157,8 @@ struct Player {
     /// When the streams' next tick is; none while they have nothing to follow.
     tick: Option<Stamp>,
     progress: Option<ProgressBar>,
+    /// The bag's time.
+    clock: Stamp,
 }
 
 impl Player {
@@ -172,15 +173,21 @@ impl Player {
             let message = match message {
                 Ok(message) => message,
                 Err(unreadable) => {
-                    self.topics.refuse(unreadable.topic, &unreadable, &self.wiring);
-                    self.warn(&unreadable);
+                    let at = self.clock;
+                    self.topics.refuse(unreadable.topic, &unreadable, at, &self.wiring);
+                    self.tell_news();
                     continue;
                 }
             };
             self.tick_until(message.log_time)?;
             self.pace.wait_for(message.log_time);
-            if let Err(error) = self.put(&message) {
-                self.warn(&format_args!("{error:#}"));
+            self.clock = message.log_time;
+            // What is wrong with a sensor's messages is told once, and counted.
+            let target = self.topics.target(&message);
+            let is_sensor = matches!(target, Some(Target::Camera(..) | Target::Joints(_)));
+            match self.put(&message) {
+                Err(error) if !is_sensor => self.warn(&format_args!("{error:#}")),
+                _ => self.tell_news(),
             }
             self.wiring.cycle.step(message.log_time);
             if let Some(chunk) = self.wiring.chunks.try_recv(message.log_time) {
@@ -226,6 +233,13 @@ impl Player {
             *next = ticks.then_some(Stamp(now.0.saturating_add(stream.period_ns())));
         }
         Ok(())
+    }
+
+    /// Tells what is new about messages.
+    fn tell_news(&self) {
+        for line in self.wiring.monitor.metrics().complaints.news() {
+            self.warn(&line);
+        }
     }
 
     fn warn(&self, warning: &dyn Display) {

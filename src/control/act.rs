@@ -1,4 +1,4 @@
-//! The newest joint state and the KV cache to a chunk: noise, the denoising steps, the actions back in the robot's units, and
+//! The joint state and the KV cache to a chunk: noise, the denoising steps, the actions back in the robot's units, and
 //! the chunk handed out. The second half of a cycle; nothing here allocates, locks or blocks, as long as the device works.
 
 use std::time::Instant;
@@ -6,14 +6,14 @@ use std::time::Instant;
 use super::chunk::Made;
 use super::cycle::{Began, Cycle, Now, Outcome};
 use super::noise;
-use super::output::too_old;
 use super::state::Phase;
 use crate::device::{DeviceError, SectionTime};
 use crate::observe::messages::Stamp;
 use crate::telemetry::{CycleRecord, DropReason, Metrics, Stage};
 
 impl Cycle {
-    /// The newest joint state and the KV cache to a chunk whose first point is for `observation`.
+    /// The joint state and the KV cache to a chunk whose first point is for `observation`: the newest joint state, or the one
+    /// that the KV cache has in it.
     pub(super) fn act(
         &mut self,
         observation: Stamp,
@@ -22,15 +22,20 @@ impl Cycle {
     ) -> Result<Outcome, DeviceError> {
         // Perceiving may have taken long.
         let stamp = (now.clock)();
-        self.joints.take();
+        let (taken, state) = match self.state_writer {
+            Some(_) => (began.stamp, Ok(())),
+            None => (stamp, self.take_state(stamp)),
+        };
         let (Some(joints), Some(view)) = (self.joints.held(), &mut self.view) else {
             return Ok(self.dropped(DropReason::JointsMissing));
         };
         let since = joints.since();
         (view.acted, view.joints) = (Some(stamp), since);
         let images = view.images;
-        let joints_too_old = too_old(since, stamp, self.timing.max_joint_age_ms, DropReason::JointsStale);
-        if let Some(reason) = joints_too_old.or(self.images_too_old(images, stamp)) {
+        if joints.contested {
+            return Ok(self.dropped(DropReason::JointsDisagree));
+        }
+        if let Some(reason) = state.err().or(self.images_too_old(images, stamp)) {
             return Ok(self.dropped(reason));
         }
 
@@ -42,7 +47,6 @@ impl Cycle {
         };
         self.shared.set_busy(true);
         let start = Instant::now();
-        self.units.to_model(&joints.positions, &mut self.model_joints);
         self.normalizer.normalize_state(&self.model_joints, &mut self.model.state);
         // Of the images, so that acts on the same set follow the same flow.
         noise::fill(self.seed, images.1, &mut self.model.noise);
@@ -68,7 +72,7 @@ impl Cycle {
         self.units.to_robot(&mut chunk.actions);
         chunk.measured.copy_from_slice(&joints.positions);
         chunk.used.frames.copy_from_slice(&self.seen);
-        (chunk.used.looked, chunk.used.acted) = (began.stamp, stamp);
+        (chunk.used.looked, chunk.used.acted) = (began.stamp, taken);
         chunk.used.joints = joints.arrival();
         chunk.used.prompt = self.prompt.held().map_or(0, |prompt| prompt.number);
         (chunk.first, chunk.horizon) = (0, chunk.actions.len() / chunk.joints);
@@ -96,7 +100,8 @@ impl Cycle {
     pub(super) fn hold(&mut self, reason: DropReason, now: Stamp) {
         self.shared.set(Phase::Holding, Some(reason));
         self.joints.take();
-        let Some(joints) = self.joints.held() else { return };
+        // Where nobody knows where it is, there is nothing to hold.
+        let Some(joints) = self.joints.held().filter(|joints| !joints.contested) else { return };
         let chunk = self.chunks.buffer();
         chunk.measured.copy_from_slice(&joints.positions);
         chunk.hold = Some(reason);

@@ -12,6 +12,7 @@ use super::limits::{Limits, LimitsError};
 use super::mailbox::mailbox;
 use super::model::{Model, ModelError};
 use super::output::{ChunkOutput, Rules, output};
+use super::prompt::{Prompts, trained};
 use super::rebuild::Rebuild;
 use super::state::{Enable, LoopState, Shared};
 use super::stream::Stream;
@@ -20,9 +21,8 @@ use super::tuning::Tuner;
 use super::wake::Wake;
 use super::witness::Used;
 use crate::device::{self, Device, DeviceError, DeviceOptions, Progress, Silent};
-use crate::observe::messages::Stamp;
 use crate::observe::{
-    ImagePreprocessor, JointOrder, JointUnits, NormalizationError, Normalizer, PromptTokenizer, PromptTokens,
+    ImagePreprocessor, JoinedJoints, JointOrder, JointUnits, NormalizationError, Normalizer, PromptTokens,
     RelativeActions, RelativeActionsError, TokenizerError, UnitsError,
 };
 use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
@@ -56,12 +56,25 @@ pub struct Monitor {
     shared: Arc<Shared>,
     device: Arc<str>,
     model: Arc<str>,
+    remarks: Arc<[String]>,
 }
 
 impl Monitor {
     /// Of a loop that records into `metrics` and `shared` and runs `model` on `device`, both as people call them.
     pub fn new(metrics: Arc<Metrics>, shared: Arc<Shared>, device: &str, model: &str) -> Self {
-        Self { metrics, shared, device: device.into(), model: model.into() }
+        Self { metrics, shared, device: device.into(), model: model.into(), remarks: Arc::default() }
+    }
+
+    /// With what is to be said of the checkpoint and the settings.
+    fn with_remarks(mut self, remarks: Vec<String>) -> Self {
+        self.remarks = remarks.into();
+        self
+    }
+
+    /// What whoever starts this should know of the checkpoint and the settings: where the statistics come from, joints that
+    /// they blow up.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// Everything that is counted and timed.
@@ -113,48 +126,45 @@ pub fn assemble_on(
 
     // Cheap things first: nobody should wait for a compilation to hear of a missing file.
     let joints = settings.joints.len();
-    let normalizer = Normalizer::load(
-        checkpoint.folder(),
-        &settings.normalization,
-        joints,
-        config.state_dim,
-        config.action_dim,
-    )?;
+    let normalizer =
+        Normalizer::load(checkpoint.folder(), &settings.normalization, joints, trained(&config))?;
     let units =
         JointUnits::new(&settings.joint_scale, &settings.joint_offset, &settings.joint_conversion, joints)?;
-    let relative = RelativeActions::new(&settings.delta_actions, &settings.velocity_step, joints)?;
-    if normalizer.relative_actions() && settings.delta_actions.is_empty() {
-        return Err(AssembleError::RelativeActions);
-    }
-    let rules = Rules::new(settings, Limits::new(&settings.limits, &settings.joints)?);
+    let relative = RelativeActions::of_checkpoint(
+        normalizer.relative(),
+        &settings.delta_actions,
+        &settings.velocity_step,
+        &settings.joints,
+    )?;
+    let limits = Limits::new(&settings.limits, &settings.joints)?;
+    let joined =
+        JoinedJoints::new(JointOrder::new(&settings.joints), limits.velocity_max(), &settings.joint_scale);
+    let rules = Rules::new(settings, limits);
     let wake = Wake::default();
     let metrics = Arc::new(Metrics::new(
         settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.name.as_str()),
     ));
-    let no_prompt = Prompt { tokens: PromptTokens { ids: Vec::new(), mask: Vec::new() }, number: 0 };
+    let no_prompt = Prompt { tokens: PromptTokens::room(0), number: 0 };
     let (prompt_sender, mut prompt_receiver) = mailbox(&no_prompt, &wake);
-    let mut prompt = PromptInput {
-        tokenizer: PromptTokenizer::find(checkpoint.folder(), settings.tokenizer.as_deref())?,
-        length: config.prompt_tokens,
-        vocabulary: config.vocabulary,
-        number: 0,
-        mailbox: prompt_sender,
-        metrics: metrics.clone(),
-        witness: None,
-    };
+    let prompts = Prompts::load(checkpoint.folder(), settings.tokenizer.as_deref(), &config, joints)?;
+    let state_writer = prompts.writer();
+    let mut prompt =
+        PromptInput { prompts, number: 0, mailbox: prompt_sender, metrics: metrics.clone(), witness: None };
     prompt.put(&settings.prompt)?;
 
     let mut model = make_model(settings, &checkpoint, cameras, open(settings)?, progress)?;
     let description = describe(&checkpoint, &config, model.step_counts());
     drop(checkpoint);
     // With the first prompt, so that the programs that warm up are those that will run.
+    let mut lengths = 0..=0;
     if prompt_receiver.take()
-        && let Some(prompt) = prompt_receiver.held()
+        && let Some(task) = prompt_receiver.held()
     {
-        model.set_prompt(&prompt.tokens)?;
+        model.set_prompt(&task.tokens)?;
+        lengths = prompt.prompts.lengths(&task.tokens);
     }
     let start = Instant::now();
-    model.warm_up()?;
+    model.warm_up(lengths)?;
     let steps = expected_steps(&mut model)?;
     let warm_up_ms = start.elapsed().as_secs_f64() * 1e3;
     if warm_up_ms > settings.watchdog_ms {
@@ -165,15 +175,15 @@ pub fn assemble_on(
     }
 
     let (cameras, frames) = camera_inputs(settings, &config, &wake, &metrics);
-    let sample = JointSample { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints] };
-    let (joint_sender, joint_receiver) = mailbox(&sample, &wake);
+    let (joint_sender, joint_receiver) = mailbox(&JointSample::empty(joints), &wake);
     let shared = Arc::new(Shared::new(settings.watchdog_ms, !settings.require_enable));
     let mut room = Chunk::new(config.action_horizon, joints, settings.control_hz);
     room.used = Used::room(cameras.len());
     let timing = Timing::new(settings);
     let (timing_sender, tuning) = mailbox(&timing, &wake);
     let (chunk_sender, rules_sender, mut chunks) = output(&room, rules, shared.clone(), metrics.clone());
-    let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description);
+    let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description)
+        .with_remarks(remarks(&normalizer, &relative, &settings.joints));
     let stream = settings
         .outputs
         .iter()
@@ -188,13 +198,7 @@ pub fn assemble_on(
     };
     Ok(Wiring {
         cameras,
-        joints: JointInput {
-            topic: settings.joint_states_topic.clone(),
-            order: JointOrder::new(&settings.joints),
-            mailbox: joint_sender,
-            metrics: metrics.clone(),
-            witness: None,
-        },
+        joints: JointInput::new(settings, joined, joint_sender, metrics.clone()),
         prompt,
         tuner: Tuner::new(timing_sender, rules_sender),
         enable: Enable { shared: shared.clone(), wake: wake.clone(), witness: None },
@@ -202,6 +206,7 @@ pub fn assemble_on(
             model,
             frames,
             prompt: prompt_receiver,
+            state_writer,
             joints: joint_receiver,
             units,
             model_joints: vec![0.0; joints],
@@ -227,6 +232,18 @@ pub fn assemble_on(
         outputs: settings.outputs.clone(),
         monitor,
     })
+}
+
+/// What whoever starts this should know.
+fn remarks(normalizer: &Normalizer, relative: &RelativeActions, joints: &[String]) -> Vec<String> {
+    let mut remarks: Vec<String> = normalizer.remarks(joints);
+    if normalizer.relative().is_some_and(|step| step.enabled) {
+        let (differences, joints) = (relative.differences(), joints.len());
+        remarks.push(format!(
+            "by the checkpoint, the actions of {differences} of {joints} joints are differences from the state"
+        ));
+    }
+    remarks
 }
 
 /// The checkpoint and what its latency depends on, for people.
@@ -286,6 +303,7 @@ fn camera_inputs(
             topic: topic.clone(),
             index: inputs.len(),
             preprocessor: ImagePreprocessor::new(side, side),
+            max_age_ms: settings.max_image_age_ms,
             mailbox: sender,
             metrics: metrics.clone(),
             witness: None,
@@ -302,11 +320,6 @@ pub enum AssembleError {
     NoCamera,
     #[error("there are no joints: set 'joints' to the robot's joint names in the model's order")]
     NoJoints,
-    #[error(
-        "the checkpoint's actions are relative to the state: set 'delta_actions' to openpi's mask for the robot's joints \
-         (such as [6, -1, 6, -1])"
-    )]
-    RelativeActions,
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]

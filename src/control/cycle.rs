@@ -12,6 +12,7 @@ use super::inputs::{JointSample, Prompt};
 use super::mailbox::{Receiver, Sender};
 use super::model::Model;
 use super::output::too_old;
+use super::prompt::StateWriter;
 use super::rebuild::Rebuild;
 use super::state::{Phase, Shared};
 use super::sync::{FrameSync, Look};
@@ -44,6 +45,8 @@ pub struct Cycle {
     pub(super) model: Model,
     pub(super) frames: FrameSync,
     pub(super) prompt: Receiver<Prompt>,
+    /// Puts the state into the prompt, where the model has it there.
+    pub(super) state_writer: Option<StateWriter>,
     pub(super) joints: Receiver<JointSample>,
     pub(super) units: JointUnits,
     /// `[joints]`: the joint state in the model's units.
@@ -127,6 +130,8 @@ pub(super) struct Began {
     pub at: Instant,
     /// From the last image's arrival until then; none where no image is new.
     pub waited: Option<Duration>,
+    /// What it took to make the prompt, where the state is in it.
+    pub prompted: Duration,
     /// What the device's programs took so far.
     pub device: Duration,
     pub parts: Parts,
@@ -134,7 +139,8 @@ pub(super) struct Began {
 
 impl Began {
     pub fn now(stamp: Stamp) -> Self {
-        Self { stamp, at: Instant::now(), waited: None, device: Duration::ZERO, parts: Parts::default() }
+        let (prompted, device) = (Duration::ZERO, Duration::ZERO);
+        Self { stamp, at: Instant::now(), waited: None, prompted, device, parts: Parts::default() }
     }
 }
 
@@ -214,7 +220,10 @@ impl Cycle {
         {
             // The KV cache is of the old prompt, and maybe of other programs.
             self.view = None;
-            self.model.set_prompt(&prompt.tokens)?;
+            // With a state in it, it is written before each perceive.
+            if self.state_writer.is_none() {
+                self.model.set_prompt(&prompt.tokens)?;
+            }
         }
         Ok(())
     }
@@ -240,13 +249,16 @@ impl Cycle {
             return Ok(self.dropped(reason));
         }
         self.note_arrival(&mut began, images.1, now.runs);
+        if let Some(reason) = self.read_prompt_state(&mut began)? {
+            return Ok(self.dropped(reason));
+        }
         self.shared.set_busy(true);
         self.perceive(&mut began)?;
         self.view = Some(View::new(images));
         self.act(images.1, began, now)
     }
 
-    /// A newer joint state with the KV cache as it is, if that is wanted and due.
+    /// A newer joint state with the KV cache, if that is wanted and due: as it is, or made anew where the state is in it.
     fn act_again(&mut self, now: &Now) -> Result<Outcome, DeviceError> {
         let (Some(interval_ms), Some(view)) = (self.timing.act_interval_ms, self.view) else {
             return Ok(Outcome::Idle);
@@ -259,10 +271,14 @@ impl Cycle {
         self.joints.take();
         let newer = self.joints.held().map(JointSample::since).filter(|&since| since > view.joints);
         let due = view.acted.is_none_or(|acted| stamp.ms_since(acted) >= interval_ms);
-        match newer {
-            Some(since) if due => self.act(since.max(view.images.1), Began::now(stamp), now),
-            _ => Ok(Outcome::Idle),
+        let Some(since) = newer.filter(|_| due) else { return Ok(Outcome::Idle) };
+        // Once, whatever comes of it.
+        self.view = Some(View { acted: Some(stamp), joints: since, ..view });
+        let mut began = Began::now(stamp);
+        if let Some(reason) = self.perceive_again(&mut began)? {
+            return Ok(self.dropped(reason));
         }
+        self.act(since.max(view.images.1), began, now)
     }
 
     pub(super) fn images_too_old(&self, (oldest, newest): (Stamp, Stamp), now: Stamp) -> Option<DropReason> {

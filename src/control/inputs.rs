@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::mailbox::Sender;
+use super::prompt::Prompts;
+use super::reason::{stamp_remark, taken_at};
 use super::sync::Frame;
 use super::witness::{Arrival, Witness};
+use crate::observe::joined::since;
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::observe::{
-    ImageError, ImagePreprocessor, JointError, JointOrder, PromptTokenizer, PromptTokens, TokenizerError,
+    ImageError, ImagePreprocessor, Joined, JoinedJoints, JointError, PromptTokens, TokenizerError,
 };
-use crate::settings::Camera;
+use crate::settings::{Camera, Settings, StampSource};
 use crate::telemetry::Metrics;
 
 /// Where an edge puts the images of one camera.
@@ -22,6 +25,8 @@ pub struct CameraInput {
     /// Position in [`Metrics::cameras`].
     pub(super) index: usize,
     pub(super) preprocessor: ImagePreprocessor,
+    /// Images that are older are of no use.
+    pub(super) max_age_ms: f64,
     pub(super) mailbox: Sender<Frame>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) witness: Option<Arc<dyn Witness>>,
@@ -57,23 +62,41 @@ impl CameraInput {
         put
     }
 
-    /// Counts a message from which the edge could not even get an image message.
-    pub fn refuse(&self, error: &dyn Display) {
-        let _ = self.metrics.received(&self.metrics.cameras[self.index], Instant::now(), Err::<(), _>(error));
+    /// Counts a message, received at `at`, from which the edge could not even get an image message.
+    pub fn refuse(&self, error: &dyn Display, at: Stamp) {
+        let sensor = &self.metrics.cameras[self.index];
+        let _ = self.metrics.received(sensor, Instant::now(), Err::<(), _>(error));
+        self.metrics.complaints.add(&sensor.name, error, at.0);
+    }
+
+    /// What is to be told of messages now, of any sensor.
+    pub fn news(&self) -> Vec<String> {
+        self.metrics.complaints.news()
     }
 
     fn put(
         &mut self,
-        stamp: Stamp,
+        header: Stamp,
         received: Stamp,
         preprocess: impl FnOnce(&mut ImagePreprocessor, &mut [f32]) -> Result<(), ImageError>,
     ) -> Result<(), ImageError> {
         let since = Instant::now();
         let frame = self.mailbox.buffer();
         let result = preprocess(&mut self.preprocessor, &mut frame.pixels);
-        (frame.stamp, frame.received) = (stamp, received);
+        (frame.stamp, frame.received) = (taken_at(self.camera.stamps, header, received), received);
         frame.decoding = (since, Instant::now());
-        self.metrics.received(&self.metrics.cameras[self.index], since, result)?;
+        let sensor = &self.metrics.cameras[self.index];
+        let complain = |text: &dyn Display| self.metrics.complaints.add(&sensor.name, text, received.0);
+        self.metrics.received(sensor, since, result).inspect_err(|error| complain(error))?;
+        if self.camera.stamps == StampSource::Header {
+            sensor.note_stamp(header.0, received.0);
+            if let Some(remark) = stamp_remark(header, received, self.max_age_ms) {
+                complain(&remark);
+            }
+        }
+        if let Some(remark) = self.preprocessor.take_remark() {
+            complain(&remark);
+        }
         self.mailbox.send();
         Ok(())
     }
@@ -87,12 +110,19 @@ pub(super) struct JointSample {
     pub received: Stamp,
     /// `[joints]`, radians or metres.
     pub positions: Vec<f64>,
+    /// Whether the joints jumped so lately that nobody knows where they are.
+    pub contested: bool,
 }
 
 impl JointSample {
-    /// What its age counts from: the stamp, unless the driver leaves it out or the message came before it.
+    /// Room for so many joints.
+    pub fn empty(joints: usize) -> Self {
+        Self { stamp: Stamp(0), received: Stamp(0), positions: vec![0.0; joints], contested: false }
+    }
+
+    /// What its age counts from: that of the joint that is the oldest.
     pub fn since(&self) -> Stamp {
-        if self.stamp.0 == 0 { self.received } else { self.stamp.min(self.received) }
+        since(self.stamp, self.received)
     }
 
     pub fn arrival(&self) -> Arrival {
@@ -100,46 +130,123 @@ impl JointSample {
     }
 }
 
-/// Where an edge puts joint states.
+/// Where an edge puts joint states, of one topic or of several.
 pub struct JointInput {
-    pub(super) topic: String,
-    pub(super) order: JointOrder,
+    pub(super) topics: Vec<String>,
+    pub(super) stamps: StampSource,
+    pub(super) max_age_ms: f64,
+    pub(super) joined: JoinedJoints,
     pub(super) mailbox: Sender<JointSample>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) witness: Option<Arc<dyn Witness>>,
 }
 
 impl JointInput {
-    pub fn topic(&self) -> &str {
-        &self.topic
+    pub(super) fn new(
+        settings: &Settings,
+        joined: JoinedJoints,
+        mailbox: Sender<JointSample>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        metrics.set_missing_joints(joined.missing());
+        Self {
+            topics: settings.joint_states_topics.clone(),
+            stamps: settings.joint_stamps,
+            max_age_ms: settings.max_joint_age_ms,
+            joined,
+            mailbox,
+            metrics,
+            witness: None,
+        }
+    }
+
+    pub fn topics(&self) -> &[String] {
+        &self.topics
     }
 
     /// Joint names in the order of a chunk's columns.
     pub fn names(&self) -> &[String] {
-        self.order.names()
+        self.joined.names()
     }
 
-    /// `received` is the time now, by the clock that the cycle is given.
+    /// A joint state of the only topic. `received` is the time now, by the clock that the cycle is given.
     pub fn put(&mut self, joints: &JointState, received: Stamp) -> Result<(), JointError> {
+        self.put_from(0, joints, received)
+    }
+
+    /// A joint state of the topic with this number.
+    pub fn put_from(&mut self, topic: usize, joints: &JointState, received: Stamp) -> Result<(), JointError> {
         let since = Instant::now();
-        let sample = self.mailbox.buffer();
-        let result = self.order.read(joints, &mut sample.positions);
-        (sample.stamp, sample.received) = (joints.stamp, received);
         if let Some(witness) = &self.witness {
-            witness.joints(self, joints, received);
+            witness.joints(&self.topics[topic], joints, received);
         }
-        self.metrics.received(&self.metrics.joints, since, result)?;
+        let was_whole = self.joined.is_whole();
+        let stamp = taken_at(self.stamps, joints.stamp, received);
+        let result = self.joined.put(joints, stamp, received);
+        if !was_whole {
+            self.metrics.set_missing_joints(self.joined.missing());
+        }
+        if matches!(result, Ok(Joined::Foreign)) {
+            return Ok(());
+        }
+        let complain =
+            |text: &dyn Display| self.metrics.complaints.add(&self.metrics.joints.name, text, received.0);
+        if result.is_ok() && self.stamps == StampSource::Header {
+            self.metrics.joints.note_stamp(joints.stamp.0, received.0);
+            if let Some(remark) =
+                stamp_remark(joints.stamp, received, self.max_age_ms).filter(|_| joints.stamp.0 != 0)
+            {
+                complain(&remark);
+            }
+        }
+        let result =
+            self.metrics.received(&self.metrics.joints, since, result).inspect_err(|error| complain(error));
+        // Of a jump the loop must know: neither where the joints are nor where they were is to be believed.
+        let has_changed = matches!(result, Ok(Joined::Whole) | Err(JointError::Jump { .. }));
+        if has_changed && self.joined.is_whole() {
+            self.send(received);
+        }
+        result.map(|_| ())
+    }
+
+    fn send(&mut self, now: Stamp) {
+        let (oldest, stamp, received) = self.joined.oldest();
+        self.metrics.set_oldest_joint(oldest);
+        let sample = self.mailbox.buffer();
+        self.joined.copy_positions(&mut sample.positions);
+        (sample.stamp, sample.received) = (stamp, received);
+        sample.contested = self.joined.is_contested(now);
+        self.mailbox.send();
+    }
+
+    /// A joint state as a recorded cycle used it, whatever messages it was joined of.
+    pub fn repeat(&mut self, used: Arrival, positions: &[f64]) -> Result<(), JointError> {
+        let joints = self.names().len();
+        if positions.len() != joints {
+            return Err(JointError::Lengths { names: joints, positions: positions.len() });
+        }
+        let sample = self.mailbox.buffer();
+        sample.positions.copy_from_slice(positions);
+        (sample.stamp, sample.received, sample.contested) = (used.stamp, used.received, false);
+        let _ = self.metrics.received(&self.metrics.joints, Instant::now(), Ok::<_, JointError>(()));
+        self.metrics.set_missing_joints(None);
         self.mailbox.send();
         Ok(())
     }
 
-    /// Counts a message from which the edge could not even get a joint state.
-    pub fn refuse(&self, error: &dyn Display) {
+    /// Counts a message, received at `at`, from which the edge could not even get a joint state.
+    pub fn refuse(&self, error: &dyn Display, at: Stamp) {
         let _ = self.metrics.received(&self.metrics.joints, Instant::now(), Err::<(), _>(error));
+        self.metrics.complaints.add(&self.metrics.joints.name, error, at.0);
+    }
+
+    /// What is to be told of messages now, of any sensor.
+    pub fn news(&self) -> Vec<String> {
+        self.metrics.complaints.news()
     }
 }
 
-/// A prompt's tokens, and which prompt it is.
+/// A prompt's tokens, those behind its state left out, and which prompt it is.
 #[derive(Clone, Debug)]
 pub(super) struct Prompt {
     pub tokens: PromptTokens,
@@ -149,10 +256,7 @@ pub(super) struct Prompt {
 
 /// Where an edge puts prompts.
 pub struct PromptInput {
-    pub(super) tokenizer: PromptTokenizer,
-    /// Tokens that the model takes.
-    pub(super) length: usize,
-    pub(super) vocabulary: usize,
+    pub(super) prompts: Prompts,
     /// Accepted prompts so far.
     pub(super) number: u32,
     pub(super) mailbox: Sender<Prompt>,
@@ -166,7 +270,7 @@ impl PromptInput {
         if let Some(witness) = &self.witness {
             witness.prompt(prompt);
         }
-        let result = self.encode(prompt);
+        let result = self.prompts.encode(prompt);
         let tokens = self.metrics.received(&self.metrics.prompts, since, result)?;
         self.number += 1;
         *self.mailbox.buffer() = Prompt { tokens, number: self.number };
@@ -182,17 +286,5 @@ impl PromptInput {
     /// Counts a message from which the edge could not even get a prompt.
     pub fn refuse(&self, error: &dyn Display) {
         let _ = self.metrics.received(&self.metrics.prompts, Instant::now(), Err::<(), _>(error));
-    }
-
-    /// Tokens that the model has: another model's tokenizer would give others.
-    fn encode(&self, prompt: &str) -> Result<PromptTokens, TokenizerError> {
-        let tokens = self.tokenizer.encode(prompt, self.length)?;
-        match tokens.ids.iter().find(|&&id| id as usize >= self.vocabulary) {
-            None => Ok(tokens),
-            Some(&token) => {
-                let last = self.vocabulary - 1;
-                Err(TokenizerError::OutsideVocabulary { prompt: prompt.into(), token, last })
-            }
-        }
     }
 }

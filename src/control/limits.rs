@@ -108,6 +108,11 @@ impl Limits {
         Ok(limits)
     }
 
+    /// By joint, per second; infinite where there is none.
+    pub fn velocity_max(&self) -> &[f64] {
+        &self.velocity
+    }
+
     fn fill_in_from_urdf(&mut self, settings: &LimitSettings, path: &PathBuf) -> Result<(), LimitsError> {
         let unreadable = |message: String| LimitsError::Urdf { path: path.clone(), message };
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;

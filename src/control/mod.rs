@@ -22,7 +22,9 @@ mod motion;
 mod noise;
 mod output;
 mod perceive;
+mod prompt;
 mod real_time;
+mod reason;
 mod rebuild;
 mod repeat;
 mod sent;
@@ -39,9 +41,14 @@ pub use chunk::Chunk;
 pub use cycle::{Cycle, Outcome};
 pub use inputs::{CameraInput, JointInput, PromptInput};
 pub use limits::LimitsError;
+pub use model::padded_prompt;
 pub use motion::Motion;
 pub use output::ChunkOutput;
+pub use prompt::{Prompts, trained};
 pub use real_time::{make_almost_as_urgent, make_as_urgent, make_most_urgent, make_real_time};
+pub use reason::{
+    camera_stamp_trouble, joint_stamp_trouble, trouble as stamp_trouble, what_to_do, why_no_chunk,
+};
 pub use repeat::{Repeat, RepeatError};
 pub use state::{Enable, LoopState, Phase, Shared};
 pub use stream::{Pace, Stream, Tick, TickState};

@@ -1,18 +1,25 @@
 //! The policy on its device: its programs, and the buffers through which they are fed and read. Used by the cycle.
 
+use std::ops::RangeInclusive;
+
 use crate::device::{Account, Device, DeviceError, ProgramId, Progress, SectionTime, StepTime};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, TensorType, Weights};
 use crate::observe::PromptTokens;
 use crate::policy::{
-    ACTIONS, Checkpoint, IMAGE_MASKS, Intermediates, NOISE, PolicyConfig, PolicyGraphs, STATE, TOKEN_MASK,
-    TOKENS, image_input,
+    ACTIONS, Checkpoint, IMAGE_MASKS, Intermediates, NOISE, PolicyConfig, PolicyGraphs, STATE, StateInput,
+    TOKEN_MASK, TOKENS, image_input,
 };
 
-/// Programs are made for this many lengths of prompts: by the mask no token sees padding, so less of it is the same for
-/// less work.
+// Programs are made for several lengths of prompts: by the mask no token sees padding, so less of it is the same for less
+// work.
+/// Of the longest prompts: prompts have at least this many lengths.
 const PROMPT_LENGTHS: usize = 3;
 /// Lengths are multiples of this many tokens.
 const PROMPT_GRAIN: usize = 16;
+/// At most this part of a prefix is padding.
+const PADDING: f64 = 0.15;
+/// Beginning, a word, and the end: no prompt is shorter.
+const SHORTEST_PROMPT: usize = 3;
 
 pub(super) struct Model {
     device: Box<dyn Device>,
@@ -27,6 +34,12 @@ pub(super) struct Model {
     image_masks: Vec<bool>,
     /// What the model sees of a camera that gives none.
     no_image: Vec<f32>,
+    /// The images of the last set, where other programs may have to see them again; else nothing.
+    seen: Vec<Vec<f32>>,
+    /// The programs that have seen them.
+    seen_by: usize,
+    /// How the state comes to the model.
+    state_input: StateInput,
     /// `[1, state_dim]`, normalised.
     pub state: Vec<f32>,
     /// `[action_horizon, action_dim]`
@@ -55,7 +68,7 @@ impl Model {
         progress: &dyn Progress,
     ) -> Result<Self, ModelError> {
         let mut programs = Vec::new();
-        for prompt_tokens in prompt_lengths(config.prompt_tokens) {
+        for prompt_tokens in prompt_lengths(config.prompt_tokens, cameras * config.vision.tokens()) {
             let config = PolicyConfig { prompt_tokens, ..*config };
             let perceive = graphs(&config, cameras, &*device)?.perceive;
             let perceive = device.compile(&perceive, checkpoint, progress)?;
@@ -68,7 +81,9 @@ impl Model {
             programs.push(Programs { prompt_tokens, perceive, act });
         }
         let actions = TensorType::f32([config.action_horizon, config.action_dim]);
-        let side = config.vision.image;
+        let pixels = 3 * config.vision.image * config.vision.image;
+        let state_input = config.variant.state;
+        let kept = if matches!(state_input, StateInput::Prompt { .. }) { pixels } else { 0 };
         Ok(Self {
             device,
             programs,
@@ -76,7 +91,10 @@ impl Model {
             step_counts: step_counts.to_vec(),
             images: (0..cameras).map(image_input).collect(),
             image_masks: vec![true; cameras],
-            no_image: vec![-1.0; 3 * side * side],
+            no_image: vec![-1.0; pixels],
+            seen: vec![vec![-1.0; kept]; cameras],
+            seen_by: 0,
+            state_input,
             state: vec![0.0; config.state_dim],
             noise: vec![0.0; actions.elements()],
             actions: HostTensor::zeros(&actions),
@@ -98,20 +116,28 @@ impl Model {
         &self.step_counts
     }
 
-    /// Runs the prompt's programs once on nothing in particular: pages are touched, threads are awake.
-    pub fn warm_up(&mut self) -> Result<(), DeviceError> {
-        self.perceive()?;
-        for choice in 0..self.step_counts.len() {
-            self.act(choice)?;
-            self.read_actions(choice)?;
+    /// Runs once, on nothing in particular, the programs of prompts of these lengths, those of the shortest last: pages are
+    /// touched, threads are awake.
+    pub fn warm_up(&mut self, lengths: RangeInclusive<usize>) -> Result<(), DeviceError> {
+        for current in self.fitting(*lengths.end())..=self.fitting(*lengths.start()) {
+            self.current = current;
+            self.perceive()?;
+            for choice in 0..self.step_counts.len() {
+                self.act(choice)?;
+                self.read_actions(choice)?;
+            }
         }
         Ok(())
     }
 
+    /// The programs for the shortest prompts that have room for this one.
+    fn fitting(&self, length: usize) -> usize {
+        self.programs.iter().rposition(|fits| length <= fits.prompt_tokens).unwrap_or(0)
+    }
+
     /// Chooses the programs that fit `prompt`. Images must be set anew, and perceived, before these act.
     pub fn set_prompt(&mut self, prompt: &PromptTokens) -> Result<(), DeviceError> {
-        let length = prompt.mask.iter().rposition(|&real| real).map_or(0, |last| last + 1);
-        self.current = self.programs.iter().rposition(|fits| length <= fits.prompt_tokens).unwrap_or(0);
+        self.current = self.fitting(prompt.len());
         let Programs { prompt_tokens, perceive, .. } = self.programs[self.current];
         self.device.write(perceive, TOKENS, HostView::I32(&prompt.ids[..prompt_tokens]))?;
         self.device.write(perceive, TOKEN_MASK, HostView::Bool(&prompt.mask[..prompt_tokens]))
@@ -121,7 +147,23 @@ impl Model {
     pub fn set_image(&mut self, camera: usize, pixels: Option<&[f32]>) -> Result<(), DeviceError> {
         self.image_masks[camera] = pixels.is_some();
         let perceive = self.programs[self.current].perceive;
-        self.device.write(perceive, &self.images[camera], HostView::F32(pixels.unwrap_or(&self.no_image)))
+        let pixels = pixels.unwrap_or(&self.no_image);
+        let seen = &mut self.seen[camera];
+        let kept = seen.len();
+        seen.copy_from_slice(&pixels[..kept]);
+        self.seen_by = self.current;
+        self.device.write(perceive, &self.images[camera], HostView::F32(pixels))
+    }
+
+    /// The images that were set last once more, for a prompt with another state; its programs may be others.
+    pub fn set_images_again(&mut self) -> Result<(), DeviceError> {
+        if self.seen_by == self.current {
+            return Ok(());
+        }
+        let perceive = self.programs[self.current].perceive;
+        self.seen_by = self.current;
+        let images = self.images.iter().zip(&self.seen);
+        images.map(|(name, pixels)| self.device.write(perceive, name, HostView::F32(pixels))).collect()
     }
 
     /// Images and prompt to the KV cache.
@@ -131,10 +173,13 @@ impl Model {
         self.device.run(perceive)
     }
 
-    /// [`Self::state`] and [`Self::noise`] with the KV cache to actions, in `step_counts()[choice]` denoising steps.
+    /// [`Self::noise`] with the KV cache, and [`Self::state`] where that is not in it, to actions, in
+    /// `step_counts()[choice]` denoising steps.
     pub fn act(&mut self, choice: usize) -> Result<(), DeviceError> {
         let act = self.programs[self.current].act[choice];
-        self.device.write(act, STATE, HostView::F32(&self.state))?;
+        if self.state_input == StateInput::Token {
+            self.device.write(act, STATE, HostView::F32(&self.state))?;
+        }
         self.device.write(act, NOISE, HostView::F32(&self.noise))?;
         self.device.run(act)
     }
@@ -203,11 +248,33 @@ fn graphs(config: &PolicyConfig, cameras: usize, device: &dyn Device) -> Result<
     PolicyGraphs::rewritten(config, cameras, &Intermediates::None, |graph| device.simplify(graph))
 }
 
-/// The lengths that prompts of at most `longest` tokens are padded to, the longest first.
-fn prompt_lengths(longest: usize) -> impl Iterator<Item = usize> {
-    let step = longest.div_ceil(PROMPT_LENGTHS).next_multiple_of(PROMPT_GRAIN);
-    let shorter = (1..PROMPT_LENGTHS).rev().map(move |steps| steps * step);
-    std::iter::once(longest).chain(shorter.filter(move |&length| length < longest))
+/// The length that a prompt of so many tokens is padded to, for a model with so many cameras.
+pub fn padded_prompt(config: &PolicyConfig, cameras: usize, tokens: usize) -> usize {
+    let lengths = prompt_lengths(config.prompt_tokens, cameras * config.vision.tokens());
+    lengths.into_iter().rfind(|&length| tokens <= length).unwrap_or(config.prompt_tokens)
+}
+
+/// The lengths that prompts of at most `longest` tokens are padded to behind so many image tokens, the longest first: the
+/// next one is as much shorter as [`PADDING`] allows, and by no more than a third of the longest.
+fn prompt_lengths(longest: usize, image_tokens: usize) -> Vec<usize> {
+    let third = longest.div_ceil(PROMPT_LENGTHS).next_multiple_of(PROMPT_GRAIN);
+    let mut lengths = vec![longest];
+    let mut last = longest;
+    loop {
+        let padding = (PADDING * (image_tokens + last) as f64) as usize;
+        // The shortest prompt for which the last length is good enough; a shorter one has another.
+        let shortest = last.saturating_sub(padding.min(third));
+        if shortest <= SHORTEST_PROMPT {
+            return lengths;
+        }
+        // Behind few image tokens there may be no multiple in between: then the next one.
+        let next_below = (last - 1) / PROMPT_GRAIN * PROMPT_GRAIN;
+        last = (shortest - 1).next_multiple_of(PROMPT_GRAIN).min(next_below);
+        if last == 0 {
+            return lengths;
+        }
+        lengths.push(last);
+    }
 }
 
 /// A policy that a device cannot run.
@@ -228,12 +295,23 @@ mod tests {
     use crate::policy::checkpoint::init::write_random;
 
     #[test]
-    fn prompts_have_at_most_three_lengths() {
-        let lengths = |longest| prompt_lengths(longest).collect::<Vec<_>>();
-        assert_eq!(lengths(48), [48, 32, 16]);
-        assert_eq!(lengths(200), [200, 160, 80]);
-        assert_eq!(lengths(20), [20, 16]);
-        assert_eq!(lengths(5), [5]);
+    fn prompts_have_three_lengths_or_as_many_as_keep_the_padding_small() {
+        for cameras in 1..4 {
+            assert_eq!(prompt_lengths(48, 256 * cameras), [48, 32, 16]);
+        }
+        assert_eq!(prompt_lengths(200, 3 * 256), [200, 128, 48]);
+        assert_eq!(prompt_lengths(200, 256), [200, 144, 96, 48]);
+        assert_eq!(prompt_lengths(20, 256), [20, 16]);
+        assert_eq!(prompt_lengths(5, 256), [5]);
+        assert_eq!(prompt_lengths(48, 16), [48, 32, 16]);
+        for (longest, images) in [(48, 256), (200, 256), (200, 512), (200, 768), (77, 256), (1000, 256)] {
+            let lengths = prompt_lengths(longest, images);
+            for real in SHORTEST_PROMPT..=longest {
+                let padded = *lengths.iter().rfind(|&&length| real <= length).unwrap();
+                let wasted = (padded - real) as f64 / (images + padded) as f64;
+                assert!(wasted <= PADDING, "{real} of {padded} tokens behind {images}: {wasted}");
+            }
+        }
     }
 
     fn act(model: &mut Model) -> Vec<f32> {

@@ -1,13 +1,14 @@
-//! The frame set to the KV cache: what the frames went through is noted, they are written to the device, and it runs SigLIP and
-//! the prefix. The first half of a cycle; nothing here allocates, locks or blocks, as long as the device works.
+//! The frame set to the KV cache: what the frames went through is noted, they are written to the device, with the state where the
+//! prompt has it in it, and it runs SigLIP and the prefix. The first half of a cycle; nothing here allocates, locks or blocks, as long as the device works.
 
 use std::time::{Duration, Instant};
 
 use super::cycle::{Began, Cycle};
+use super::output::too_old;
 use super::sync::Frame;
 use crate::device::{DeviceError, SectionTime};
 use crate::observe::messages::Stamp;
-use crate::telemetry::{Metrics, Stage};
+use crate::telemetry::{DropReason, Metrics, Stage};
 
 impl Cycle {
     /// What the frames of this set went through before the cycle began.
@@ -36,6 +37,55 @@ impl Cycle {
         self.last_set = Some((began.at, observation));
     }
 
+    /// Takes the newest joint state, in the model's units, unless there is none that is young enough at `stamp`.
+    pub(super) fn take_state(&mut self, stamp: Stamp) -> Result<(), DropReason> {
+        self.joints.take();
+        let joints = self.joints.held().ok_or(DropReason::JointsMissing)?;
+        let max_age_ms = self.timing.max_joint_age_ms;
+        if let Some(reason) = too_old(joints.since(), stamp, max_age_ms, DropReason::JointsStale) {
+            return Err(reason);
+        }
+        self.units.to_model(&joints.positions, &mut self.model_joints);
+        Ok(())
+    }
+
+    /// Makes the prompt of the newest joint state, where that is in it, as it is when the cycle begins; or says why there is
+    /// none. The act that follows acts on this state.
+    pub(super) fn read_prompt_state(&mut self, began: &mut Began) -> Result<Option<DropReason>, DeviceError> {
+        if self.state_writer.is_none() {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        if let Err(reason) = self.take_state(began.stamp) {
+            return Ok(Some(reason));
+        }
+        if let (Some(writer), Some(task)) = (&mut self.state_writer, self.prompt.held()) {
+            let state = self.normalizer.normalized(&self.model_joints);
+            let (prompt, inside) = writer.write(&task.tokens, state);
+            if !inside {
+                self.metrics.clamped_states.add_one();
+            }
+            self.model.set_prompt(prompt)?;
+        }
+        began.prompted = start.elapsed();
+        Ok(None)
+    }
+
+    /// The KV cache of the same frame set with the newest joint state, where that is in it.
+    pub(super) fn perceive_again(&mut self, began: &mut Began) -> Result<Option<DropReason>, DeviceError> {
+        if self.state_writer.is_none() {
+            return Ok(None);
+        }
+        let dropped = self.read_prompt_state(began)?;
+        if dropped.is_none() {
+            self.shared.set_busy(true);
+            let start = Instant::now();
+            self.model.set_images_again()?;
+            self.run_perceive(began, start)?;
+        }
+        Ok(dropped)
+    }
+
     /// The frame set to the KV cache.
     pub(super) fn perceive(&mut self, began: &mut Began) -> Result<(), DeviceError> {
         let start = Instant::now();
@@ -43,7 +93,14 @@ impl Cycle {
             self.seen[camera] = frame.map(Frame::arrival);
             self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
         }
-        began.parts.set(Stage::Write, self.metrics.time(Stage::Write, start));
+        self.run_perceive(began, start)
+    }
+
+    /// Runs perceive on what was written since `writing`.
+    fn run_perceive(&mut self, began: &mut Began, writing: Instant) -> Result<(), DeviceError> {
+        let written = began.prompted + writing.elapsed();
+        self.metrics.record(Stage::Write, written);
+        began.parts.set(Stage::Write, written);
         let start = Instant::now();
         if let Some(waited) = began.waited {
             self.metrics.record(Stage::BeforeDevice, waited + start.saturating_duration_since(began.at));

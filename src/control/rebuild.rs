@@ -71,10 +71,12 @@ impl Cycle {
             Some(cores) => cores.run(make)?,
             None => make()?,
         };
-        if let Some(prompt) = self.prompt.held() {
-            self.model.set_prompt(&prompt.tokens)?;
-        }
-        Ok(self.model.warm_up()?)
+        let Some(prompt) = self.prompt.held() else { return Ok(()) };
+        self.model.set_prompt(&prompt.tokens)?;
+        let length = prompt.tokens.len();
+        let lengths =
+            self.state_writer.as_ref().map_or(length..=length, |writer| writer.lengths(&prompt.tokens));
+        Ok(self.model.warm_up(lengths)?)
     }
 
     fn give_up(&mut self, error: &dyn Display) {

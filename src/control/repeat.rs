@@ -57,10 +57,15 @@ impl Cycle {
             self.metrics.frame_sets.add_one();
             let images = self.frames.span().ok_or(RepeatError::NoSet)?;
             self.note_arrival(&mut began, images.1, false);
+            if let Some(reason) = self.read_prompt_state(&mut began)? {
+                return Ok(self.dropped(reason));
+            }
             self.perceive(&mut began)?;
             self.view = Some(View::new(images));
         } else if self.view.is_none() {
             return Err(RepeatError::NoView);
+        } else if let Some(reason) = self.perceive_again(&mut began)? {
+            return Ok(self.dropped(reason));
         }
         let acted = || cycle.acted;
         Ok(self.act(cycle.observation, began, &Now { clock: &acted, runs: false, steps: Some(steps) })?)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::chunk::Chunk;
 use super::motion::Motion;
 use super::stream::Tick;
-use super::{CameraInput, JointInput, Wiring};
+use super::{CameraInput, Wiring};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::settings::Value;
 use crate::telemetry::{DropReason, Stage};
@@ -18,8 +18,8 @@ pub trait Witness: Send + Sync {
     fn image(&self, camera: &CameraInput, image: &Image, received: Stamp);
     /// As [`Self::image`].
     fn compressed_image(&self, camera: &CameraInput, image: &CompressedImage, received: Stamp);
-    /// A joint state came in, whether it can be used or not.
-    fn joints(&self, joints: &JointInput, state: &JointState, received: Stamp);
+    /// A joint state came in on this topic, whether it can be used or not.
+    fn joints(&self, topic: &str, state: &JointState, received: Stamp);
     /// A prompt came in, whether it can be used or not.
     fn prompt(&self, prompt: &str);
     /// These parameters have these values from the loop's next look on.
@@ -69,7 +69,7 @@ pub struct Used {
     pub prompt: u32,
     /// The clock when the cameras were looked at.
     pub looked: Stamp,
-    /// The clock when the joint state was taken.
+    /// The clock when the joint state was taken: for a model that has it in the prompt, when the cameras were looked at.
     pub acted: Stamp,
 }
 

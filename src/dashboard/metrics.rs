@@ -115,7 +115,7 @@ struct Scrape {
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Out(&mut encoder);
-        let Snapshot { frame_sets, chunks, dropped, missed, .. } = &self.counts;
+        let Snapshot { frame_sets, clamped_states, chunks, dropped, missed, .. } = &self.counts;
         let build =
             [("version", env!("CARGO_PKG_VERSION")), ("device", &self.device), ("model", &self.model)];
         out.gauge("build_info", "Version of the node, device and model in use", None, [(Some(build), 1.0)])?;
@@ -141,6 +141,8 @@ impl Collector for Scrape {
         )?;
 
         out.counter("frame_sets", "Frame sets that were complete", [(NONE, *frame_sets)])?;
+        let clamped = "Joint states outside the bins of a model that reads them in its prompt";
+        out.counter("clamped_states", clamped, [(NONE, *clamped_states)])?;
         out.counter("cycles", "Cycles that ended, with or without a chunk", [(NONE, self.cycles)])?;
         out.counter("chunks", "Action chunks handed out", [(NONE, *chunks)])?;
         let ticks = [(NONE, self.counts.ticks)];

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::watch::Counted;
-use crate::control::{LoopState, Phase};
+use crate::control::{LoopState, Phase, what_to_do, why_no_chunk};
 use crate::settings::Settings;
 use crate::telemetry::{DropReason, SensorSnapshot, Stage};
 
@@ -66,6 +66,9 @@ fn running(now: &Counted, rate: &Counted, recent: &Counted, settings: &Settings)
 /// What the loop waits for.
 fn wanting(now: &Counted, why: Option<DropReason>, settings: &Settings) -> String {
     let counts = &now.counts;
+    if let Some(missing) = counts.missing_joints.as_ref().filter(|_| counts.joints.received > 0) {
+        return missing.clone();
+    }
     let never: Vec<&str> = sensors(now).filter(|sensor| sensor.age_ms.is_none()).map(|s| &*s.name).collect();
     if !never.is_empty() {
         return format!("nothing has come yet from {}", never.join(", "));
@@ -74,16 +77,11 @@ fn wanting(now: &Counted, why: Option<DropReason>, settings: &Settings) -> Strin
         return silent;
     }
     if let Some(reason) = why {
-        return format!("the last frame set gave no chunk: {}", words(reason.name()));
-    }
-    if counts.last_spread_ms > settings.sync_tolerance_ms {
-        return format!(
-            "the cameras' stamps are {:.1} ms apart, sync_tolerance_ms is {}",
-            counts.last_spread_ms, settings.sync_tolerance_ms
-        );
+        let what_to_do = what_to_do(reason, counts, settings);
+        return format!("the last frame set gave no chunk: {}. {what_to_do}", words(reason.name()));
     }
     match counts.frame_sets {
-        0 => "no complete frame set yet".to_owned(),
+        0 => why_no_chunk(counts, settings),
         _ => "no chunk for more than a second: no frame set is complete, or a cycle takes long".to_owned(),
     }
 }
@@ -156,10 +154,16 @@ mod tests {
         for sensor in [&metrics.cameras[0], &metrics.joints] {
             let _ = metrics.received(sensor, Instant::now(), Ok::<_, String>(()));
         }
-        assert_eq!(why(None), "no complete frame set yet");
+        assert_eq!(why(None), "no moment had a new frame of every camera");
         metrics.apart(45.0);
-        assert!(why(None).contains("45.0 ms apart, sync_tolerance_ms is 20"));
-        assert_eq!(why(Some(DropReason::JointsStale)), "the last frame set gave no chunk: joints stale");
+        assert!(why(None).contains("within sync_tolerance_ms (20): the last were 45.0 ms apart"));
+        let stale = why(Some(DropReason::JointsStale));
+        assert!(
+            stale.starts_with("the last frame set gave no chunk: joints stale. The oldest joint is 'waist'"),
+            "{stale}"
+        );
+        metrics.set_missing_joints(Some("joints waist have not come".into()));
+        assert_eq!(why(None), "joints waist have not come");
     }
 
     #[test]

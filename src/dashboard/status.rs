@@ -43,6 +43,8 @@ struct Sensor {
     age_ms: Option<f64>,
     received: u64,
     refused: u64,
+    /// What is wrong although messages come, and which setting helps.
+    trouble: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -68,19 +70,29 @@ impl Status {
             _ => 0.0,
         };
         let (counts, before) = (&now.counts, &rate.counts);
-        let sensor = |(now, before): (&SensorSnapshot, &SensorSnapshot)| Sensor {
-            name: now.name.clone(),
-            level: match now.age_ms {
-                None => "never",
-                Some(age_ms) if age_ms > sources.settings.get().sensor_timeout_ms => "silent",
-                Some(_) => "ok",
-            },
-            rate_hz: per_second(now.received, before.received),
-            age_ms: now.age_ms.map(|ms| round(ms, 10.0)),
-            received: now.received,
-            refused: now.refused,
-        };
-        let cameras = counts.cameras.iter().zip(&before.cameras);
+        let settings = sources.settings.get();
+        let sensor =
+            |((now, before), trouble): ((&SensorSnapshot, &SensorSnapshot), Option<String>)| Sensor {
+                trouble,
+                name: now.name.clone(),
+                level: match now.age_ms {
+                    None => "never",
+                    Some(age_ms) if age_ms > settings.sensor_timeout_ms => "silent",
+                    Some(_) => "ok",
+                },
+                rate_hz: per_second(now.received, before.received),
+                age_ms: now.age_ms.map(|ms| round(ms, 10.0)),
+                received: now.received,
+                refused: now.refused,
+            };
+        let with_topic = settings.cameras.iter().filter(|camera| camera.topic.is_some());
+        let cameras = counts.cameras.iter().zip(&before.cameras).zip(with_topic);
+        let cameras = cameras.map(|((now, before), camera)| {
+            ((now, before), control::camera_stamp_trouble(now, camera, &settings))
+        });
+        let missing = counts.missing_joints.clone().filter(|_| counts.joints.received > 0);
+        let trouble = missing.or_else(|| control::joint_stamp_trouble(&counts.joints, &settings));
+        let joints = ((&counts.joints, &before.joints), trouble);
         let count =
             |name, total: u64, before: u64| Count { name, total, recent: total.saturating_sub(before) };
         let past = &recent.counts;
@@ -90,10 +102,10 @@ impl Status {
                 device: sources.monitor.device().to_owned(),
                 model: sources.monitor.model().to_owned(),
                 uptime_s: round(now.at.as_secs_f64(), 10.0),
-                budget_ms: sources.settings.get().latency_budget_ms,
+                budget_ms: settings.latency_budget_ms,
             },
             condition,
-            sensors: cameras.chain([(&counts.joints, &before.joints)]).map(sensor).collect(),
+            sensors: cameras.chain([joints]).map(sensor).collect(),
             frame_sets: counts.frame_sets,
             frame_sets_hz: per_second(counts.frame_sets, before.frame_sets),
             chunks: counts.chunks,

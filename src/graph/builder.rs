@@ -146,6 +146,18 @@ impl GraphBuilder {
         self.add_node(name, Op::RmsNorm { epsilon }, &[x, weight])
     }
 
+    /// A norm whose scale and shift `[1, width]` are made of something else (adaRMS).
+    pub fn modulated_norm(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        scale: ValueId,
+        shift: ValueId,
+        epsilon: f32,
+    ) -> Added {
+        self.add_node(name, Op::RmsNorm { epsilon }, &[x, scale, shift])
+    }
+
     pub fn rotary(&mut self, name: &str, x: ValueId, table: ValueId, heads: usize) -> Added {
         self.add_node(name, Op::Rotary { heads }, &[x, table])
     }
@@ -180,6 +192,11 @@ impl GraphBuilder {
             return Ok(x);
         }
         self.add_node(name, Op::Slice { axis: 0, start, end }, &[x])
+    }
+
+    /// Columns `start..end` of a matrix.
+    pub fn columns(&mut self, name: &str, x: ValueId, start: usize, end: usize) -> Added {
+        self.add_node(name, Op::Slice { axis: 1, start, end }, &[x])
     }
 
     fn value(&mut self, name: String, ty: TensorType, source: Source) -> ValueId {

@@ -44,7 +44,10 @@ impl Graph {
             Op::Slice { .. } | Op::Repeat { .. } | Op::Concat { .. } | Op::Patchify { .. } => Cost::default(),
             Op::PrefixMask { .. } | Op::Positions | Op::PositionsAfter { .. } => Cost::default(),
             Op::LayerNorm { .. } => Cost { flops: 7 * result, ..Cost::default() },
-            Op::RmsNorm { .. } => Cost { flops: 4 * result, ..Cost::default() },
+            Op::RmsNorm { .. } => {
+                let operations = if node.operands.len() > 2 { 5 } else { 4 };
+                Cost { flops: operations * result, ..Cost::default() }
+            }
             Op::Rotary { .. } => Cost { flops: 3 * result, ..Cost::default() },
             Op::EulerStep { .. } => Cost { flops: 2 * result, ..Cost::default() },
             Op::RotaryTable { .. } | Op::Embedding { .. } => Cost { flops: result, ..Cost::default() },

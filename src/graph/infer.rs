@@ -9,8 +9,8 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
         Op::Linear { .. } => {
             let (x, weight) = (matrix(operands, 0, "x")?, matrix(operands, 1, "weight")?);
             same("columns of x and of weight", x.1, weight.1)?;
-            if operands.len() > 2 && *operands[2] != TensorType::f32([1, weight.0]) {
-                vector(operands, 2, "bias", weight.0)?;
+            if operands.len() > 2 {
+                row(operands, 2, "bias", weight.0)?;
             }
             count(operands, 2, 3)?;
             Ok(TensorType::f32([x.0, weight.0]))
@@ -30,9 +30,12 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
             Ok(operands[0].clone())
         }
         Op::RmsNorm { .. } => {
-            count(operands, 2, 2)?;
+            count(operands, 2, 3)?;
             let x = matrix(operands, 0, "x")?;
-            vector(operands, 1, "weight", x.1)?;
+            row(operands, 1, "weight", x.1)?;
+            if operands.len() > 2 {
+                row(operands, 2, "shift", x.1)?;
+            }
             Ok(operands[0].clone())
         }
         Op::RotaryTable { head_dim, .. } => {
@@ -202,6 +205,14 @@ fn matrix(operands: &[&TensorType], index: usize, what: &str) -> Result<(usize, 
 
 fn vector(operands: &[&TensorType], index: usize, what: &str, length: usize) -> Result<(), String> {
     same(what, operand(operands, index, what)?, &TensorType::f32([length]))
+}
+
+/// A list, or a matrix of one row.
+fn row(operands: &[&TensorType], index: usize, what: &str, length: usize) -> Result<(), String> {
+    match operands.get(index) {
+        Some(ty) if **ty == TensorType::f32([1, length]) => Ok(()),
+        _ => vector(operands, index, what, length),
+    }
 }
 
 fn list(operands: &[&TensorType], index: usize, what: &str, dtype: DType) -> Result<usize, String> {

@@ -17,7 +17,7 @@ pub use builder::GraphBuilder;
 pub use cost::Cost;
 pub use op::{Activation, Attention, Op};
 pub use tensor::{DType, HostTensor, HostView, TensorType};
-pub use weights::{Storage, WeightData, WeightError, WeightFormat, Weights};
+pub use weights::{NotFinite, Storage, WeightData, WeightError, WeightFormat, Weights, are_finite};
 
 /// Names one value of one graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -52,7 +52,8 @@ pub enum Op {
     LayerNorm {
         epsilon: f32,
     },
-    /// `x / sqrt(mean(x^2) + epsilon) * (1 + weight)` per row (Gemma): x `[rows, width]`, weight `[width]`.
+    /// `x / sqrt(mean(x^2) + epsilon) * (1 + weight) + shift` per row (Gemma; with a shift adaRMS): x `[rows, width]`, weight
+    /// and optional shift `[width]` or `[1, width]`.
     RmsNorm {
         epsilon: f32,
     },

@@ -22,15 +22,23 @@ impl Graph {
 
     /// A graph of what a value is made of, with the value as its only output, `name`.
     pub fn only(&self, id: ValueId, name: &str) -> Self {
+        self.parts([(id, name.to_owned())])
+    }
+
+    /// A graph of what some values are made of, with these as its outputs.
+    pub fn parts(&self, wanted: impl IntoIterator<Item = (ValueId, String)>) -> Self {
         let mut part = Self {
-            name: self.value(id).name.clone(),
+            name: format!("{}, constants", self.name),
             values: Vec::new(),
             nodes: Vec::new(),
             outputs: Vec::new(),
             residents: Vec::new(),
         };
-        let value = self.copy_into(&mut part, id, &mut HashMap::new());
-        part.outputs.push(Binding { name: name.into(), value });
+        let mut copied = HashMap::new();
+        for (id, name) in wanted {
+            let value = self.copy_into(&mut part, id, &mut copied);
+            part.outputs.push(Binding { name, value });
+        }
         part
     }
 

@@ -1,5 +1,6 @@
 //! How a device asks for the checkpoint's tensors. `policy::checkpoint` answers; devices only see this trait.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -85,9 +86,36 @@ impl WeightData {
         &self.owner.bytes()[self.range.clone()]
     }
 
+    /// What the first element is that is no finite number, and which; reads all of them.
+    pub fn first_not_finite(&self) -> Option<NotFinite> {
+        self.first_not_finite_in(0..self.elements())
+    }
+
+    /// As [`Self::first_not_finite`], among these elements.
+    pub fn first_not_finite_in(&self, elements: Range<usize>) -> Option<NotFinite> {
+        const CHUNK: usize = 4096;
+        let mut values = [0.0; CHUNK];
+        elements.clone().step_by(CHUNK).find_map(|start| {
+            let values = &mut values[..CHUNK.min(elements.end - start)];
+            self.copy_f32(start, values);
+            // Most are whole, and this is quicker than to look for the place.
+            if are_finite(values) {
+                return None;
+            }
+            let place = values.iter().position(|value| !value.is_finite())?;
+            Some(NotFinite { element: start + place, value: values[place] })
+        })
+    }
+
     /// The elements have been copied and will not be read again.
     pub fn release(&self) {
         self.owner.release(self.range.clone());
+    }
+
+    /// As [`Self::release`], for some of the elements.
+    pub fn release_in(&self, elements: Range<usize>) {
+        let at = |element: usize| self.range.start + element * self.format.bytes();
+        self.owner.release(at(elements.start)..at(elements.end));
     }
 
     /// Copies `out.len()` elements from `start` on, widened to f32 (exact for every format).
@@ -115,6 +143,29 @@ impl WeightData {
                 }
             }
         }
+    }
+}
+
+/// Whether none of the values is infinite or no number. Spelled out so that the compiler can vectorise it.
+pub fn are_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    !values.iter().fold(false, |any, value| any | (value.to_bits() & EXPONENT == EXPONENT))
+}
+
+/// An element of a weight that no computation can use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NotFinite {
+    pub element: usize,
+    pub value: f32,
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { element, value } = self;
+        write!(
+            f,
+            "element {element} is {value}: a training run that diverged leaves such weights; use a checkpoint from before that"
+        )
     }
 }
 
@@ -157,6 +208,19 @@ mod tests {
             let mut out = [0.0; 3];
             data.copy_f32(1, &mut out);
             assert_eq!(out, values[1..]);
+        }
+    }
+
+    #[test]
+    fn an_element_that_is_no_finite_number_is_found_wherever_it_stands() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for element in [0, 1, 4095, 4096, 9000] {
+                let mut values = vec![f32::MAX; 9001];
+                assert_eq!(WeightData::from_f32(&values).first_not_finite(), None);
+                values[element] = bad;
+                let found = WeightData::from_f32(&values).first_not_finite().unwrap();
+                assert_eq!((found.element, found.value.to_bits()), (element, bad.to_bits()));
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! Listens to a robot's topics for a few seconds and says, topic by topic, whether they are what the node needs. Called by
 //! `cli check --live`. Messages go through the same functions as in the node, so what is said here is what it would do.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,19 +12,19 @@ use r2r::sensor_msgs::msg as sensor;
 
 use super::clock::Clock;
 use super::connect::connect;
-use super::graph::{Expected, expected_topics};
+use super::graph::{Expected, JOINTS, expected_topics};
 use super::inputs::{SENSOR_QOS, compressed_image, image, joint_state, ready};
 use super::listeners::Listeners;
 use super::parameters::use_sim_time;
 use crate::check::Verdict;
+use crate::control::stamp_trouble;
 use crate::observe::messages::{JointState, Stamp};
-use crate::observe::{ImagePreprocessor, JointOrder};
-use crate::settings::{Settings, Transport};
+use crate::observe::{ImagePreprocessor, Joined, JoinedJoints, JointOrder};
+use crate::settings::{Settings, StampSource, Transport};
+use crate::telemetry::Stamps;
 
 /// Size that images are decoded to; whether they can be decoded does not depend on it.
 const SIDE: usize = 224;
-/// Stamps further ahead of the clock than this are of another clock.
-const AHEAD_MS: f64 = 100.0;
 
 /// Listens for so many seconds.
 pub fn check(settings: &Settings, seconds: f64) -> anyhow::Result<Vec<Verdict>> {
@@ -32,8 +34,9 @@ pub fn check(settings: &Settings, seconds: f64) -> anyhow::Result<Vec<Verdict>> 
     let expected = expected_topics(settings);
     let transports =
         settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.transport);
-    for (expected, transport) in expected.iter().zip(transports.map(Some).chain([None])) {
-        topics.push(Listener::new(&mut node, settings, expected, transport)?);
+    let reader = Rc::new(RefCell::new(JointReader::new(settings)));
+    for (expected, transport) in expected.iter().zip(transports.map(Some).chain(std::iter::repeat(None))) {
+        topics.push(Listener::new(&mut node, settings, expected, transport, &reader)?);
     }
     let mut listeners = Listeners::new(&mut node, settings)?;
     let end = Instant::now() + Duration::from_secs_f64(seconds);
@@ -48,6 +51,7 @@ pub fn check(settings: &Settings, seconds: f64) -> anyhow::Result<Vec<Verdict>> 
         verdicts.extend(publishers(&node, expected));
         verdicts.extend(topic.seen.verdicts(expected, &topic.needs));
     }
+    verdicts.push(reader.borrow().verdict());
     verdicts.extend(together(settings, &topics));
     verdicts.extend(listeners.verdicts());
     Ok(verdicts)
@@ -58,9 +62,11 @@ struct Needs {
     max_age_ms: f64,
     /// Below this, there is something to say.
     least_hz: f64,
+    /// Whether the time of arrival counts, whatever the stamps are.
+    by_arrival: bool,
 }
 
-/// Notes what has come; the stamp is the clock's.
+/// Notes what has come; the stamp is the clock's. Of messages that are somebody else's nothing is noted.
 type Take = Box<dyn FnMut(&mut Seen, Stamp)>;
 
 /// A subscription and what came.
@@ -129,34 +135,28 @@ impl Seen {
     }
 
     fn age(&self, part: &str, needs: &Needs) -> Verdict {
-        if self.stamps.iter().all(|stamp| stamp.0 == 0) {
+        let (is_joints, unstamped) = (part == JOINTS, self.stamps.iter().all(|stamp| stamp.0 == 0));
+        if needs.by_arrival {
+            let setting = if is_joints { "joint_stamps" } else { "camera_stamps" };
+            return Verdict::ok(part, format!("taken when it arrives ({setting}), whatever its stamps are"));
+        }
+        // Images are matched by their stamps; joint states only age by them.
+        if unstamped && is_joints {
             let message =
                 "the stamps are 0: its age counts from reception, so delays on the way are not seen";
-            // Images are matched by their stamps; joint states only age by them.
-            return if part == "joints" {
-                Verdict::warning(part, message)
-            } else {
-                Verdict::error(part, "the stamps are 0: let the driver stamp its images")
-            };
+            return Verdict::warning(part, message);
         }
         let mut ages = self.ages_ms.clone();
         ages.sort_by(f64::total_cmp);
         let (median, largest) = (ages[ages.len() / 2], ages[ages.len() - 1]);
+        let stamps = if unstamped { Stamps::Zero } else { Stamps::LagMs(median) };
+        let remedy =
+            if is_joints { "set joint_stamps to arrival" } else { "set camera_stamps to arrival for it" };
+        if let Some(trouble) = stamp_trouble(stamps, needs.max_age_ms, remedy) {
+            return Verdict::error(part, trouble);
+        }
         let said = format!("{median:.1} ms old on arrival (at most {largest:.1} ms)");
-        if median < -AHEAD_MS {
-            let message = format!(
-                "stamps are {:.1} ms ahead of this clock: synchronise the machines' clocks (chrony), or use_sim_time is set \
-                 on one side only",
-                -median
-            );
-            Verdict::error(part, message)
-        } else if median > needs.max_age_ms {
-            let message = format!(
-                "{said}, and older than {} ms is never used: another clock, use_sim_time on one side only, or a slow driver",
-                needs.max_age_ms
-            );
-            Verdict::error(part, message)
-        } else if largest > needs.max_age_ms {
+        if largest > needs.max_age_ms {
             Verdict::warning(part, format!("{said}; what is older than {} ms is not used", needs.max_age_ms))
         } else {
             Verdict::ok(part, said)
@@ -170,11 +170,18 @@ impl Listener {
         settings: &Settings,
         expected: &Expected,
         transport: Option<Transport>,
+        reader: &Rc<RefCell<JointReader>>,
     ) -> anyhow::Result<Self> {
         let cannot = || format!("cannot subscribe to {}", expected.topic);
-        let camera = Needs { max_age_ms: settings.max_image_age_ms, least_hz: 1.0 };
+        let of_camera = settings.cameras.iter().find(|camera| camera.topic.as_ref() == Some(&expected.topic));
+        let by_arrival = of_camera.is_some_and(|camera| camera.stamps == StampSource::Arrival);
+        let camera = Needs { max_age_ms: settings.max_image_age_ms, least_hz: 1.0, by_arrival };
         // A chunk should start from a joint state that is hardly older than a point of it lasts.
-        let joints = Needs { max_age_ms: settings.max_joint_age_ms, least_hz: 0.8 * settings.control_hz };
+        let joints = Needs {
+            max_age_ms: settings.max_joint_age_ms,
+            least_hz: 0.8 * settings.control_hz,
+            by_arrival: settings.joint_stamps == StampSource::Arrival,
+        };
         let mut pixels = vec![0.0; 3 * SIDE * SIDE];
         let mut preprocessor = ImagePreprocessor::new(SIDE, SIDE);
         Ok(match transport {
@@ -185,7 +192,7 @@ impl Listener {
                     let what = format!("{}, {}x{}", message.encoding, message.width, message.height);
                     let image = image(&message);
                     let decoded = preprocessor.raw(&image, &mut pixels);
-                    (image.stamp, decoded.map(|()| what).map_err(|error| error.to_string()))
+                    (image.stamp, Some(decoded.map(|()| what).map_err(|error| error.to_string())))
                 })
             }
             Some(Transport::Compressed) => {
@@ -196,16 +203,19 @@ impl Listener {
                     let what = format!("{}, {} bytes", message.format, message.data.len());
                     let image = compressed_image(&message);
                     let decoded = preprocessor.compressed(&image, &mut pixels);
-                    (image.stamp, decoded.map(|()| what).map_err(|error| error.to_string()))
+                    let remark =
+                        preprocessor.take_remark().map(|remark| format!("; {remark}")).unwrap_or_default();
+                    let what = format!("{what}{remark}");
+                    (image.stamp, Some(decoded.map(|()| what).map_err(|error| error.to_string())))
                 })
             }
             None => {
                 let states =
                     node.subscribe::<sensor::JointState>(&expected.topic, SENSOR_QOS).with_context(cannot)?;
-                let mut reader = JointReader::new(settings);
+                let reader = Rc::clone(reader);
                 listener(joints, states, move |message: sensor::JointState| {
                     let state = joint_state(&message);
-                    (state.stamp, reader.read(&state))
+                    (state.stamp, reader.borrow_mut().read(&state))
                 })
             }
         })
@@ -215,20 +225,21 @@ impl Listener {
 fn listener<M: 'static>(
     needs: Needs,
     mut messages: impl Stream<Item = M> + Unpin + 'static,
-    mut read: impl FnMut(M) -> (Stamp, Result<String, String>) + 'static,
+    mut read: impl FnMut(M) -> (Stamp, Option<Result<String, String>>) + 'static,
 ) -> Listener {
     let drain = move |seen: &mut Seen, now: Stamp| {
         for message in ready(&mut messages) {
-            let (stamp, what) = read(message);
-            seen.add(stamp, now, what);
+            if let (stamp, Some(what)) = read(message) {
+                seen.add(stamp, now, what);
+            }
         }
     };
     Listener { seen: Seen::default(), needs, drain: Box::new(drain) }
 }
 
-/// Reads joint states as the node does, and looks where the joints stand.
+/// Reads joint states of all topics as the node does, and looks where the joints stand.
 struct JointReader {
-    order: JointOrder,
+    joined: JoinedJoints,
     positions: Vec<f64>,
     limits: Vec<(f64, f64)>,
 }
@@ -239,27 +250,48 @@ impl JointReader {
         let (min, max) = (&settings.limits.position_min, &settings.limits.position_max);
         let joints = settings.joints.len();
         let ends = |joint| (limit(min, joint, f64::NEG_INFINITY), limit(max, joint, f64::INFINITY));
+        let order = JointOrder::new(&settings.joints);
         Self {
-            order: JointOrder::new(&settings.joints),
+            joined: JoinedJoints::new(order, &settings.limits.velocity_max, &settings.joint_scale),
             positions: vec![0.0; joints],
             limits: (0..joints).map(ends).collect(),
         }
     }
 
-    fn read(&mut self, state: &JointState) -> Result<String, String> {
-        self.order.read(state, &mut self.positions).map_err(|error| error.to_string())?;
+    /// What a message has; nothing for one that is somebody else's.
+    fn read(&mut self, state: &JointState) -> Option<Result<String, String>> {
+        let received = state.stamp;
+        match self.joined.put(state, state.stamp, received) {
+            Err(error) => return Some(Err(error.to_string())),
+            Ok(Joined::Foreign) => return None,
+            Ok(Joined::Partial | Joined::Whole) => {}
+        }
+        self.joined.copy_positions(&mut self.positions);
         let outside =
             self.positions.iter().zip(&self.limits).position(|(at, (min, max))| at < min || at > max);
-        if let Some(joint) = outside {
-            let (name, (min, max)) = (&self.order.names()[joint], self.limits[joint]);
-            return Err(format!(
+        if let Some(joint) = outside.filter(|_| self.joined.is_whole()) {
+            let (name, (min, max)) = (&self.joined.names()[joint], self.limits[joint]);
+            return Some(Err(format!(
                 "{name} stands at {:.4}, outside joint_position_min {min} and _max {max}: are its units others?",
                 self.positions[joint]
-            ));
+            )));
         }
-        let more = state.names.len() - self.positions.len();
+        let own = state.names.iter().filter(|name| self.joined.names().contains(name)).count();
+        let (all, more) = (self.positions.len(), state.names.len() - own);
         let more = if more > 0 { format!(", and {more} that the model does not use") } else { String::new() };
-        Ok(format!("all {} joints are there{more}", self.positions.len()))
+        Some(Ok(if own == all {
+            format!("all {all} joints are there{more}")
+        } else {
+            format!("{own} of {all} joints{more}")
+        }))
+    }
+
+    /// Whether all joints have come, on whichever topics.
+    fn verdict(&self) -> Verdict {
+        match self.joined.missing() {
+            Some(missing) => Verdict::error(JOINTS, missing),
+            None => Verdict::ok(JOINTS, format!("all {} have come", self.positions.len())),
+        }
     }
 }
 
@@ -294,7 +326,11 @@ fn publishers(node: &r2r::Node, expected: &Expected) -> Vec<Verdict> {
         }
     }
     if found.len() > 1 {
-        let message = format!("{} publishers on {}: their messages mix", found.len(), expected.topic);
+        let message = if part == JOINTS {
+            format!("{} publishers on {}: each must have joints of its own", found.len(), expected.topic)
+        } else {
+            format!("{} publishers on {}: their messages mix", found.len(), expected.topic)
+        };
         verdicts.push(Verdict::warning(part, message));
     }
     verdicts
@@ -316,9 +352,13 @@ fn incompatible(offered: &QosProfile) -> Option<&'static str> {
 
 /// How far apart the cameras' frames are that belong together.
 fn together(settings: &Settings, topics: &[Listener]) -> Option<Verdict> {
-    let stamps: Vec<&Vec<Stamp>> = topics.iter().map(|topic| &topic.seen.stamps).collect();
-    // The joints are last.
-    let (_, cameras) = stamps.split_last()?;
+    let with_topic = settings.cameras.iter().filter(|camera| camera.topic.is_some());
+    if with_topic.clone().any(|camera| camera.stamps == StampSource::Arrival) {
+        return None;
+    }
+    // The joints come after the cameras.
+    let cameras: Vec<&Vec<Stamp>> =
+        topics.iter().take(with_topic.count()).map(|topic| &topic.seen.stamps).collect();
     let (first, others) = cameras.split_first()?;
     if others.is_empty() || cameras.iter().any(|stamps| stamps.is_empty()) {
         return None;
@@ -358,8 +398,23 @@ mod tests {
         seen
     }
 
+    const NEEDS: Needs = Needs { max_age_ms: 500.0, least_hz: 1.0, by_arrival: false };
+
+    #[test]
+    fn stamps_of_0_name_the_setting_that_takes_the_time_of_arrival() {
+        let mut unstamped = Seen::default();
+        unstamped.add(Stamp(0), Stamp(1_700_000_000_000_000_000), Ok(String::new()));
+        let verdict = unstamped.age("camera base_0_rgb", &NEEDS);
+        let expected =
+            "its stamps are 0: let the driver stamp its messages, or set camera_stamps to arrival for it";
+        assert_eq!((verdict.level, verdict.message.as_str()), (Level::Error, expected));
+        assert_eq!(unstamped.age("joints", &NEEDS).level, Level::Warning);
+        let by_arrival = Needs { by_arrival: true, ..NEEDS };
+        assert_eq!(unstamped.age("camera base_0_rgb", &by_arrival).level, Level::Ok);
+    }
+
     fn level(ages_ms: &[f64]) -> Level {
-        seen(ages_ms).age("camera", &Needs { max_age_ms: 500.0, least_hz: 1.0 }).level
+        seen(ages_ms).age("camera", &NEEDS).level
     }
 
     #[test]
@@ -380,7 +435,7 @@ mod tests {
     #[test]
     fn a_topic_without_messages_is_an_error() {
         let expected = Expected { part: "joints".into(), topic: "/joint_states".into(), type_name: "x" };
-        let needs = Needs { max_age_ms: 500.0, least_hz: 50.0 };
+        let needs = Needs { least_hz: 50.0, ..NEEDS };
         assert_eq!(Seen::default().verdicts(&expected, &needs)[0].level, Level::Error);
         let verdicts = seen(&[1.0, 2.0]).verdicts(&expected, &needs);
         assert_eq!(verdicts[0].message, "rgb8, 640x480");

@@ -9,9 +9,18 @@ use super::names::Names;
 use crate::bag::messages::{CompressedImage, Image, JointState};
 use crate::settings::{Settings, Transport};
 
-/// The message type expected on each topic, and the types that others publish there.
+/// Who publishes each topic.
 #[derive(Clone, Debug, Default)]
-pub struct Publishers(Arc<Mutex<BTreeMap<String, Vec<String>>>>);
+pub struct Publishers(Arc<Mutex<BTreeMap<String, Vec<Publisher>>>>);
+
+/// One of those who publish a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publisher {
+    /// With its namespace.
+    pub node: String,
+    /// Such as `sensor_msgs/msg/Image`.
+    pub type_name: String,
+}
 
 impl Publishers {
     /// Why nothing comes on a topic, as far as the graph knows.
@@ -19,8 +28,10 @@ impl Publishers {
         let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match found.get(topic).map(Vec::as_slice) {
             None | Some([]) => format!("nobody publishes {topic}"),
-            Some(types) => match types.iter().find(|found| *found != expected) {
-                Some(other) => format!("{topic} is published as {other}, but {expected} is expected"),
+            Some(found) => match found.iter().find(|found| found.type_name != expected) {
+                Some(Publisher { type_name, .. }) => {
+                    format!("{topic} is published as {type_name}, but {expected} is expected")
+                }
                 None => format!(
                     "{topic} is published, but nothing arrives: is its publisher running, on this domain?"
                 ),
@@ -28,11 +39,25 @@ impl Publishers {
         }
     }
 
-    fn set(&self, topic: &str, types: Vec<String>) {
+    /// Who publishes these topics, as the end of a message: "; /joint_states is published by /driver, /gui".
+    pub fn who(&self, topics: &[String]) -> String {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let who = |topic: &String| {
+            let nodes: Vec<&str> =
+                found.get(topic)?.iter().map(|publisher| publisher.node.as_str()).collect();
+            (!nodes.is_empty()).then(|| format!("; {topic} is published by {}", nodes.join(", ")))
+        };
+        topics.iter().filter_map(who).collect()
+    }
+
+    fn set(&self, topic: &str, publishers: Vec<Publisher>) {
         let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        found.insert(topic.to_owned(), types);
+        found.insert(topic.to_owned(), publishers);
     }
 }
+
+/// What the joint states feed.
+pub const JOINTS: &str = "joints";
 
 /// A topic that must be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +69,7 @@ pub struct Expected {
     pub type_name: &'static str,
 }
 
-/// The topics that must be published: cameras in the order of the settings, then the joint states.
+/// The topics that must be published: cameras in the order of the settings, then those of the joint states.
 pub fn expected_topics(settings: &Settings) -> Vec<Expected> {
     let cameras = settings.cameras.iter().filter_map(|camera| {
         Some(Expected {
@@ -56,12 +81,12 @@ pub fn expected_topics(settings: &Settings) -> Vec<Expected> {
             },
         })
     });
-    let joints = Expected {
-        part: "joints".to_owned(),
-        topic: settings.joint_states_topic.clone(),
+    let joints = settings.joint_states_topics.iter().map(|topic| Expected {
+        part: JOINTS.to_owned(),
+        topic: topic.clone(),
         type_name: JointState::TYPE,
-    };
-    cameras.chain([joints]).collect()
+    });
+    cameras.chain(joints).collect()
 }
 
 /// Looks at the graph now and then.
@@ -90,8 +115,15 @@ impl GraphWatch {
         for (topic, resolved) in &self.topics {
             // The graph is for explanations only; without it, they say less.
             if let Ok(found) = node.get_publishers_info_by_topic(resolved, false) {
-                let types = found.into_iter().map(|publisher| publisher.topic_type);
-                self.publishers.set(topic, types.collect());
+                let publishers = found.into_iter().map(|publisher| Publisher {
+                    node: format!(
+                        "{}/{}",
+                        publisher.node_namespace.trim_end_matches('/'),
+                        publisher.node_name
+                    ),
+                    type_name: publisher.topic_type,
+                });
+                self.publishers.set(topic, publishers.collect());
             }
         }
     }
@@ -107,13 +139,20 @@ mod tests {
         let explain = || publishers.explain("/top/image_raw", Image::TYPE);
         assert_eq!(explain(), "nobody publishes /top/image_raw");
 
-        publishers.set("/top/image_raw", vec!["sensor_msgs/msg/CompressedImage".into()]);
+        let publisher =
+            |node: &str, type_name: &str| Publisher { node: node.into(), type_name: type_name.into() };
+        publishers.set("/top/image_raw", vec![publisher("/driver", "sensor_msgs/msg/CompressedImage")]);
         assert_eq!(
             explain(),
             "/top/image_raw is published as sensor_msgs/msg/CompressedImage, but sensor_msgs/msg/Image is expected"
         );
 
-        publishers.set("/top/image_raw", vec!["sensor_msgs/msg/Image".into()]);
+        publishers.set(
+            "/top/image_raw",
+            vec![publisher("/driver", Image::TYPE), publisher("/arm/gui", Image::TYPE)],
+        );
         assert!(explain().contains("is published, but nothing arrives"));
+        let who = publishers.who(&["/top/image_raw".to_owned(), "/none".to_owned()]);
+        assert_eq!(who, "; /top/image_raw is published by /driver, /arm/gui");
     }
 }

@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::graph::{Expected, Publishers, expected_topics};
-use crate::control::{LoopState, Monitor, Phase};
+use super::sensor::Sensor;
+use crate::control::{
+    LoopState, Monitor, Phase, camera_stamp_trouble, joint_stamp_trouble, what_to_do, why_no_chunk,
+};
 use crate::settings::{ChunkJoin, CurrentSettings, OnDeadlineMiss, Settings};
-use crate::telemetry::{DropReason, LatencySummary, SensorSnapshot, Snapshot};
+use crate::telemetry::{DropReason, LatencySummary, Snapshot};
 
 /// As in `diagnostic_msgs/DiagnosticStatus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,77 +102,33 @@ impl Observer {
     }
 
     fn parts(&self, before: &Snapshot, now: &Snapshot, rates: &Rates, uptime: Duration) -> Vec<Part> {
-        let cameras = before.cameras.iter().zip(&now.cameras).zip(&rates.cameras_hz);
         let settings = self.settings.get();
-        let joints = ((&before.joints, &now.joints), &rates.joints_hz);
-        let mut parts: Vec<Part> = self
-            .expected
-            .iter()
-            .zip(cameras.chain([joints]))
-            .map(|(expected, ((before, now), rate_hz))| Sensor {
-                expected,
-                before,
-                now,
-                rate_hz: *rate_hz,
-                timeout_ms: settings.sensor_timeout_ms,
-            })
-            .map(|sensor| sensor.health(uptime, &self.publishers, now.last_error.as_deref()))
-            .collect();
-        parts.push(control(before, now, rates, self.monitor.state(), &settings));
-        parts
-    }
-}
-
-/// One stream of messages.
-struct Sensor<'a> {
-    expected: &'a Expected,
-    before: &'a SensorSnapshot,
-    now: &'a SensorSnapshot,
-    rate_hz: f64,
-    timeout_ms: f64,
-}
-
-impl Sensor<'_> {
-    fn health(&self, uptime: Duration, publishers: &Publishers, last_error: Option<&str>) -> Part {
-        let Expected { part, topic, type_name } = self.expected;
-        let (level, message) = match self.now.age_ms.unwrap_or(f64::INFINITY) {
-            age_ms if age_ms <= self.timeout_ms => match self.refusals(last_error) {
-                Some(refusals) => (Level::Warn, refusals),
-                None => (Level::Ok, format!("{:.1} Hz", self.rate_hz)),
-            },
-            age_ms => match self.refusals(last_error) {
-                Some(refusals) => (Level::Error, refusals),
-                None if age_ms.is_finite() => (Level::Error, format!("silent for {:.1} s", age_ms / 1e3)),
-                None if uptime.as_secs_f64() * 1e3 <= self.timeout_ms => {
-                    (Level::Warn, format!("waiting for {topic}"))
-                }
-                None => {
-                    let why = publishers.explain(topic, type_name);
-                    (Level::Error, format!("no message has come: {why}"))
-                }
-            },
+        let health = |expected, before, sensor, rate_hz, trouble| {
+            let timeout_ms = settings.sensor_timeout_ms;
+            let sensor = Sensor { expected, before, now: sensor, rate_hz, timeout_ms, trouble };
+            sensor.health(uptime, &self.publishers, now.last_error.as_deref())
         };
-        let mut values = vec![
-            ("topic".to_owned(), topic.clone()),
-            ("rate_hz".to_owned(), format!("{:.2}", self.rate_hz)),
-            ("received".to_owned(), self.now.received.to_string()),
-            ("refused".to_owned(), self.now.refused.to_string()),
-        ];
-        if let Some(age_ms) = self.now.age_ms {
-            values.push(("age_ms".to_owned(), format!("{age_ms:.1}")));
+        let (of_cameras, of_joints) = self.expected.split_at(now.cameras.len());
+        let with_topic = settings.cameras.iter().filter(|camera| camera.topic.is_some());
+        let mut parts = Vec::new();
+        for (index, (camera, sensor)) in with_topic.zip(&now.cameras).enumerate() {
+            let trouble = camera_stamp_trouble(sensor, camera, &settings);
+            let expected = &of_cameras[index..=index];
+            parts.push(health(expected, &before.cameras[index], sensor, rates.cameras_hz[index], trouble));
         }
-        values.extend(latency("decode", &self.now.decode));
-        Part { name: part.clone(), level, message, values }
-    }
-
-    /// Messages refused since the last look, or ever when none was good; and why if that is still known: there is one
-    /// last error for all parts.
-    fn refusals(&self, last_error: Option<&str>) -> Option<String> {
-        let before = if self.now.received == 0 { 0 } else { self.before.refused };
-        let count = self.now.refused - before;
-        let why = last_error.filter(|error| error.starts_with(&format!("{}: ", self.now.name)));
-        let why = why.map(|error| format!("; {error}")).unwrap_or_default();
-        (count > 0).then(|| format!("{count} messages were refused{why}"))
+        // Some came, or some that are other joints: then it is known what is missing.
+        let missing = now
+            .missing_joints
+            .clone()
+            .filter(|missing| now.joints.received > 0 || missing.contains("names that came"));
+        let trouble = missing.or_else(|| joint_stamp_trouble(&now.joints, &settings));
+        parts.push(health(of_joints, &before.joints, &now.joints, rates.joints_hz, trouble));
+        let mut control = control(before, now, rates, self.monitor.state(), &settings);
+        if now.dropped(DropReason::JointsDisagree) > before.dropped(DropReason::JointsDisagree) {
+            control.message += &self.publishers.who(&settings.joint_states_topics);
+        }
+        parts.push(control);
+        parts
     }
 }
 
@@ -208,6 +167,7 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, s
         ("state".to_owned(), state.phase.name().to_owned()),
         ("frame_sets".to_owned(), now.frame_sets.to_string()),
         ("frame_sets_hz".to_owned(), format!("{:.2}", rates.frame_sets_hz)),
+        ("clamped_states".to_owned(), now.clamped_states.to_string()),
         ("chunks".to_owned(), now.chunks.to_string()),
         ("chunks_hz".to_owned(), format!("{:.2}", rates.chunks_hz)),
     ];
@@ -260,30 +220,16 @@ fn under_way(
 ) -> (Level, String) {
     let worst = dropped.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
     match worst {
-        Some((reason, count)) => (Level::Warn, format!("{count} dropped: {}{}", reason.name(), hint(reason))),
-        None if now.chunks == 0 && now.last_spread_ms > settings.sync_tolerance_ms => (
+        Some((reason, count)) => (
             Level::Warn,
-            format!(
-                "no chunk yet: the cameras' stamps are {:.1} ms apart, sync_tolerance_ms is {}",
-                now.last_spread_ms, settings.sync_tolerance_ms
-            ),
+            format!("{count} dropped: {}. {}", reason.name(), what_to_do(reason, now, settings)),
         ),
-        None if now.chunks == 0 => (Level::Warn, "no chunk yet: no complete frame set".to_owned()),
+        None if now.chunks == 0 => (Level::Warn, format!("no chunk yet: {}", why_no_chunk(now, settings))),
         None => (Level::Ok, format!("{:.1} chunks per second", rates.chunks_hz)),
     }
 }
 
-/// What a drop that depends on the clock may come from.
-fn hint(reason: DropReason) -> &'static str {
-    match reason {
-        DropReason::ImagesStale | DropReason::JointsStale | DropReason::StampsAhead | DropReason::Past => {
-            " (do the drivers stamp with the node's clock? with use_sim_time, is /clock published?)"
-        }
-        _ => "",
-    }
-}
-
-fn latency(name: &str, summary: &LatencySummary) -> [(String, String); 2] {
+pub(super) fn latency(name: &str, summary: &LatencySummary) -> [(String, String); 2] {
     [
         (format!("{name}_p50_ms"), format!("{:.2}", summary.p50_ms)),
         (format!("{name}_p99_ms"), format!("{:.2}", summary.p99_ms)),
@@ -296,7 +242,6 @@ mod tests {
     use crate::settings::Value;
     use crate::telemetry::Metrics;
 
-    const TIMEOUT_MS: f64 = 500.0;
     const RUNNING: LoopState = LoopState { phase: Phase::Running, why: None };
 
     fn settings() -> Settings {
@@ -310,56 +255,6 @@ mod tests {
         Settings::from_values(&values.map(|(name, value)| (name.to_owned(), value)).into()).unwrap()
     }
 
-    fn sensor(received: u64, refused: u64, age_ms: Option<f64>) -> SensorSnapshot {
-        SensorSnapshot {
-            name: "base_0_rgb".into(),
-            received,
-            refused,
-            age_ms,
-            decode: LatencySummary::default(),
-        }
-    }
-
-    fn health(now: &SensorSnapshot, uptime_ms: u64) -> (Level, String) {
-        let sensor = Sensor {
-            expected: &Expected {
-                part: "camera base_0_rgb".into(),
-                topic: "/top/image_raw".into(),
-                type_name: "sensor_msgs/msg/Image",
-            },
-            before: &sensor(0, 0, None),
-            now,
-            rate_hz: 30.0,
-            timeout_ms: TIMEOUT_MS,
-        };
-        let uptime = Duration::from_millis(uptime_ms);
-        let part = sensor.health(uptime, &Publishers::default(), Some("base_0_rgb: short buffer"));
-        (part.level, part.message)
-    }
-
-    #[test]
-    fn a_camera_that_never_comes_is_an_error_that_says_why() {
-        let silent = sensor(0, 0, None);
-        assert_eq!(health(&silent, 100), (Level::Warn, "waiting for /top/image_raw".into()));
-        let expected = "no message has come: nobody publishes /top/image_raw";
-        assert_eq!(health(&silent, 600), (Level::Error, expected.into()));
-    }
-
-    #[test]
-    fn a_camera_is_ok_or_silent() {
-        assert_eq!(health(&sensor(9, 0, Some(20.0)), 600), (Level::Ok, "30.0 Hz".into()));
-        let silent = (Level::Error, "silent for 2.5 s".into());
-        assert_eq!(health(&sensor(9, 0, Some(2500.0)), 9000), silent);
-    }
-
-    #[test]
-    fn refused_messages_are_told_with_the_reason_whether_or_not_good_ones_come_too() {
-        let refused = "2 messages were refused; base_0_rgb: short buffer";
-        assert_eq!(health(&sensor(9, 2, Some(20.0)), 600), (Level::Warn, refused.into()));
-        assert_eq!(health(&sensor(9, 2, Some(2500.0)), 9000), (Level::Error, refused.into()));
-        assert_eq!(health(&sensor(0, 2, None), 9000), (Level::Error, refused.into()));
-    }
-
     #[test]
     fn the_loop_reports_the_commonest_drop_of_the_last_interval_only() {
         let metrics = Metrics::new(["base_0_rgb"]);
@@ -370,7 +265,11 @@ mod tests {
         let part = control(&before, &now, &rates, RUNNING, &settings());
         assert_eq!(
             (part.level, part.message.as_str()),
-            (Level::Warn, format!("1 dropped: joints_stale{}", hint(DropReason::JointsStale)).as_str())
+            (
+                Level::Warn,
+                "1 dropped: joints_stale. The oldest joint is 'waist': does everybody who publishes joints still do so? Older \
+                 than max_joint_age_ms (500) none is used"
+            )
         );
         assert!(part.values.contains(&("dropped_joints_stale".into(), "1".into())));
 
@@ -386,9 +285,17 @@ mod tests {
         let metrics = Metrics::new(["base_0_rgb"]);
         let before = metrics.snapshot();
         let message = |now: &Snapshot| control(&before, now, &Rates::default(), RUNNING, &settings()).message;
-        assert_eq!(message(&before), "no chunk yet: no complete frame set");
+        assert_eq!(
+            message(&before),
+            "no chunk yet: no image came from base_0_rgb (/top): is its driver running?"
+        );
+        let _ = metrics.received(&metrics.cameras[0], Instant::now(), Ok::<_, String>(()));
+        assert_eq!(message(&metrics.snapshot()), "no chunk yet: no moment had a new frame of every camera");
         metrics.apart(45.0);
-        assert!(message(&metrics.snapshot()).contains("45.0 ms apart, sync_tolerance_ms is 20"));
+        assert!(
+            message(&metrics.snapshot())
+                .contains("within sync_tolerance_ms (20): the last were 45.0 ms apart")
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use futures::{FutureExt, Stream, StreamExt};
@@ -15,11 +15,13 @@ use r2r::std_msgs::msg as std_msgs;
 use r2r::std_srvs::srv::SetBool;
 
 use super::clock::Clock;
+use super::graph::Publishers;
 use super::latest::Latest;
 use super::parameters::Parameters;
 use super::session::Switch;
 use super::stop::{Stop, StopOnDrop};
 use crate::control::{self, CameraInput, JointInput};
+use crate::observe::JointError;
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::settings::{RealTimeSettings, Transport};
 
@@ -81,12 +83,11 @@ where
     let ending = StopOnDrop(stop.clone());
     let decode = move || {
         control::make_almost_as_urgent(real_time);
-        let mut complaints = Complaints::default();
         while !ending.0.is_set() {
-            if let Some((image, received)) = newest.take(PATIENCE)
-                && let Err(error) = put(&mut input, &image, received)
-            {
-                complaints.warn(&topic, &error);
+            if let Some((image, received)) = newest.take(PATIENCE) {
+                // What is wrong is counted, told below once, and in `/diagnostics`.
+                let _ = put(&mut input, &image, received);
+                input.news().iter().for_each(|line| tracing::warn!("{line}"));
             }
         }
     };
@@ -94,18 +95,28 @@ where
     Ok((drain, thread.context("cannot start a camera's thread")?))
 }
 
-/// Subscribes to the joint states. They are small: read on the spin thread.
-pub fn joints(node: &mut r2r::Node, mut input: JointInput, clock: &Clock) -> anyhow::Result<Drain> {
-    let topic = input.topic().to_owned();
-    let mut states = node
-        .subscribe::<sensor::JointState>(&topic, SENSOR_QOS)
-        .with_context(|| format!("cannot subscribe to {topic} (joint_states_topic)"))?;
+/// Subscribes to the joint states, on all their topics. They are small: read on the spin thread.
+pub fn joints(
+    node: &mut r2r::Node,
+    mut input: JointInput,
+    clock: &Clock,
+    publishers: Publishers,
+) -> anyhow::Result<Drain> {
+    let subscribe = |topic: &String| {
+        node.subscribe::<sensor::JointState>(topic, SENSOR_QOS)
+            .with_context(|| format!("cannot subscribe to {topic} (joint_states_topic)"))
+    };
+    let mut topics = input.topics().iter().map(subscribe).collect::<anyhow::Result<Vec<_>>>()?;
     let clock = clock.clone();
-    let mut complaints = Complaints::default();
     Ok(Box::new(move || {
-        for state in ready(&mut states) {
-            if let Err(error) = input.put(&joint_state(&state), clock.now()) {
-                complaints.warn(&topic, &error);
+        for (topic, states) in topics.iter_mut().enumerate() {
+            for state in ready(states) {
+                let put = input.put_from(topic, &joint_state(&state), clock.now());
+                let who = match put {
+                    Err(JointError::Jump { .. }) => publishers.who(input.topics()),
+                    _ => String::new(),
+                };
+                input.news().iter().for_each(|line| tracing::warn!("{line}{who}"));
             }
         }
     }))
@@ -161,6 +172,7 @@ pub fn image(message: &sensor::Image) -> Image<'_> {
         height: message.height,
         width: message.width,
         encoding: &message.encoding,
+        is_bigendian: message.is_bigendian != 0,
         step: message.step,
         data: &message.data,
     }
@@ -176,24 +188,6 @@ pub fn joint_state(message: &sensor::JointState) -> JointState<'_> {
 
 fn stamp(header: &std_msgs::Header) -> Stamp {
     Stamp::from_parts(header.stamp.sec, header.stamp.nanosec)
-}
-
-/// Warnings of one topic: a camera that sends nonsense 30 times a second gets one line every few seconds. All are
-/// counted in `/diagnostics`.
-#[derive(Default)]
-struct Complaints {
-    last: Option<Instant>,
-}
-
-impl Complaints {
-    const INTERVAL: Duration = Duration::from_secs(5);
-
-    fn warn(&mut self, topic: &str, error: &dyn std::fmt::Display) {
-        if self.last.is_none_or(|last| last.elapsed() > Self::INTERVAL) {
-            tracing::warn!("{topic}: {error}");
-            self.last = Some(Instant::now());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ mod parameters;
 mod play;
 mod publish;
 mod rosout;
+mod sensor;
 mod session;
 mod spin;
 mod status;

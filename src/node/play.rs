@@ -263,6 +263,10 @@ fn move_stamp(data: &mut [u8], present: impl Fn(Stamp) -> Stamp) -> Option<()> {
     } else {
         Stamp::from_parts(i32::from_be_bytes(sec), u32::from_be_bytes(nanosec))
     };
+    // A driver that leaves its stamps out does so here too.
+    if recorded.0 == 0 {
+        return Some(());
+    }
     let (sec, nanosec) = present(recorded).to_parts();
     let (sec, nanosec) = if little_endian {
         (sec.to_le_bytes(), nanosec.to_le_bytes())
@@ -305,6 +309,13 @@ mod tests {
         let mut data = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 5, 42];
         move_stamp(&mut data, |stamp| Stamp(stamp.0 + 1_000_000_001));
         assert_eq!(data, [0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 6, 42]);
+    }
+
+    #[test]
+    fn a_stamp_of_0_stays_0() {
+        let mut data = cdr::encode(&joint_state(Stamp(0))).unwrap();
+        move_stamp(&mut data, |_| Stamp(1_700_000_000_000_000_000));
+        assert_eq!(cdr::decode::<JointState>(&data).unwrap(), joint_state(Stamp(0)));
     }
 
     #[test]

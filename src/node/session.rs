@@ -84,6 +84,10 @@ impl Session {
         house.parameters.attach(Running { tuner, prompt, current: current.clone() });
         let publishers = Publishers::default();
         let graph = GraphWatch::new(&settings, &house.names, publishers.clone());
+        for remark in monitor.remarks() {
+            tracing::warn!("{remark}");
+        }
+        let known_publishers = publishers.clone();
         let (clock, ending, real_time) = (house.clock.clone(), stop.clone(), settings.real_time);
         let parameters = house.parameters.clone();
         let (chunk_publisher, stream_publisher, mut threads) = house.hand.with(move |node, ends| {
@@ -95,7 +99,7 @@ impl Session {
                 ends.session.push(drain);
                 threads.push(thread);
             }
-            ends.session.push(inputs::joints(node, joints, &clock)?);
+            ends.session.push(inputs::joints(node, joints, &clock, known_publishers)?);
             ends.session.push(inputs::prompt(node, parameters)?);
             ends.graph = Some(graph);
             anyhow::Ok((chunk_publisher, stream_publisher, threads))

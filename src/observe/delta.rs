@@ -19,6 +19,22 @@ impl DeltaMask {
         Ok(Self(mask.collect()))
     }
 
+    /// A mask with one entry per joint.
+    pub fn new(mask: Vec<bool>) -> Self {
+        Self(mask)
+    }
+
+    /// As openpi's run lengths.
+    pub fn to_openpi(&self) -> Vec<i64> {
+        let length = |run: &[bool]| if run[0] { run.len() as i64 } else { -(run.len() as i64) };
+        self.0.chunk_by(|a, b| a == b).map(length).collect()
+    }
+
+    /// How many joints' actions are differences.
+    pub fn count(&self) -> usize {
+        self.0.iter().filter(|masked| **masked).count()
+    }
+
     /// Whether a joint's actions are differences.
     pub fn has(&self, joint: usize) -> bool {
         self.0[joint]

@@ -1,9 +1,17 @@
 //! Camera messages to what the vision tower reads. Called on the thread that received the message.
+//!
+//! What is not red, green and blue bytes becomes that first, in a place that is kept from image to image: YUV as OpenCV and
+//! cv_bridge have it (BT.601, luminance from 16 to 235), 16 bits by their upper ends, Bayer mosaics by the mean of neighbours.
+
+mod bayer;
+mod encoding;
 
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvError, YuvRange, YuvStandardMatrix};
 
+use self::encoding::{Encoding, SemiPlanar, Yuv422};
 use super::messages::{CompressedImage, Image};
 use super::resize::{PixelFormat, Pixels, Resize};
 
@@ -15,12 +23,25 @@ pub struct ImagePreprocessor {
     target: (usize, usize),
     /// For the size of the last image; cameras rarely change theirs.
     resize: Option<Resize>,
+    /// Room for an image's colours where its encoding has others.
+    colours: Vec<u8>,
+    /// And for the upper bytes of a mosaic of 16 bits.
+    mosaic: Vec<u8>,
+    /// What is odd about the last image, though it can be used.
+    remark: Option<String>,
 }
+
+const RGB8: PixelFormat = PixelFormat { bytes: 3, offsets: [0, 1, 2] };
 
 impl ImagePreprocessor {
     /// Makes images of `width` x `height` pixels.
     pub fn new(width: usize, height: usize) -> Self {
-        Self { target: (width, height), resize: None }
+        Self { target: (width, height), resize: None, colours: Vec::new(), mosaic: Vec::new(), remark: None }
+    }
+
+    /// What is odd about the last image, though it was used; said once.
+    pub fn take_remark(&mut self) -> Option<String> {
+        self.remark.take()
     }
 
     /// Elements of a result, `[3, height, width]`.
@@ -30,25 +51,90 @@ impl ImagePreprocessor {
 
     /// A raw image to `[3, height, width]` in [-1, 1]. Allocates only when the image's size has changed.
     pub fn raw(&mut self, image: &Image, out: &mut [f32]) -> Result<(), ImageError> {
-        let format = pixel_format(image.encoding)?;
+        let encoding = Encoding::named(image.encoding)?;
         let (width, height, step) = (image.width as usize, image.height as usize, image.step as usize);
         if width == 0 || height == 0 {
             return Err(ImageError::Empty { width: image.width, height: image.height });
         }
-        let row = width * format.bytes;
+        let row = encoding.row_bytes(width);
         if step < row {
             return Err(ImageError::Step { step, row, width, encoding: image.encoding.into() });
         }
         // The last row need not be padded.
-        let needed = (step as u64) * (height as u64 - 1) + row as u64;
+        let needed = (step as u64) * (encoding.rows(height) - 1) + row as u64;
         if (image.data.len() as u64) < needed {
             return Err(ImageError::Short { needed, found: image.data.len(), width, height });
         }
+        if !encoding.fits(width, height) {
+            let (width, height) = (image.width, image.height);
+            return Err(ImageError::OddSize { width, height, encoding: image.encoding.into() });
+        }
+        let Encoding::Bytes(format) = encoding else {
+            let format = self.to_bytes(image, encoding)?;
+            let colours = std::mem::take(&mut self.colours);
+            let pixels = Pixels { data: &colours, step: width * format.bytes, format };
+            let converted = self.convert((width, height), pixels, out);
+            self.colours = colours;
+            return converted;
+        };
         self.convert((width, height), Pixels { data: image.data, step, format }, out)
+    }
+
+    /// Writes the image's colours into their place, a byte for each channel and no padding; gives how they stand there.
+    fn to_bytes(&mut self, image: &Image, encoding: Encoding) -> Result<PixelFormat, ImageError> {
+        let (width, height, step) = (image.width as usize, image.height as usize, image.step as usize);
+        let format = match encoding {
+            Encoding::Wide(format) | Encoding::Bytes(format) => format,
+            _ => RGB8,
+        };
+        self.colours.resize(width * height * format.bytes, 0);
+        let (rgb, rgb_step) = (&mut self.colours[..], (3 * width) as u32);
+        let size = (image.width, image.height);
+        let converted = match encoding {
+            Encoding::Bytes(_) => Ok(()),
+            Encoding::Wide(_) => {
+                upper_ends(image, width * format.bytes, rgb);
+                Ok(())
+            }
+            Encoding::Yuv422(order) => {
+                packed_to_rgb(image, order, rgb);
+                Ok(())
+            }
+            Encoding::SemiPlanar(order) => {
+                let (y_plane, uv_plane) = image.data.split_at(step * height);
+                let uv_stride = if order == SemiPlanar::Nv24 { 2 * image.step } else { image.step };
+                let (width, height) = size;
+                let planes =
+                    YuvBiPlanarImage { y_plane, y_stride: image.step, uv_plane, uv_stride, width, height };
+                let convert = match order {
+                    SemiPlanar::Nv12 => yuv::yuv_nv12_to_rgb,
+                    SemiPlanar::Nv21 => yuv::yuv_nv21_to_rgb,
+                    SemiPlanar::Nv24 => yuv::yuv_nv24_to_rgb,
+                };
+                convert(&planes, rgb, rgb_step, RANGE, MATRIX, YuvConversionMode::Balanced)
+            }
+            Encoding::Bayer { pattern, wide: false } => {
+                pattern.to_rgb(image.data, step, (width, height), rgb);
+                Ok(())
+            }
+            Encoding::Bayer { pattern, wide: true } => {
+                self.mosaic.resize(width * height, 0);
+                upper_ends(image, width, &mut self.mosaic);
+                pattern.to_rgb(&self.mosaic, width, (width, height), rgb);
+                Ok(())
+            }
+        };
+        converted.map(|()| format).map_err(|error: YuvError| ImageError::Colours {
+            encoding: image.encoding.into(),
+            message: error.to_string(),
+        })
     }
 
     /// A JPEG or PNG file to `[3, height, width]` in [-1, 1].
     pub fn compressed(&mut self, image: &CompressedImage, out: &mut [f32]) -> Result<(), ImageError> {
+        if image.format.contains("compressedDepth") {
+            return Err(ImageError::Depth(image.format.into()));
+        }
         let unreadable = |message: String| ImageError::Compressed { format: image.format.into(), message };
         let reader = ImageReader::new(Cursor::new(image.data))
             .with_guessed_format()
@@ -62,6 +148,7 @@ impl ImagePreprocessor {
         }
         let decoder = reader.into_decoder().map_err(|error| unreadable(error.to_string()))?;
         let (width, height) = decoder.dimensions();
+        self.remark = contradiction(image.format, decoder.color_type().has_color());
         if width.max(height) > MAX_SIDE {
             return Err(ImageError::TooLarge { width, height });
         }
@@ -71,8 +158,7 @@ impl ImagePreprocessor {
         if width == 0 || height == 0 {
             return Err(ImageError::Empty { width: decoded.width(), height: decoded.height() });
         }
-        let format = PixelFormat { bytes: 3, offsets: [0, 1, 2] };
-        self.convert((width, height), Pixels { data: decoded.as_raw(), step: 3 * width, format }, out)
+        self.convert((width, height), Pixels { data: decoded.as_raw(), step: 3 * width, format: RGB8 }, out)
     }
 
     fn convert(&mut self, size: (usize, usize), pixels: Pixels, out: &mut [f32]) -> Result<(), ImageError> {
@@ -98,24 +184,83 @@ fn is_whole_jpeg(file: &[u8]) -> bool {
     markers.find(|&pair| pair == START_OF_SCAN || pair == END_OF_IMAGE) == Some(&END_OF_IMAGE)
 }
 
-/// The encodings of `sensor_msgs/image_encodings` that are colours or grey in 8 bits.
-fn pixel_format(encoding: &str) -> Result<PixelFormat, ImageError> {
-    let (bytes, offsets) = match encoding {
-        "rgb8" => (3, [0, 1, 2]),
-        "bgr8" => (3, [2, 1, 0]),
-        "rgba8" => (4, [0, 1, 2]),
-        "bgra8" => (4, [2, 1, 0]),
-        "mono8" => (1, [0, 0, 0]),
-        other => return Err(ImageError::Encoding(other.into())),
+/// What cameras, OpenCV and cv_bridge mean by YUV.
+const RANGE: YuvRange = YuvRange::Limited;
+const MATRIX: YuvStandardMatrix = YuvStandardMatrix::Bt601;
+
+/// Packed 4:2:2 to `[height, width, 3]`: two pixels share their colour. The `yuv` crate takes luminance below 16 as less than black,
+/// where OpenCV takes it as black.
+fn packed_to_rgb(image: &Image, order: Yuv422, rgb: &mut [u8]) {
+    let width = image.width as usize;
+    let (luminance, colour) = match order {
+        Yuv422::Uyvy => ([1, 3], [0, 2]),
+        Yuv422::Yuyv => ([0, 2], [1, 3]),
     };
-    Ok(PixelFormat { bytes, offsets })
+    for (row, out) in image.data.chunks(image.step as usize).zip(rgb.chunks_exact_mut(3 * width)) {
+        for (pair, out) in row[..2 * width].as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<6>().0) {
+            let [u, v] = colour.map(|place: usize| i32::from(pair[place]) - 128);
+            // BT.601's matrix (ITU-R BT.601-7, 2.5.3) in 65536ths.
+            let (red, green, blue) = (104_597 * v, -25_675 * u - 53_279 * v, 132_201 * u);
+            for (pixel, place) in luminance.into_iter().enumerate() {
+                let y = 76_309 * (i32::from(pair[place]) - 16).max(0) + (1 << 15);
+                for (channel, colour) in [red, green, blue].into_iter().enumerate() {
+                    out[3 * pixel + channel] = ((y + colour) >> 16).clamp(0, 255) as u8;
+                }
+            }
+        }
+    }
+}
+
+/// Each row's `numbers` of 16 bits to as many of 8: 65535 becomes 255.
+fn upper_ends(image: &Image, numbers: usize, out: &mut [u8]) {
+    let to_byte = |wide: u16| ((u32::from(wide) * 255 + 32767) / 65535) as u8;
+    for (row, out) in image.data.chunks(image.step as usize).zip(out.chunks_exact_mut(numbers)) {
+        let wide = row.as_chunks::<2>().0.iter().zip(out);
+        if image.is_bigendian {
+            wide.for_each(|(&wide, out)| *out = to_byte(u16::from_be_bytes(wide)));
+        } else {
+            wide.for_each(|(&wide, out)| *out = to_byte(u16::from_le_bytes(wide)));
+        }
+    }
+}
+
+/// What is odd about a file that has colours, or none, when its format says otherwise: `rgb8; jpeg compressed mono8`.
+fn contradiction(format: &str, has_colour: bool) -> Option<String> {
+    let claimed = format.rsplit_once("compressed ").map(|(_, claimed)| claimed.trim())?;
+    let claims_colour = match claimed {
+        "" => return None,
+        mono if mono.starts_with("mono") => false,
+        colour if ["rgb", "bgr"].iter().any(|start| colour.starts_with(start)) => true,
+        _ => return None,
+    };
+    let (is, said) = if has_colour { ("in colour", "grey") } else { ("grey", "in colour") };
+    (claims_colour != has_colour)
+        .then(|| format!("the images are {is}, though their format '{format}' says that they are {said}: they are used as they are"))
 }
 
 /// An image that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    #[error("encoding '{0}' is not supported; publish rgb8, bgr8, rgba8, bgra8 or mono8")]
+    #[error(
+        "encoding '{0}' is not supported; publish rgb8, bgr8, rgba8, bgra8, mono8, their 16-bit forms, yuyv, uyvy, nv12, nv21, \
+         nv24 or a Bayer pattern"
+    )]
     Encoding(String),
+    #[error(
+        "'{0}' is depth, which the model does not see: name the topic of the colour images in camera_topics"
+    )]
+    Depth(String),
+    #[error(
+        "encoding '{0}' does not say which channel is red, and a guess might show every colour wrongly: have the driver say \
+         rgb8, bgr8, rgba8 or bgra8"
+    )]
+    UnknownOrder(String),
+    #[error(
+        "{width}x{height} pixels cannot be {encoding}: both sides must be even (of yuyv and uyvy the width)"
+    )]
+    OddSize { width: u32, height: u32, encoding: String },
+    #[error("{encoding} cannot be converted: {message}")]
+    Colours { encoding: String, message: String },
     #[error("the image is {width}x{height} pixels: it is empty")]
     Empty { width: u32, height: u32 },
     #[error("step is {step} bytes, but a row of {width} {encoding} pixels takes {row}")]
@@ -136,7 +281,7 @@ mod tests {
     use crate::observe::messages::Stamp;
 
     fn image<'a>(encoding: &'a str, width: u32, height: u32, step: u32, data: &'a [u8]) -> Image<'a> {
-        Image { stamp: Stamp(0), height, width, encoding, step, data }
+        Image { stamp: Stamp(0), height, width, encoding, is_bigendian: false, step, data }
     }
 
     fn convert(image: &Image) -> Result<Vec<f32>, ImageError> {
@@ -179,7 +324,26 @@ mod tests {
     fn what_is_wrong_with_an_image_is_said() {
         let refused = |image: &Image| convert(image).unwrap_err().to_string();
         let data = [0; 12];
-        assert!(refused(&image("yuv422", 2, 2, 6, &data)).contains("'yuv422' is not supported"));
+        assert!(
+            refused(&image("yuv411", 2, 2, 6, &data))
+                .starts_with("encoding 'yuv411' is not supported; publish rgb8, ")
+        );
+        assert!(
+            refused(&image("16UC1", 2, 2, 4, &data))
+                .starts_with("'16UC1' is depth, which the model does not see")
+        );
+        assert!(refused(&image("8UC3", 2, 2, 6, &data)).contains("does not say which channel is red"));
+        assert!(
+            refused(&image("yuyv", 1, 2, 2, &data))
+                .starts_with("1x2 pixels cannot be yuyv: both sides must be even")
+        );
+        assert!(
+            refused(&image("bayer_rggb8", 2, 2, 2, &data)).starts_with("2x2 pixels cannot be bayer_rggb8")
+        );
+        assert_eq!(
+            refused(&image("nv12", 2, 4, 2, &data[..11])),
+            "data has 11 bytes, but 2x4 pixels take 12"
+        );
         assert_eq!(refused(&image("rgb8", 0, 2, 6, &data)), "the image is 0x2 pixels: it is empty");
         assert_eq!(
             refused(&image("rgb8", 2, 2, 5, &data)),
@@ -191,6 +355,25 @@ mod tests {
         );
         let huge = u32::MAX;
         assert!(refused(&image("mono8", huge, huge, huge, &data)).contains("data has 12 bytes"));
+    }
+
+    #[test]
+    fn a_format_that_contradicts_the_file_is_remarked() {
+        assert_eq!(
+            contradiction("rgb8; jpeg compressed mono8", true).unwrap(),
+            "the images are in colour, though their format 'rgb8; jpeg compressed mono8' says that they are grey: they are used \
+             as they are"
+        );
+        assert!(contradiction("mono8; jpeg compressed bgr8", false).unwrap().contains("are grey, though"));
+        for (format, has_colour) in [
+            ("jpeg", true),
+            ("jpeg", false),
+            ("rgb8; jpeg compressed bgr8", true),
+            ("mono8; jpeg compressed ", false),
+            ("mono8; png compressed mono8", false),
+        ] {
+            assert_eq!(contradiction(format, has_colour), None, "{format}");
+        }
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Image<'a> {
     pub height: u32,
     pub width: u32,
     pub encoding: &'a str,
+    /// Of the two bytes of a channel of 16 bits, whether the upper one comes first.
+    pub is_bigendian: bool,
     pub step: u32,
     pub data: &'a [u8],
 }

@@ -1,10 +1,20 @@
 //! From the robot's units (radians, metres) to the model's and back. Called on the control thread, where nothing here
 //! allocates; loading is `stats`' part.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::stats::{self, Columns, Convention, Mode, NormalizationError};
+use super::stats::{self, Columns, Convention, Mode, NormalizationError, RelativeStep};
 use crate::settings::Normalization;
+
+/// What a model was trained with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trained {
+    /// Dimensions that states and actions are padded to.
+    pub state_dim: usize,
+    pub action_dim: usize,
+    /// Whether openpi's statistics are used by their quantiles, or by mean and deviation.
+    pub quantiles: bool,
+}
 
 /// The normalisation of one robot's states and actions.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,8 +23,9 @@ pub struct Normalizer {
     actions: Vec<Line>,
     state_dim: usize,
     action_dim: usize,
-    relative_actions: bool,
+    relative: Option<RelativeStep>,
     moving_dimensions: Option<usize>,
+    among_weights: Option<PathBuf>,
     /// lerobot's states and statistics are f32. Where a joint never moved, their difference is divided by as little
     /// as 1e-8, so a state of more digits than its mean would come out anywhere.
     single_precision: bool,
@@ -36,16 +47,15 @@ impl Line {
 }
 
 impl Normalizer {
-    /// Statistics for `joints` joints of a model whose states and actions are padded to `state_dim` and `action_dim`.
-    /// Without statistics it is an error, unless the user has said that there are to be none: a robot must never move
+    /// Statistics for `joints` joints. Without statistics it is an error, unless the user has said that there are to be none: a robot must never move
     /// in the wrong units.
     pub fn load(
         checkpoint: &Path,
         source: &Normalization,
         joints: usize,
-        state_dim: usize,
-        action_dim: usize,
+        trained: Trained,
     ) -> Result<Self, NormalizationError> {
+        let Trained { state_dim, action_dim, quantiles } = trained;
         for (what, dim) in [("states", state_dim), ("actions", action_dim)] {
             if joints > dim {
                 return Err(NormalizationError::TooManyJoints { joints, what, dim });
@@ -59,31 +69,70 @@ impl Normalizer {
                     actions: identity,
                     state_dim,
                     action_dim,
-                    relative_actions: false,
+                    relative: None,
                     moving_dimensions: None,
+                    among_weights: None,
                     single_precision: false,
                 });
             }
-            Normalization::Checkpoint => checkpoint,
+            Normalization::Checkpoint | Normalization::DataSet(_) => checkpoint,
             Normalization::File(path) => path,
         };
-        let statistics = stats::load(path, checkpoint)?;
+        let data_set = match source {
+            Normalization::DataSet(name) => Some(name.as_str()),
+            _ => None,
+        };
+        let statistics = stats::load(path, quantiles, data_set)?;
         let (state, actions) = statistics.lines(joints, state_dim, action_dim)?;
         Ok(Self {
             state,
             actions,
             state_dim,
             action_dim,
-            relative_actions: statistics.relative_actions,
+            relative: statistics.relative.clone(),
             moving_dimensions: statistics.moving_dimensions(),
+            among_weights: statistics.among_weights.then(|| statistics.file.clone()),
             single_precision: matches!(statistics.convention, Convention::Lerobot { .. }),
         })
     }
 
-    /// Whether the checkpoint says (lerobot's do) that its actions are relative to the state, so that without a delta
-    /// mask they would be wrong. False if it does not say.
-    pub fn relative_actions(&self) -> bool {
-        self.relative_actions
+    /// What the checkpoint says (lerobot's do) about actions that are relative to the state; none if it does not say.
+    pub fn relative(&self) -> Option<&RelativeStep> {
+        self.relative.as_ref()
+    }
+
+    /// The file of weights that the statistics stood in, if they did not come by themselves.
+    pub fn among_weights(&self) -> Option<&Path> {
+        self.among_weights.as_deref()
+    }
+
+    /// Joints whose statistics blow them up: the number of each, and the factor by which the model sees what it is off.
+    /// They never moved in training, so any real state is far outside of what the model knows.
+    pub fn blown_up(&self) -> impl Iterator<Item = (usize, f64)> {
+        /// A thousandth of a radian off would be a whole deviation off.
+        const MOST: f64 = 1e3;
+        let factors = self.state.iter().map(|line| 1.0 / line.divisor).enumerate();
+        factors.filter(|(_, factor)| *factor >= MOST)
+    }
+
+    /// What whoever starts this should know of these statistics.
+    pub fn remarks(&self, joints: &[String]) -> Vec<String> {
+        let source = self.among_weights().map(|file| {
+            format!(
+                "the statistics are those among the weights in {}, as lerobot up to 0.3 saved them",
+                file.display()
+            )
+        });
+        let blown_up = self.blown_up().map(|(joint, factor)| {
+            format!(
+                "joint '{}' hardly moved in training: the statistics multiply what it is off by {factor:.0e}, so that 0.01 \
+                 reaches the model as {:.0e}. Keep it where it was then, or give it a wider deviation in a file of your own \
+                 (norm_stats)",
+                joints.get(joint).map_or("?", String::as_str),
+                0.01 * factor
+            )
+        });
+        source.into_iter().chain(blown_up).collect()
     }
 
     /// How many dimensions of the state the statistics know to vary, if those behind are padding: the joints of the robot
@@ -103,11 +152,19 @@ impl Normalizer {
     pub fn normalize_state(&self, joints: &[f64], out: &mut [f32]) {
         assert!(joints.len() == self.joints() && out.len() == self.state_dim);
         let (values, padding) = out.split_at_mut(joints.len());
-        for ((out, &x), line) in values.iter_mut().zip(joints).zip(&self.state) {
-            let x = if self.single_precision { f64::from(x as f32) } else { x };
-            *out = ((x - line.center) / line.divisor + line.shift) as f32;
+        for (out, x) in values.iter_mut().zip(self.normalized(joints)) {
+            *out = x as f32;
         }
         padding.fill(0.0);
+    }
+
+    /// Joint positions normalised, in the digits of whoever made the statistics: where a whole number is made of them, the
+    /// last one counts.
+    pub fn normalized(&self, joints: &[f64]) -> impl Iterator<Item = f64> {
+        joints.iter().zip(&self.state).map(|(&x, line)| match self.single_precision {
+            true => f64::from((x as f32 - line.center as f32) / line.divisor as f32 + line.shift as f32),
+            false => (x - line.center) / line.divisor + line.shift,
+        })
     }
 
     /// The model's actions `[horizon, action_dim]` to joint positions `[horizon, joints]`.
@@ -151,6 +208,7 @@ impl stats::Statistics {
             Mode::Identity => return Ok(vec![Line::IDENTITY; joints]),
             Mode::MeanStd => ("mean", "std"),
             Mode::Quantiles => ("q01", "q99"),
+            Mode::InnerQuantiles => ("q10", "q90"),
             Mode::MinMax => ("min", "max"),
         };
         let column = |name: &str| self.column(columns, feature, name, joints, dim);
@@ -185,9 +243,13 @@ impl Convention {
             (Mode::MeanStd, Convention::Lerobot { epsilon }) => {
                 Line { center: low, divisor: high + epsilon, factor: high, shift: 0.0 }
             }
-            (Mode::Quantiles | Mode::MinMax, Convention::Openpi) => Self::between(low, high - low + 1e-6),
-            (Mode::Quantiles | Mode::MinMax, Convention::Lerobot { epsilon }) => {
-                Self::between(low, if high == low { epsilon } else { high - low })
+            (Mode::Quantiles | Mode::InnerQuantiles | Mode::MinMax, Convention::Openpi) => {
+                Self::between(low, high - low + 1e-6)
+            }
+            (Mode::Quantiles | Mode::InnerQuantiles | Mode::MinMax, Convention::Lerobot { epsilon }) => {
+                // In f32, as lerobot subtracts.
+                let range = high as f32 - low as f32;
+                Self::between(low, if range == 0.0 { epsilon } else { f64::from(range) })
             }
         }
     }
@@ -210,8 +272,9 @@ mod tests {
             actions: vec![line; 2],
             state_dim: 4,
             action_dim: 3,
-            relative_actions: false,
+            relative: None,
             moving_dimensions: None,
+            among_weights: None,
             single_precision: false,
         };
         let mut state = [9.0; 4];
@@ -229,7 +292,8 @@ mod tests {
     #[test]
     fn no_normalisation_only_on_the_users_word() {
         let folder = tempfile::tempdir().unwrap();
-        let load = |source| Normalizer::load(folder.path(), &source, 2, 4, 4);
+        let trained = Trained { state_dim: 4, action_dim: 4, quantiles: false };
+        let load = |source| Normalizer::load(folder.path(), &source, 2, trained);
         let error = load(Normalization::Checkpoint).unwrap_err().to_string();
         assert!(error.contains("normalization: none"), "{error}");
         let normalizer = load(Normalization::None).unwrap();
@@ -240,8 +304,9 @@ mod tests {
 
     #[test]
     fn more_joints_than_the_model_has_are_refused() {
+        let trained = Trained { state_dim: 32, action_dim: 40, quantiles: false };
         let error =
-            Normalizer::load(Path::new("."), &Normalization::None, 33, 32, 40).unwrap_err().to_string();
+            Normalizer::load(Path::new("."), &Normalization::None, 33, trained).unwrap_err().to_string();
         assert_eq!(error, "33 joints are configured, but the model's states have room for 32");
     }
 }

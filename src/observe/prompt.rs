@@ -1,4 +1,5 @@
-//! A prompt to the model's tokens, by PaliGemma's rules. Called on the thread that received the prompt.
+//! A prompt to the model's tokens, by PaliGemma's rules. Called on the thread that received the prompt; `state_prompt` has the
+//! rules of prompts with a state in them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,24 +58,82 @@ impl PromptTokenizer {
     /// `<bos>`, the prompt on one line, a newline; padded to `max_len` (openpi's
     /// `PaligemmaTokenizer.tokenize`, except that it cuts a long prompt; lerobot leaves `_` and spaces as they are).
     pub fn encode(&self, prompt: &str, max_len: usize) -> Result<PromptTokens, TokenizerError> {
-        // As Python strips: the four separators of ASCII are spaces to it.
-        let line = prompt
-            .trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
-            .replace(['_', '\n'], " ");
-        let mut ids = vec![self.bos];
-        for part in [line.as_str(), "\n"] {
-            let encoding = self.tokenizer.encode(part, false).map_err(|error| TokenizerError::Prompt {
-                prompt: prompt.into(),
-                message: error.to_string(),
-            })?;
-            ids.extend(encoding.get_ids());
-        }
+        let mut ids = self.start(&clean(prompt))?;
+        ids.extend(self.tokens("\n")?);
         if ids.len() > max_len {
             return Err(TokenizerError::TooLong { prompt: prompt.into(), tokens: ids.len(), max_len });
         }
+        Ok(PromptTokens::padded(ids, max_len))
+    }
+
+    /// `<bos>`, then the text's tokens.
+    pub(super) fn start(&self, text: &str) -> Result<Vec<i32>, TokenizerError> {
+        let mut ids = vec![self.bos as i32];
+        ids.extend(self.tokens(text)?);
+        Ok(ids)
+    }
+
+    /// The text's tokens.
+    pub(super) fn tokens(&self, text: &str) -> Result<Vec<i32>, TokenizerError> {
+        let encoding = self
+            .tokenizer
+            .encode(text, false)
+            .map_err(|error| TokenizerError::Prompt { prompt: text.into(), message: error.to_string() })?;
+        Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
+    }
+
+    /// The text's tokens behind those of its beginning, if these are the same in it.
+    pub(super) fn tokens_after(&self, beginning: &[i32], text: &str) -> Result<Vec<i32>, TokenizerError> {
+        let whole = self.tokens(text)?;
+        let rest = whole.strip_prefix(beginning);
+        rest.map(<[i32]>::to_vec).ok_or_else(|| TokenizerError::Numbers { text: text.into() })
+    }
+
+    /// Whether no token reaches from a number into what stands beside it in a prompt's state: a colon or a digit and a space,
+    /// a digit and a semicolon. False as well where spaces are no symbols of their own, so that nobody can tell.
+    pub(super) fn splits_numbers(&self) -> bool {
+        const SPACE: char = '▁';
+        let vocabulary = self.tokenizer.get_vocab(true);
+        let reaches = |token: &String| {
+            token.chars().zip(token.chars().skip(1)).any(|(first, second)| match second {
+                SPACE => first == ':' || first.is_ascii_digit(),
+                ';' => first.is_ascii_digit(),
+                _ => false,
+            })
+        };
+        vocabulary.contains_key("▁") && !vocabulary.keys().any(reaches)
+    }
+}
+
+/// A prompt on one line, as openpi and lerobot clean it.
+pub(super) fn clean(prompt: &str) -> String {
+    // As Python strips: the four separators of ASCII are spaces to it.
+    prompt
+        .trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
+        .replace(['_', '\n'], " ")
+}
+
+impl PromptTokens {
+    /// These tokens, of which there are at most `max_len`, and padding.
+    pub(super) fn padded(ids: Vec<i32>, max_len: usize) -> Self {
         let mask = (0..max_len).map(|index| index < ids.len()).collect();
-        let ids = ids.into_iter().map(|id| id as i32).chain(std::iter::repeat(PAD)).take(max_len).collect();
-        Ok(PromptTokens { ids, mask })
+        let ids = ids.into_iter().chain(std::iter::repeat(PAD)).take(max_len).collect();
+        Self { ids, mask }
+    }
+
+    /// Room for so many tokens, of which none is real.
+    pub fn room(max_len: usize) -> Self {
+        Self::padded(Vec::new(), max_len)
+    }
+
+    /// How many tokens there are before the padding.
+    pub fn len(&self) -> usize {
+        self.mask.iter().rposition(|&real| real).map_or(0, |last| last + 1)
+    }
+
+    /// Whether all is padding.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -98,6 +157,16 @@ pub enum TokenizerError {
     OutsideVocabulary { prompt: String, token: i32, last: usize },
     #[error("prompt '{prompt}' is {tokens} tokens long; the model takes {max_len}: shorten it")]
     TooLong { prompt: String, tokens: usize, max_len: usize },
+    #[error(
+        "prompt '{prompt}' can be {tokens} tokens long with a state of {numbers} numbers; the model takes {max_len}: \
+         shorten it"
+    )]
+    TooLongWithState { prompt: String, tokens: usize, numbers: usize, max_len: usize },
+    #[error(
+        "this tokenizer joins the numbers of a state with what stands beside them ('{text}'), which PaliGemma's does not: \
+         it is not the checkpoint's"
+    )]
+    Numbers { text: String },
 }
 
 #[cfg(test)]

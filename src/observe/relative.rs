@@ -2,6 +2,7 @@
 //! `control`; `to_positions` on the control thread, where nothing here allocates.
 
 use super::delta::{DeltaError, DeltaMask};
+use super::stats::RelativeStep;
 use super::velocity::{VelocityError, VelocitySteps};
 
 /// What the actions of each joint are.
@@ -19,17 +20,81 @@ impl RelativeActions {
         joints: usize,
     ) -> Result<Self, RelativeActionsError> {
         let delta = DeltaMask::from_openpi(delta_actions, joints)?;
-        let velocity = VelocitySteps::new(velocity_step, joints)?;
+        Self::with_mask(delta, VelocitySteps::new(velocity_step, joints)?, joints)
+    }
+
+    /// As [`Self::new`] with what a checkpoint says: the mask follows from it, and a mask that contradicts it is an error.
+    pub fn of_checkpoint(
+        step: Option<&RelativeStep>,
+        delta_actions: &[i64],
+        velocity_step: &[f64],
+        joints: &[String],
+    ) -> Result<Self, RelativeActionsError> {
+        let Some(step) = step else { return Self::new(delta_actions, velocity_step, joints.len()) };
+        let said = step.mask(joints)?;
+        if !delta_actions.is_empty() {
+            let given = DeltaMask::from_openpi(delta_actions, joints.len())?;
+            if let Some(joint) = (0..joints.len()).find(|&joint| given.has(joint) != said[joint]) {
+                let (joint, relative) = (joints[joint].clone(), said[joint]);
+                let mask = DeltaMask::new(said).to_openpi();
+                return Err(RelativeActionsError::Contradiction { joint, relative, mask });
+            }
+        }
+        Self::with_mask(DeltaMask::new(said), VelocitySteps::new(velocity_step, joints.len())?, joints.len())
+    }
+
+    fn with_mask(
+        delta: DeltaMask,
+        velocity: VelocitySteps,
+        joints: usize,
+    ) -> Result<Self, RelativeActionsError> {
         match (0..joints).find(|&joint| delta.has(joint) && velocity.has(joint)) {
             Some(joint) => Err(VelocityError::Both { joint }.into()),
             None => Ok(Self { delta, velocity }),
         }
     }
 
+    /// How many joints' actions are differences from the state.
+    pub fn differences(&self) -> usize {
+        self.delta.count()
+    }
+
     /// Makes `actions` `[horizon, joints]` positions, from the `state` `[joints]` that the policy saw; in the model's units.
     pub fn to_positions(&self, state: &[f64], actions: &mut [f64]) {
         self.delta.add_state(state, actions);
         self.velocity.add_up(state, actions);
+    }
+}
+
+impl RelativeStep {
+    /// Which of the robot's joints have relative actions. As lerobot does it: all, but those in whose names in training one
+    /// of the excluded ones occurs, whatever its case; the names are the actions' in their order.
+    fn mask(&self, joints: &[String]) -> Result<Vec<bool>, RelativeActionsError> {
+        if !self.enabled {
+            return Ok(vec![false; joints.len()]);
+        }
+        if let Some(map) =
+            self.state_action_index_map.as_ref().filter(|map| !map.iter().copied().eq(0..map.len()))
+        {
+            return Err(RelativeActionsError::OtherStates { map: map.clone() });
+        }
+        let excluded: Vec<String> = self
+            .exclude_joints
+            .iter()
+            .filter(|name| !name.is_empty())
+            .map(|name| name.to_lowercase())
+            .collect();
+        let Some(names) = self.action_names.as_ref().filter(|_| !excluded.is_empty()) else {
+            return Ok(vec![true; joints.len()]);
+        };
+        if names.len() != joints.len() {
+            return Err(RelativeActionsError::OtherJoints { trained: names.clone(), joints: joints.len() });
+        }
+        let is_relative = |name: &String| {
+            let name = name.to_lowercase();
+            !excluded.iter().any(|excluded| name.contains(excluded.as_str()))
+        };
+        Ok(names.iter().map(is_relative).collect())
     }
 }
 
@@ -40,6 +105,22 @@ pub enum RelativeActionsError {
     Delta(#[from] DeltaError),
     #[error(transparent)]
     Velocity(#[from] VelocityError),
+    #[error(
+        "delta_actions contradicts the checkpoint, which says that the actions of {joint} are {}: leave delta_actions out (it \
+         would be {mask:?})",
+        if *.relative { "differences from the state" } else { "positions" }
+    )]
+    Contradiction { joint: String, relative: bool, mask: Vec<i64> },
+    #[error(
+        "the checkpoint's relative actions are of {} joints ({}), but {joints} are configured: is it another robot's?",
+        .trained.len(), .trained.join(", ")
+    )]
+    OtherJoints { trained: Vec<String>, joints: usize },
+    #[error(
+        "the checkpoint's actions are relative to the states {map:?} (state_action_index_map): only those that are relative to \
+         the state of their own joint are supported"
+    )]
+    OtherStates { map: Vec<usize> },
 }
 
 #[cfg(test)]
@@ -54,5 +135,47 @@ mod tests {
         assert_eq!(points, [1.1, 2.5, 0.7, 1.2, 3.0, 0.8]);
         let both = RelativeActions::new(&[1, -2], &[0.1, 0.5, 0.0], 3).unwrap_err().to_string();
         assert!(both.contains("joint 0 (counted from 0)"), "{both}");
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_mask_follows_from_the_checkpoint_and_must_not_be_contradicted() {
+        let step = RelativeStep {
+            enabled: true,
+            exclude_joints: names(&["Gripper", ""]),
+            action_names: Some(names(&["waist.pos", "elbow.pos", "gripper.pos"])),
+            state_action_index_map: None,
+        };
+        let joints = names(&["arm_waist", "arm_elbow", "arm_hand"]);
+        let mask = |step: &RelativeStep, given: &[i64]| {
+            RelativeActions::of_checkpoint(Some(step), given, &[], &joints)
+                .map(|actions| [0, 1, 2].map(|joint| actions.delta.has(joint)))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(mask(&step, &[]), Ok([true, true, false]));
+        assert_eq!(mask(&step, &[2, -1]), Ok([true, true, false]));
+        assert_eq!(
+            mask(&step, &[3]).unwrap_err(),
+            "delta_actions contradicts the checkpoint, which says that the actions of arm_hand are positions: leave \
+             delta_actions out (it would be [2, -1])"
+        );
+        // Without names in training nothing could be excluded.
+        let nameless = RelativeStep { action_names: None, ..step.clone() };
+        assert_eq!(mask(&nameless, &[]), Ok([true; 3]));
+        let disabled = RelativeStep { enabled: false, ..step.clone() };
+        assert_eq!(mask(&disabled, &[]), Ok([false; 3]));
+        assert!(mask(&disabled, &[2, -1]).unwrap_err().contains("the actions of arm_waist are positions"));
+        let other = RelativeStep { action_names: Some(names(&["gripper"])), ..step.clone() };
+        assert_eq!(
+            mask(&other, &[]).unwrap_err(),
+            "the checkpoint's relative actions are of 1 joints (gripper), but 3 are configured: is it another robot's?"
+        );
+        let interleaved = RelativeStep { state_action_index_map: Some(vec![0, 2, 4]), ..step.clone() };
+        assert!(mask(&interleaved, &[]).unwrap_err().contains("relative to the states [0, 2, 4]"));
+        let identical = RelativeStep { state_action_index_map: Some(vec![0, 1, 2]), ..step };
+        assert_eq!(mask(&identical, &[]), Ok([true, true, false]));
     }
 }

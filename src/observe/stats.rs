@@ -1,16 +1,20 @@
-//! Normalisation statistics as openpi and lerobot store them. Called by `normalization`; `cli` writes trivial ones.
+//! Normalisation statistics as openpi and lerobot store them: openpi's file, lerobot's processors (`lerobot`), or tensors among
+//! the weights (`inside`). Called by `normalization`; `cli` writes trivial ones.
+
+mod columns;
+mod inside;
+mod lerobot;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::json;
 
+pub use lerobot::RelativeStep;
+
 const OPENPI_FILE: &str = "norm_stats.json";
-const LEROBOT_PRE: &str = "policy_preprocessor.json";
-const LEROBOT_POST: &str = "policy_postprocessor.json";
 
 /// `mean`, `std`, `q01`, .. of one feature, each with a value per dimension.
 pub(super) type Columns = BTreeMap<String, Vec<f64>>;
@@ -24,6 +28,8 @@ pub(super) enum Mode {
     MeanStd,
     #[serde(rename = "QUANTILES")]
     Quantiles,
+    #[serde(rename = "QUANTILE10")]
+    InnerQuantiles,
     #[serde(rename = "MIN_MAX")]
     MinMax,
 }
@@ -43,14 +49,22 @@ pub(super) struct Statistics {
     pub actions: Columns,
     pub action_mode: Mode,
     pub convention: Convention,
-    /// Whether the checkpoint says that its actions are relative to the state. openpi's does not say.
-    pub relative_actions: bool,
+    /// What the checkpoint says about actions that are relative to the state. openpi's does not say.
+    pub relative: Option<RelativeStep>,
+    /// Whether they stood among the weights, as lerobot up to 0.3 saved them.
+    pub among_weights: bool,
 }
 
-/// Statistics at `path`: a `norm_stats.json`, or a folder that holds one (openpi: anywhere below `assets`) or
-/// lerobot's processors. They are for the model in `checkpoint`.
-pub(super) fn load(path: &Path, checkpoint: &Path) -> Result<Statistics, NormalizationError> {
-    let openpi = |file: &Path| openpi(file, openpi_mode(checkpoint));
+/// Statistics at `path`: a `norm_stats.json`, or a folder that holds one (openpi: anywhere below `assets`), lerobot's
+/// processors, or weights with statistics among them. Of several data sets' they are those of
+/// `data_set`. Those of openpi do not say how they are used: by `quantiles`, or by mean and deviation.
+pub(super) fn load(
+    path: &Path,
+    quantiles: bool,
+    data_set: Option<&str>,
+) -> Result<Statistics, NormalizationError> {
+    let mode = if quantiles { Mode::Quantiles } else { Mode::MeanStd };
+    let openpi = |file: &Path| openpi(file, mode);
     if path.is_file() {
         return openpi(path);
     }
@@ -58,13 +72,30 @@ pub(super) fn load(path: &Path, checkpoint: &Path) -> Result<Statistics, Normali
     if direct.is_file() {
         return openpi(&direct);
     }
-    if path.join(LEROBOT_PRE).is_file() {
-        return lerobot(path);
+    if path.join(lerobot::PRE).is_file() {
+        return lerobot::load(path, data_set);
     }
-    match &files_below(&path.join("assets"), 4)[..] {
-        [] => Err(NormalizationError::Missing(path.into())),
-        [one] => openpi(one),
-        many => Err(NormalizationError::Several(many.to_vec())),
+    let assets = path.join("assets");
+    let found = files_below(&assets, 4);
+    match (&found[..], data_set) {
+        ([], _) => inside::load(path, data_set)?.ok_or_else(|| NormalizationError::Missing(path.into())),
+        ([one], None) => openpi(one),
+        (many, None) => Err(NormalizationError::Several(many.to_vec())),
+        (many, Some(name)) => {
+            let is_named = |file: &&PathBuf| file.parent().is_some_and(|folder| folder == assets.join(name));
+            many.iter().find(is_named).map_or_else(
+                || {
+                    let names = many.iter().filter_map(|file| file.parent()?.strip_prefix(&assets).ok());
+                    Err(NormalizationError::NoDataSet {
+                        file: assets.clone(),
+                        feature: "statistics",
+                        wanted: name.to_owned(),
+                        found: names.map(|name| name.display().to_string()).collect(),
+                    })
+                },
+                |file| openpi(file),
+            )
+        }
     }
 }
 
@@ -84,24 +115,6 @@ fn files_below(folder: &Path, depth: usize) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// openpi chooses by the model: quantiles for pi0.5, mean and deviation for pi0 (`use_quantile_norm` in its
-/// `training/config.py`).
-fn openpi_mode(checkpoint: &Path) -> Mode {
-    #[derive(Default, Deserialize)]
-    struct Config {
-        #[serde(rename = "type")]
-        kind: Option<String>,
-        pi05: Option<bool>,
-    }
-    // A damaged configuration is for the policy to complain about, which needs all of it.
-    let config: Config = read_json(&checkpoint.join("config.json")).unwrap_or_default();
-    if config.kind.as_deref() == Some("pi05") || config.pi05 == Some(true) {
-        Mode::Quantiles
-    } else {
-        Mode::MeanStd
-    }
 }
 
 fn openpi(file: &Path, mode: Mode) -> Result<Statistics, NormalizationError> {
@@ -125,102 +138,9 @@ fn openpi(file: &Path, mode: Mode) -> Result<Statistics, NormalizationError> {
         actions: columns(parsed.norm_stats.actions),
         action_mode: mode,
         convention: Convention::Openpi,
-        relative_actions: false,
+        relative: None,
+        among_weights: false,
     })
-}
-
-/// A pipeline of lerobot: steps of which some keep tensors in a file of their own.
-#[derive(Deserialize)]
-struct Pipeline {
-    steps: Vec<Step>,
-}
-
-#[derive(Deserialize)]
-struct Step {
-    #[serde(default)]
-    registry_name: String,
-    #[serde(default)]
-    config: serde_json::Value,
-    state_file: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct StepConfig {
-    eps: f64,
-    norm_map: BTreeMap<String, Mode>,
-}
-
-fn lerobot(folder: &Path) -> Result<Statistics, NormalizationError> {
-    let before: Pipeline = read_json(&folder.join(LEROBOT_PRE))?;
-    let relative_actions = before
-        .steps
-        .iter()
-        .any(|step| step.registry_name == "relative_actions_processor" && step.config["enabled"] == true);
-    let after: Pipeline = read_json(&folder.join(LEROBOT_POST))?;
-    let (file, config, state) =
-        before.step(&folder.join(LEROBOT_PRE), "normalizer_processor", "observation.state")?;
-    let (_, post_config, actions) =
-        after.step(&folder.join(LEROBOT_POST), "unnormalizer_processor", "action")?;
-    let mode =
-        |config: &StepConfig, feature: &str| config.norm_map.get(feature).copied().unwrap_or(Mode::Identity);
-    Ok(Statistics {
-        file,
-        state,
-        state_mode: mode(&config, "STATE"),
-        actions,
-        action_mode: mode(&post_config, "ACTION"),
-        convention: Convention::Lerobot { epsilon: config.eps },
-        relative_actions,
-    })
-}
-
-impl Pipeline {
-    /// The statistics of `feature` in the step `name` of this pipeline, which was read from `file`.
-    fn step(
-        self,
-        file: &Path,
-        name: &str,
-        feature: &str,
-    ) -> Result<(PathBuf, StepConfig, Columns), NormalizationError> {
-        let fail = |message: String| NormalizationError::Unreadable { file: file.into(), message };
-        let step = self
-            .steps
-            .into_iter()
-            .find(|step| step.registry_name == name)
-            .ok_or_else(|| fail(format!("no step '{name}'")))?;
-        let config: StepConfig =
-            serde_json::from_value(step.config).map_err(|error| fail(format!("step '{name}': {error}")))?;
-        let tensors = step.state_file.ok_or_else(|| fail(format!("step '{name}' has no statistics")))?;
-        // A state file lies beside its pipeline, never elsewhere.
-        if Path::new(&tensors).file_name().is_none_or(|file| file != tensors.as_str()) {
-            return Err(fail(format!("'{tensors}' is not the name of a file beside it")));
-        }
-        let tensors = file.with_file_name(tensors);
-        let columns = read_columns(&tensors, feature)?;
-        Ok((tensors, config, columns))
-    }
-}
-
-/// Tensors `feature.mean`, `feature.std`, .. of a safetensors file.
-fn read_columns(file: &Path, feature: &str) -> Result<Columns, NormalizationError> {
-    let fail = |message: String| NormalizationError::Unreadable { file: file.into(), message };
-    let bytes = fs::read(file).map_err(|error| fail(error.to_string()))?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| fail(error.to_string()))?;
-    let mut columns = Columns::new();
-    for (key, view) in tensors.iter() {
-        let Some(column) = key.strip_prefix(feature).and_then(|rest| rest.strip_prefix('.')) else {
-            continue;
-        };
-        let data = view.data();
-        let values = match view.dtype() {
-            Dtype::F32 => data.as_chunks::<4>().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
-            Dtype::F64 => data.as_chunks::<8>().0.iter().map(|&b| f64::from_le_bytes(b)).collect(),
-            // Counts and the like.
-            _ => continue,
-        };
-        columns.insert(column.into(), values);
-    }
-    Ok(columns)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, NormalizationError> {
@@ -295,13 +215,28 @@ pub enum NormalizationError {
     )]
     Missing(PathBuf),
     #[error(
-        "there are several normalisation statistics: {}; name one with the parameter 'norm_stats'",
+        "there are several normalisation statistics: {}; name the data set with the parameter 'norm_stats_dataset' (the \
+         folder below assets), or a file with 'norm_stats'",
         .0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     Several(Vec<PathBuf>),
+    #[error(
+        "{}: the statistics are of several data sets: {}; choose one with the parameter 'norm_stats_dataset'",
+        .file.display(), .found.join(", ")
+    )]
+    SeveralDataSets { file: PathBuf, feature: &'static str, found: Vec<String> },
+    #[error(
+        "{}: there is no {feature} of the data set '{wanted}' (the parameter 'norm_stats_dataset'); there is {}",
+        .file.display(), if .found.is_empty() { "none under a data set's name".to_owned() } else { .found.join(", ") }
+    )]
+    NoDataSet { file: PathBuf, feature: &'static str, wanted: String, found: Vec<String> },
     #[error("{}: {message}", .file.display())]
     Unreadable { file: PathBuf, message: String },
-    #[error("{}: {feature} has no '{column}'", .file.display())]
+    #[error(
+        "{}: {feature} has no '{column}', which this model is normalised by; take the statistics that it was trained with, or \
+         compute them anew (openpi's scripts/compute_norm_stats.py, lerobot's augment_dataset_quantile_stats.py)",
+        .file.display()
+    )]
     NoColumn { file: PathBuf, feature: &'static str, column: String },
     #[error("{}: {column} of {feature} has {found} values; expected {joints} (joints) or {dim} (the model's)", .file.display())]
     Length { file: PathBuf, feature: &'static str, column: String, found: usize, joints: usize, dim: usize },
@@ -314,14 +249,16 @@ pub enum NormalizationError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Normalizer;
+    use crate::observe::{Normalizer, Trained};
     use crate::settings::Normalization;
+
+    const TRAINED: Trained = Trained { state_dim: 4, action_dim: 4, quantiles: false };
 
     fn refused(text: &str, joints: usize) -> String {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("norm_stats.json");
         fs::write(&file, text).unwrap();
-        Normalizer::load(folder.path(), &Normalization::File(file), joints, 4, 4).unwrap_err().to_string()
+        Normalizer::load(folder.path(), &Normalization::File(file), joints, TRAINED).unwrap_err().to_string()
     }
 
     #[test]
@@ -346,7 +283,7 @@ mod tests {
     fn openpis_folder_is_found_below_assets_unless_there_are_two() {
         let folder = tempfile::tempdir().unwrap();
         write_identity_like_stats(folder.path(), 4, 2).unwrap();
-        let load = || Normalizer::load(folder.path(), &Normalization::Checkpoint, 2, 4, 4);
+        let load = || Normalizer::load(folder.path(), &Normalization::Checkpoint, 2, TRAINED);
         assert_eq!(load().unwrap().joints(), 2);
         let second = folder.path().join("assets/lerobot/aloha");
         fs::create_dir_all(&second).unwrap();

@@ -1,4 +1,4 @@
-//! The parts of pi0 by which people speak of it, found from the name paths of the graphs' nodes. Called by `cli audit` and
+//! The parts of a model by which people speak of it, found from the name paths of the graphs' nodes. Called by `cli audit` and
 //! `cli plan`, which say for each part what runs it and what it costs.
 
 use std::fmt;
@@ -55,7 +55,7 @@ impl Component {
             Some(rest) if rest.starts_with("action_out_proj") => Self::OutputProjection,
             Some(rest) if rest.starts_with("euler_step") => Self::EulerSteps,
             Some(_) => Self::SuffixEmbeddings,
-            None if starts(&["state", "noise"]) => Self::SuffixEmbeddings,
+            None if starts(&["state", "noise", "time_"]) => Self::SuffixEmbeddings,
             None => Self::SuffixPositions,
         }
     }
@@ -91,15 +91,17 @@ mod tests {
 
     #[test]
     fn every_component_has_nodes() {
-        let graphs = PolicyGraphs::build(&PolicyConfig::TINY, 2, &Intermediates::None).unwrap();
-        let of = |graph: &crate::graph::Graph| {
-            let constant = graph.constants();
-            let nodes = graph.nodes.iter().filter(|node| !constant[node.result.index()]);
-            nodes.map(|node| Component::of(&graph.name, &node.name)).collect::<Vec<_>>()
-        };
-        let found = [of(&graphs.perceive), of(&graphs.act)].concat();
-        for component in Component::ALL {
-            assert!(found.contains(&component), "{component}");
+        for config in [PolicyConfig::TINY, PolicyConfig::PI05_TINY] {
+            let graphs = PolicyGraphs::build(&config, 2, &Intermediates::None).unwrap();
+            let of = |graph: &crate::graph::Graph| {
+                let constant = graph.constants();
+                let nodes = graph.nodes.iter().filter(|node| !constant[node.result.index()]);
+                nodes.map(|node| Component::of(&graph.name, &node.name)).collect::<Vec<_>>()
+            };
+            let found = [of(&graphs.perceive), of(&graphs.act)].concat();
+            for component in Component::ALL {
+                assert!(found.contains(&component), "{component} of {}", config.variant.name);
+            }
         }
     }
 

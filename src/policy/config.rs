@@ -3,11 +3,12 @@
 //! Both lerobot's keys (`chunk_size`, `max_action_dim`, ..) and openpi's (`action_horizon`, `action_dim`) are read;
 //! sizes other than the named variants stand in an `architecture` block of ours.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use super::variant::{StateInput, Variant};
 
 /// What a weight in the file stands behind need only be possible: a wrong number is found when the weights are compared.
 const LARGEST_WIDTH: usize = 1 << 20;
@@ -17,7 +18,7 @@ const LARGEST_WIDTH: usize = 1 << 20;
 const MOST_LAYERS: usize = 256;
 /// Published: 224.
 const LARGEST_IMAGE: usize = 4096;
-/// Of one image (published: 256) or of the prompt (48). Attention takes memory by its square.
+/// Of one image (published: 256) or of the prompt (48, 200). Attention takes memory by its square.
 const MOST_TOKENS: usize = 4096;
 /// Published: 50. Attention takes memory by its square.
 const LONGEST_CHUNK: usize = 1024;
@@ -54,9 +55,10 @@ impl VisionConfig {
     }
 }
 
-/// Everything about pi0 that is not a weight.
+/// Everything about a model that is not a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyConfig {
+    pub variant: Variant,
     pub vision: VisionConfig,
     pub vlm: GemmaConfig,
     pub expert: GemmaConfig,
@@ -74,6 +76,7 @@ pub struct PolicyConfig {
 impl PolicyConfig {
     /// pi0 as published: PaliGemma-3B with a 300M action expert.
     pub const PI0: Self = Self {
+        variant: Variant::PI0,
         vision: VisionConfig { width: 1152, layers: 27, heads: 16, mlp: 4304, patch: 14, image: 224 },
         vlm: GemmaConfig { width: 2048, layers: 18, mlp: 16384, heads: 8, kv_heads: 1, head_dim: 256 },
         expert: GemmaConfig { width: 1024, layers: 18, mlp: 4096, heads: 8, kv_heads: 1, head_dim: 256 },
@@ -82,7 +85,7 @@ impl PolicyConfig {
         action_dim: 32,
         state_dim: 32,
         denoising_steps: 10,
-        prompt_tokens: 48,
+        prompt_tokens: Variant::PI0.prompt_tokens,
     };
 
     /// Small enough for real time on two cores, large enough to mean something.
@@ -112,33 +115,28 @@ impl PolicyConfig {
         ..Self::PI0
     };
 
+    /// pi0.5 as published: the same sizes.
+    pub const PI05: Self = Self::PI0.of(Variant::PI05);
+    pub const PI05_MINI: Self = Self::MINI.of(Variant::PI05);
+    pub const PI05_TINY: Self = Self::TINY.of(Variant::PI05);
+
+    /// The same sizes as another member of the family has them.
+    const fn of(self, variant: Variant) -> Self {
+        Self { variant, prompt_tokens: variant.prompt_tokens, ..self }
+    }
+
     /// Length of the prefix: image tokens of all cameras, then the prompt.
     pub fn prefix_tokens(&self, cameras: usize) -> usize {
         cameras * self.vision.tokens() + self.prompt_tokens
     }
 
-    /// Length of the suffix: the state token, then one token per action.
+    /// Length of the suffix: the state's token if it has one, then one token per action.
     pub fn suffix_tokens(&self) -> usize {
-        1 + self.action_horizon
+        self.variant.state_tokens() + self.action_horizon
     }
 
-    /// Reads `config.json` of a checkpoint folder.
-    pub fn load(folder: &Path) -> Result<Self, ConfigError> {
-        let path = folder.join("config.json");
-        let fail = |message: String| ConfigError { path: path.clone(), message };
-        let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-        let file: ConfigFile = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-        Self::from_file(&file).map_err(fail)
-    }
-
-    fn from_file(file: &ConfigFile) -> Result<Self, String> {
-        match file.kind.as_deref() {
-            None | Some("pi0") => {}
-            Some(other) => return Err(format!("'type' is \"{other}\"; this build runs \"pi0\"")),
-        }
-        if file.pi05 == Some(true) {
-            return Err("'pi05' is true; this build runs pi0".into());
-        }
+    fn from_file(file: &ConfigFile, found: Option<Variant>) -> Result<Self, String> {
+        let variant = file.variant(found)?;
         let vision = file.architecture.as_ref().map(|a| &a.vision);
         let image = match file.image_resolution {
             None => Self::PI0.vision.image,
@@ -163,8 +161,8 @@ impl PolicyConfig {
             },
             ..match &file.architecture {
                 None => Self {
-                    vlm: variant("paligemma_variant", file.paligemma_variant.as_deref(), "gemma_2b")?,
-                    expert: variant(
+                    vlm: named_sizes("paligemma_variant", file.paligemma_variant.as_deref(), "gemma_2b")?,
+                    expert: named_sizes(
                         "action_expert_variant",
                         file.action_expert_variant.as_deref(),
                         "gemma_300m",
@@ -188,11 +186,12 @@ impl PolicyConfig {
         };
         let or = |given: Option<usize>, default: usize| given.unwrap_or(default);
         Self {
+            variant,
             action_horizon: or(file.chunk_size, Self::PI0.action_horizon),
             action_dim: or(file.max_action_dim, Self::PI0.action_dim),
             state_dim: or(file.max_state_dim.or(file.max_action_dim), Self::PI0.state_dim),
             denoising_steps: or(file.num_inference_steps, Self::PI0.denoising_steps),
-            prompt_tokens: or(file.tokenizer_max_length, Self::PI0.prompt_tokens),
+            prompt_tokens: or(file.tokenizer_max_length, variant.prompt_tokens),
             ..config
         }
         .checked()
@@ -259,7 +258,7 @@ impl PolicyConfig {
     pub fn to_json(&self) -> Value {
         let Self { vision, vlm, expert, .. } = self;
         let mut file = json!({
-            "type": "pi0",
+            "type": self.variant.name,
             "chunk_size": self.action_horizon,
             "max_action_dim": self.action_dim,
             "max_state_dim": self.state_dim,
@@ -267,6 +266,13 @@ impl PolicyConfig {
             "tokenizer_max_length": self.prompt_tokens,
             "image_resolution": [vision.image, vision.image],
         });
+        let usual = Variant::named(self.variant.name).map(|variant| variant.state);
+        match self.variant.state {
+            state if Some(state) == usual => {}
+            StateInput::Nowhere => file["discrete_state_input"] = json!(false),
+            StateInput::Prompt { padded } => file["pad_discrete_state"] = json!(padded),
+            StateInput::Token => {}
+        }
         if (vision.width, *vlm, *expert) == (Self::PI0.vision.width, Self::PI0.vlm, Self::PI0.expert) {
             file["paligemma_variant"] = json!("gemma_2b");
             file["action_expert_variant"] = json!("gemma_300m");
@@ -289,7 +295,7 @@ impl PolicyConfig {
 }
 
 /// The named sizes of openpi's `gemma.py`.
-fn variant(key: &str, given: Option<&str>, default: &str) -> Result<GemmaConfig, String> {
+fn named_sizes(key: &str, given: Option<&str>, default: &str) -> Result<GemmaConfig, String> {
     match given.unwrap_or(default) {
         "gemma_2b" => Ok(PolicyConfig::PI0.vlm),
         "gemma_300m" => Ok(PolicyConfig::PI0.expert),
@@ -305,11 +311,39 @@ pub struct ConfigError {
     pub message: String,
 }
 
+/// A `config.json` that was read; where it leaves something out, the weights may say it.
+pub struct Description {
+    path: PathBuf,
+    file: ConfigFile,
+}
+
+impl Description {
+    /// What the `config.json` of a checkpoint folder says.
+    pub fn from_json(folder: &Path, config: Value) -> Result<Self, ConfigError> {
+        let path = folder.join("config.json");
+        let fail = |message: String| ConfigError { path: path.clone(), message };
+        let file: ConfigFile = serde_json::from_value(config).map_err(|error| fail(error.to_string()))?;
+        // What this build cannot run is said before anybody looks for its weights.
+        file.said().map_err(fail)?;
+        Ok(Self { path, file })
+    }
+
+    /// The model, whose weights are those of `found` as far as they tell.
+    pub fn config(&self, found: Option<Variant>) -> Result<PolicyConfig, ConfigError> {
+        let fail = |message: String| ConfigError { path: self.path.clone(), message };
+        PolicyConfig::from_file(&self.file, found).map_err(fail)
+    }
+}
+
 #[derive(Deserialize)]
 struct ConfigFile {
     #[serde(rename = "type")]
     kind: Option<String>,
     pi05: Option<bool>,
+    /// openpi's: whether the state is in the prompt.
+    discrete_state_input: Option<bool>,
+    /// Ours, for checkpoints that lerobot 0.4 trained: whether the state is padded before it goes into the prompt.
+    pad_discrete_state: Option<bool>,
     paligemma_variant: Option<String>,
     action_expert_variant: Option<String>,
     #[serde(alias = "action_horizon")]
@@ -317,11 +351,62 @@ struct ConfigFile {
     #[serde(alias = "action_dim")]
     max_action_dim: Option<usize>,
     max_state_dim: Option<usize>,
+    #[serde(alias = "num_steps")]
     num_inference_steps: Option<usize>,
     #[serde(alias = "max_token_len")]
     tokenizer_max_length: Option<usize>,
+    #[serde(alias = "resize_imgs_with_padding")]
     image_resolution: Option<[usize; 2]>,
     architecture: Option<Architecture>,
+}
+
+impl ConfigFile {
+    /// Which member of the family it says that this is, if it does.
+    fn said(&self) -> Result<Option<Variant>, String> {
+        let names = || Variant::ALL.map(|variant| format!("\"{}\"", variant.name)).join(" and ");
+        let named = match &self.kind {
+            None => None,
+            Some(kind) => Some(
+                Variant::named(kind)
+                    .ok_or_else(|| format!("'type' is \"{kind}\"; this build runs {}", names()))?,
+            ),
+        };
+        // openpi's flag, which stands in place of a type.
+        let flagged = self.pi05.map(|pi05| if pi05 { Variant::PI05 } else { Variant::PI0 });
+        match (named, flagged) {
+            (Some(named), Some(flagged)) if named != flagged => {
+                Err(format!("'type' is \"{}\", but 'pi05' is {}", named.name, flagged == Variant::PI05))
+            }
+            (named, flagged) => Ok(named.or(flagged)),
+        }
+    }
+
+    /// As the file and the weights say.
+    fn variant(&self, found: Option<Variant>) -> Result<Variant, String> {
+        let said = self.said()?;
+        if let (Some(said), Some(found)) = (said, found)
+            && said != found
+        {
+            return Err(format!(
+                "it says that this is {}, but the weights are {}'s (there is '{}'): set 'type' to \"{}\"",
+                said.name,
+                found.name,
+                found.own_tensors.join("' or '"),
+                found.name
+            ));
+        }
+        let mut variant = said.or(found).unwrap_or(Variant::PI0);
+        let in_prompt = matches!(variant.state, StateInput::Prompt { .. });
+        match (in_prompt, self.discrete_state_input, self.pad_discrete_state) {
+            (false, Some(true), _) => {
+                return Err(format!("'discrete_state_input' is true, which is not for {}", variant.name));
+            }
+            (true, Some(false), _) => variant.state = StateInput::Nowhere,
+            (true, _, Some(padded)) => variant.state = StateInput::Prompt { padded },
+            _ => {}
+        }
+        Ok(variant)
+    }
 }
 
 #[derive(Deserialize)]
@@ -362,14 +447,48 @@ mod tests {
     use super::*;
 
     fn parse(file: Value) -> Result<PolicyConfig, String> {
-        PolicyConfig::from_file(&serde_json::from_value(file).unwrap())
+        parse_for(file, None)
+    }
+
+    fn parse_for(file: Value, found: Option<Variant>) -> Result<PolicyConfig, String> {
+        PolicyConfig::from_file(&serde_json::from_value(file).unwrap(), found)
     }
 
     #[test]
     fn every_preset_survives_its_own_json() {
-        for config in [PolicyConfig::PI0, PolicyConfig::MINI, PolicyConfig::SMALL, PolicyConfig::TINY] {
+        let mut presets =
+            vec![PolicyConfig::PI0, PolicyConfig::MINI, PolicyConfig::SMALL, PolicyConfig::TINY];
+        presets.extend([PolicyConfig::PI05, PolicyConfig::PI05_MINI, PolicyConfig::PI05_TINY]);
+        for state in [StateInput::Nowhere, StateInput::Prompt { padded: true }] {
+            let variant = Variant { state, ..Variant::PI05 };
+            presets.push(PolicyConfig { variant, ..PolicyConfig::PI05_TINY });
+        }
+        for config in presets {
             assert_eq!(parse(config.to_json()), Ok(config));
         }
+    }
+
+    #[test]
+    fn the_member_is_said_by_the_type_by_openpis_flag_or_by_the_weights() {
+        let openpi = || json!({"action_dim": 32, "action_horizon": 15, "precision": "bfloat16"});
+        let droid = PolicyConfig { action_horizon: 15, ..PolicyConfig::PI05 };
+        assert_eq!(parse_for(openpi(), Some(Variant::PI05)), Ok(droid));
+        assert_eq!(parse(json!({"type": "pi05", "chunk_size": 15})), Ok(droid));
+        assert_eq!(parse(json!({"pi05": true, "action_horizon": 15})), Ok(droid));
+        let libero = parse(json!({"pi05": true, "discrete_state_input": false})).unwrap();
+        assert_eq!((libero.variant.state, libero.prompt_tokens), (StateInput::Nowhere, 200));
+        assert_eq!(parse_for(openpi(), Some(Variant::PI0)).unwrap().variant, Variant::PI0);
+        for (file, expected) in [
+            (json!({"type": "pi0"}), "it says that this is pi0, but the weights are pi05's"),
+            (json!({"pi05": false}), "set 'type' to \"pi05\""),
+            (json!({"type": "pi0_fast"}), "'type' is \"pi0_fast\"; this build runs \"pi0\" and \"pi05\""),
+            (json!({"type": "pi0", "pi05": true}), "'type' is \"pi0\", but 'pi05' is true"),
+        ] {
+            let error = parse_for(file, Some(Variant::PI05)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = parse(json!({"type": "pi0", "discrete_state_input": true})).unwrap_err();
+        assert!(error.contains("'discrete_state_input' is true, which is not for pi0"), "{error}");
     }
 
     #[test]

@@ -17,6 +17,20 @@ pub(super) enum Context<'a> {
     After { key: ValueId, value: ValueId, mask: ValueId, blocks: &'a [u32] },
 }
 
+/// What the norms of an expert's layer are conditioned on (adaRMS): row `step` of `times` `[steps, width]`, which is made of
+/// the time of a step. Every step's modulation is a row of one constant.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Condition {
+    pub times: ValueId,
+    pub step: usize,
+}
+
+/// What a norm gives, and what the residual after it multiplies with before it adds.
+pub(super) struct Normed {
+    pub x: ValueId,
+    pub gate: Option<ValueId>,
+}
+
 /// What a layer gives: its output, and its own keys (after rotation) and values.
 pub(super) struct LayerOutput {
     pub x: ValueId,
@@ -26,7 +40,8 @@ pub(super) struct LayerOutput {
 
 /// One layer, weights under `key` (`..layers.3.`): x `[tokens, width]`, rotary table `[tokens, head_dim]`.
 ///
-/// `h = norm(x); x += o(attention(rotary(q(h)), rotary(k(h)), v(h))); x += down(gelu(gate(norm(x))) * up(norm(x)))`
+/// `h = norm(x); x += o(attention(rotary(q(h)), rotary(k(h)), v(h))); x += down(gelu(gate(norm(x))) * up(norm(x)))`;
+/// under a `condition` the norms' gates multiply what is added.
 pub(super) fn layer(
     b: &mut GraphBuilder,
     config: &GemmaConfig,
@@ -34,11 +49,12 @@ pub(super) fn layer(
     x: ValueId,
     table: ValueId,
     context: Context,
+    condition: Option<Condition>,
 ) -> Result<LayerOutput, GraphError> {
     let GemmaConfig { width, mlp, heads, kv_heads, head_dim, .. } = *config;
 
-    let (attended, k, v) = b.scope("attn", |b| {
-        let h = norm(b, "norm", x, &format!("{key}input_layernorm"), width)?;
+    let (attended, gate, k, v) = b.scope("attn", |b| {
+        let Normed { x: h, gate } = norm(b, "norm", x, &format!("{key}input_layernorm"), width, condition)?;
         let project = |b: &mut GraphBuilder, name: &str, output: usize| {
             dense(b, name, h, &format!("{key}self_attn.{name}_proj"), width, output)
         };
@@ -66,25 +82,58 @@ pub(super) fn layer(
         };
         let heads_out = b.attention("softmax", attention, &operands)?;
         let out = dense(b, "out", heads_out, &format!("{key}self_attn.o_proj"), heads * head_dim, width)?;
-        Ok::<_, GraphError>((out, k, v))
+        Ok::<_, GraphError>((out, gate, k, v))
     })?;
-    let x = b.add("attn.residual", x, attended)?;
+    let x = residual(b, "attn", x, attended, gate)?;
 
-    let fed = b.scope("mlp", |b| {
-        let h = norm(b, "norm", x, &format!("{key}post_attention_layernorm"), width)?;
+    let (fed, gate) = b.scope("mlp", |b| {
+        let Normed { x: h, gate: residual_gate } =
+            norm(b, "norm", x, &format!("{key}post_attention_layernorm"), width, condition)?;
         let gate = dense(b, "gate", h, &format!("{key}mlp.gate_proj"), width, mlp)?;
         let gate = b.activate("gelu", Activation::GeluTanh, gate)?;
         let up = dense(b, "up", h, &format!("{key}mlp.up_proj"), width, mlp)?;
         let gated = b.multiply("gated", gate, up)?;
-        dense(b, "down", gated, &format!("{key}mlp.down_proj"), mlp, width)
+        let down = dense(b, "down", gated, &format!("{key}mlp.down_proj"), mlp, width)?;
+        Ok::<_, GraphError>((down, residual_gate))
     })?;
-    Ok(LayerOutput { x: b.add("mlp.residual", x, fed)?, key: k, value: v })
+    Ok(LayerOutput { x: residual(b, "mlp", x, fed, gate)?, key: k, value: v })
 }
 
-/// Gemma's norm with the checkpoint's `key.weight`.
-pub(super) fn norm(b: &mut GraphBuilder, name: &str, x: ValueId, key: &str, width: usize) -> Added {
-    let weight = b.weight(&format!("{key}.weight"), &[width]);
-    b.rms_norm(name, x, weight, EPSILON)
+/// `x + y`, or `x + y * gate`.
+fn residual(b: &mut GraphBuilder, part: &str, x: ValueId, y: ValueId, gate: Option<ValueId>) -> Added {
+    let y = match gate {
+        Some(gate) => b.multiply(&format!("{part}.modulated"), y, gate)?,
+        None => y,
+    };
+    b.add(&format!("{part}.residual"), x, y)
+}
+
+/// Gemma's norm with the checkpoint's `key.weight`; under a `condition`, adaRMS with its `key.dense`:
+/// `scale, shift, gate = dense(condition)`, `x_hat * (1 + scale) + shift`.
+pub(super) fn norm(
+    b: &mut GraphBuilder,
+    name: &str,
+    x: ValueId,
+    key: &str,
+    width: usize,
+    condition: Option<Condition>,
+) -> Result<Normed, GraphError> {
+    let Some(Condition { times, step }) = condition else {
+        let weight = b.weight(&format!("{key}.weight"), &[width]);
+        return Ok(Normed { x: b.rms_norm(name, x, weight, EPSILON)?, gate: None });
+    };
+    let inputs = b.shape(times)[1];
+    let weight = b.weight(&format!("{key}.dense.weight"), &[3 * width, inputs]);
+    let bias = b.weight(&format!("{key}.dense.bias"), &[3 * width]);
+    // Of all steps at once: the same node in every step.
+    let all = b.exact_linear(&format!("{name}.dense"), times, weight, bias)?;
+    let row = b.rows(&format!("{name}.step"), all, step, step + 1)?;
+    let mut part = |what: &str, index: usize| {
+        b.columns(&format!("{name}.{what}"), row, index * width, (index + 1) * width)
+    };
+    let (scale, shift, gate) = (part("scale", 0)?, part("shift", 1)?, part("gate", 2)?);
+    let x = b.modulated_norm(name, x, scale, shift, EPSILON)?;
+    Ok(Normed { x, gate: Some(gate) })
 }
 
 /// `x w^T` with the checkpoint's `key.weight`; Gemma has no biases.

@@ -62,8 +62,9 @@ pub fn in_golden_layout(
         }
         return (vec![1, heads, rows, head_dim], heads_first);
     }
-    // The time of a step is a list of one, which is its batch axis.
-    let batched = if name.starts_with("time_") { shape.to_vec() } else { [&[1], shape].concat() };
+    // The time of a step is a list of one, and what the norms make of it a row: that one is the batch axis.
+    let is_time = name.starts_with("time_") || name.starts_with("adarms_cond_");
+    let batched = if is_time { shape.to_vec() } else { [&[1], shape].concat() };
     (batched, data)
 }
 

@@ -1,8 +1,8 @@
-//! pi0 as two graphs, *perceive* and *act*, for any configuration; and the checkpoint that fills them.
+//! pi0 and pi0.5 as two graphs, *perceive* and *act*, for any configuration; and the checkpoint that fills them.
 //!
 //! Called by `control` (the loop) and `cli` (one shot), which hand the graphs to a device.
 //! From small to large: `gemma` and `siglip` are layers, `prefix` and `suffix` are the two token sequences,
-//! `denoise` is the Euler loop over the suffix, and this file puts them together.
+//! `denoise` is the Euler loop over the suffix, and this file puts them together. What pi0 and pi0.5 differ in, `variant` says.
 
 pub mod checkpoint;
 pub mod components;
@@ -14,11 +14,13 @@ mod keys;
 mod prefix;
 mod siglip;
 mod suffix;
+pub mod variant;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use components::Component;
 pub use config::{ConfigError, PolicyConfig};
 pub use intermediates::Intermediates;
+pub use variant::{StateInput, TimeInput, Variant};
 
 use crate::graph::{DType, Graph, GraphBuilder, GraphError, Source, TensorType, ValueId, passes};
 
@@ -34,12 +36,12 @@ pub const IMAGE_MASKS: &str = "image_masks";
 pub const TOKENS: &str = "tokens";
 /// Bool `[prompt_tokens]`: which tokens are not padding.
 pub const TOKEN_MASK: &str = "token_mask";
-/// F32 `[1, state_dim]`, normalised and padded with 0.
+/// F32 `[1, state_dim]`, normalised and padded with 0; no input of a model that has its state in the prompt.
 pub const STATE: &str = "state";
 /// F32 `[action_horizon, action_dim]`, standard normal.
 pub const NOISE: &str = "noise";
 
-/// pi0's two programs as data.
+/// The model's two programs as data.
 #[derive(Clone, Debug)]
 pub struct PolicyGraphs {
     /// Images, image masks, tokens, token mask -> the prefix's KV cache and mask, kept on the device.

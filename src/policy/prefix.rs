@@ -80,7 +80,8 @@ fn language_model(
     let mut cache = PrefixCache { keys: Vec::new(), values: Vec::new(), mask };
     for index in 0..config.vlm.layers {
         let layer = b.scope(&format!("layers.{index}"), |b| {
-            gemma::layer(b, &config.vlm, &format!("{VLM}layers.{index}."), x, table, Context::Masked(mask))
+            let key = format!("{VLM}layers.{index}.");
+            gemma::layer(b, &config.vlm, &key, x, table, Context::Masked(mask), None)
         })?;
         intermediates.offer(b, &format!("cache_k_{index}"), layer.key);
         intermediates.offer(b, &format!("cache_v_{index}"), layer.value);
@@ -88,7 +89,7 @@ fn language_model(
         cache.values.push(layer.value);
         x = layer.x;
     }
-    let out = gemma::norm(b, "norm", x, &format!("{VLM}norm"), config.vlm.width)?;
-    intermediates.offer(b, "prefix_out", out);
+    let out = gemma::norm(b, "norm", x, &format!("{VLM}norm"), config.vlm.width, None)?;
+    intermediates.offer(b, "prefix_out", out.x);
     Ok(cache)
 }

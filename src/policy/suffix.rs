@@ -1,10 +1,11 @@
-//! The suffix tokens (state, then noisy actions at a time) and the action expert over them. Called by `denoise`.
+//! The suffix tokens (the state where it is one of them, then noisy actions) and the action expert over them, with the time
+//! that both are at. Called by `denoise`.
 
-use super::PrefixCache;
 use super::config::PolicyConfig;
-use super::gemma::{self, Context};
+use super::gemma::{self, Condition, Context};
 use super::intermediates::Intermediates;
 use super::keys::EXPERT;
+use super::{PrefixCache, TimeInput};
 use crate::graph::builder::Added;
 use crate::graph::{Activation, GraphBuilder, GraphError, HostTensor, Op, ValueId};
 
@@ -17,17 +18,46 @@ pub(super) fn embed_state(b: &mut GraphBuilder, config: &PolicyConfig, state: Va
     exact_dense(b, "state_proj", state, "state_proj", config.state_dim, config.expert.width)
 }
 
-/// Noisy actions x_t `[horizon, action_dim]` at `time` -> `[horizon, width]`:
-/// `mlp_out(silu(mlp_in([action_in_proj(x_t), embedding(time)])))`.
+/// Noisy actions x_t `[horizon, action_dim]` at `time` -> `[horizon, width]`: `action_in_proj(x_t)`, joined with the time
+/// where that is an input of theirs.
 pub(super) fn embed_actions(b: &mut GraphBuilder, config: &PolicyConfig, x_t: ValueId, time: f32) -> Added {
+    let actions =
+        exact_dense(b, "action_in_proj", x_t, "action_in_proj", config.action_dim, config.expert.width)?;
+    match config.variant.time {
+        TimeInput::Actions => join_time(b, config, actions, time),
+        TimeInput::Norms => Ok(actions),
+    }
+}
+
+/// `mlp_out(silu(mlp_in([actions, embedding(time)])))`
+fn join_time(b: &mut GraphBuilder, config: &PolicyConfig, actions: ValueId, time: f32) -> Added {
     let width = config.expert.width;
-    let actions = exact_dense(b, "action_in_proj", x_t, "action_in_proj", config.action_dim, width)?;
     let time = b.constant("time_embedding", &[1, width], HostTensor::F32(time_embedding(time, width)));
     let time = b.add_node("time_repeated", Op::Repeat { rows: config.action_horizon }, &[time])?;
     let both = b.concat("action_time", &[actions, time], 1)?;
     let hidden = exact_dense(b, "action_time_mlp_in", both, "action_time_mlp_in", 2 * width, width)?;
     let hidden = b.activate("silu", Activation::Silu, hidden)?;
     exact_dense(b, "action_time_mlp_out", hidden, "action_time_mlp_out", width, width)
+}
+
+/// What the expert's norms are conditioned on, a row for each of `times`, where the time is an input of theirs:
+/// `silu(time_mlp_out(silu(time_mlp_in(embedding(time)))))` `[times, width]`. All times are known, so this is constant.
+pub(super) fn embed_times(
+    b: &mut GraphBuilder,
+    config: &PolicyConfig,
+    times: &[f32],
+) -> Result<Option<ValueId>, GraphError> {
+    if config.variant.time != TimeInput::Norms {
+        return Ok(None);
+    }
+    let width = config.expert.width;
+    let embeddings = times.iter().flat_map(|&time| time_embedding(time, width)).collect();
+    let mut x = b.constant("time_embeddings", &[times.len(), width], HostTensor::F32(embeddings));
+    for key in ["time_mlp_in", "time_mlp_out"] {
+        x = exact_dense(b, key, x, key, width, width)?;
+        x = b.activate(&format!("{key}_silu"), Activation::Silu, x)?;
+    }
+    Ok(Some(x))
 }
 
 /// `x w^T + b` with the checkpoint's `key.weight` and `key.bias`, in all bits that the device has: the reference computes
@@ -59,17 +89,24 @@ fn time_embedding(time: f32, width: usize) -> Vec<f32> {
     sines.chain(cosines).collect()
 }
 
-/// Block numbers of the suffix: the state sees itself, the actions see the state and each other.
+/// Block numbers of the suffix: the state sees itself, the actions see the state and each other. None where there are only
+/// actions, which see each other.
 pub(super) fn blocks(config: &PolicyConfig) -> Vec<u32> {
-    std::iter::once(0).chain(std::iter::repeat_n(1, config.action_horizon)).collect()
+    match config.variant.state_tokens() {
+        0 => Vec::new(),
+        before => {
+            std::iter::repeat_n(0, before).chain(std::iter::repeat_n(1, config.action_horizon)).collect()
+        }
+    }
 }
 
-/// The action expert over the suffix tokens x `[1 + horizon, width]`, after its last norm.
+/// The action expert over the suffix tokens x `[suffix_tokens, width]`, after its last norm.
 pub(super) fn expert(
     b: &mut GraphBuilder,
     config: &PolicyConfig,
     mut x: ValueId,
     table: ValueId,
+    condition: Option<Condition>,
     prefix: &PrefixCache,
     blocks: &[u32],
 ) -> Added {
@@ -77,11 +114,12 @@ pub(super) fn expert(
         let (key, value) = (prefix.keys[index], prefix.values[index]);
         let context = Context::After { key, value, mask: prefix.mask, blocks };
         let layer = b.scope(&format!("layers.{index}"), |b| {
-            gemma::layer(b, &config.expert, &format!("{EXPERT}layers.{index}."), x, table, context)
+            gemma::layer(b, &config.expert, &format!("{EXPERT}layers.{index}."), x, table, context, condition)
         })?;
         x = layer.x;
     }
-    gemma::norm(b, "norm", x, &format!("{EXPERT}norm"), config.expert.width)
+    // Nothing follows that its gate would be for.
+    Ok(gemma::norm(b, "norm", x, &format!("{EXPERT}norm"), config.expert.width, condition)?.x)
 }
 
 /// The velocity of the flow at x_t: the expert's action tokens through `action_out_proj`.
@@ -93,7 +131,7 @@ pub(super) fn velocity(
     step: usize,
 ) -> Result<ValueId, GraphError> {
     intermediates.offer(b, &format!("expert_out_{step}"), out);
-    let actions = b.rows("action_tokens", out, 1, config.suffix_tokens())?;
+    let actions = b.rows("action_tokens", out, config.variant.state_tokens(), config.suffix_tokens())?;
     exact_dense(b, "action_out_proj", actions, "action_out_proj", config.expert.width, config.action_dim)
 }
 
@@ -114,5 +152,6 @@ mod tests {
     fn the_state_does_not_see_the_actions() {
         let blocks = blocks(&PolicyConfig { action_horizon: 3, ..PolicyConfig::TINY });
         assert_eq!(blocks, [0, 1, 1, 1]);
+        assert!(super::blocks(&PolicyConfig::PI05_TINY).is_empty(), "actions alone see each other");
     }
 }

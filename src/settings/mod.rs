@@ -45,7 +45,9 @@ pub struct Settings {
     pub seed: u64,
     /// Cameras in the model's order. One without a topic is absent: the model is told so.
     pub cameras: Vec<Camera>,
-    pub joint_states_topic: String,
+    /// Topics of the joint states, which are joined by name.
+    pub joint_states_topics: Vec<String>,
+    pub joint_stamps: StampSource,
     /// Joint names in the model's order.
     pub joints: Vec<String>,
     /// The model's units of each joint are `conversion(scale * position + offset)`; empty lists: the robot's own.
@@ -108,6 +110,17 @@ pub struct Camera {
     pub topic: Option<String>,
     pub transport: Transport,
     pub missing: MissingCamera,
+    pub stamps: StampSource,
+}
+
+/// By what a message counts as taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StampSource {
+    /// The stamp in its header.
+    #[default]
+    Header,
+    /// When it arrived: for drivers that leave the stamp out or have another clock.
+    Arrival,
 }
 
 /// What happens while a camera gives no images.
@@ -187,6 +200,8 @@ pub enum Transport {
 pub enum Normalization {
     /// The checkpoint's folder.
     Checkpoint,
+    /// The checkpoint's folder, which has those of several data sets: this one's.
+    DataSet(String),
     /// This file or folder.
     File(PathBuf),
     /// No normalisation, on the user's explicit word.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::robot::{check_topic, not_unique};
+use super::robot::{check_topic, not_unique, stamp_source};
 use super::value::{Problem, Value, Values, complete, problem};
 use super::{ChunkJoin, Interpolation, Normalization, OnDeadlineMiss, RealTimeSettings, Settings};
 use crate::device::cpu::{Dtype, Precision};
@@ -39,10 +39,13 @@ impl Settings {
 impl Values {
     fn settings(&self, problems: &mut Vec<Problem>) -> Settings {
         let optional = |text: String| (!text.is_empty()).then_some(text);
-        let joint_states_topic = self.text("joint_states_topic");
-        if let Err(message) = check_topic(&joint_states_topic) {
-            problems.push(problem("joint_states_topic", message));
+        let joint_states_topics = self.texts("joint_states_topic");
+        for topic in &joint_states_topics {
+            if let Err(message) = check_topic(topic) {
+                problems.push(problem("joint_states_topic", message));
+            }
         }
+        problems.extend(not_unique("joint_states_topic", &joint_states_topics));
         let joints = self.texts("joints");
         problems.extend(not_unique("joints", &joints));
         Settings {
@@ -53,7 +56,8 @@ impl Values {
             tenstorrent: self.tenstorrent(),
             seed: self.integer("seed").unsigned_abs(),
             cameras: self.cameras(problems),
-            joint_states_topic,
+            joint_states_topics,
+            joint_stamps: stamp_source(&self.text("joint_stamps")),
             joint_scale: self.floats("joint_scale"),
             joint_offset: self.floats("joint_offset"),
             joint_conversion: self.units(problems),
@@ -143,7 +147,13 @@ impl Values {
 
     fn normalization(&self, problems: &mut Vec<Problem>) -> Normalization {
         let file = self.text("norm_stats");
-        match self.text("normalization").as_str() {
+        let data_set = self.text("norm_stats_dataset");
+        let source = self.text("normalization");
+        if source != "checkpoint" && !data_set.is_empty() {
+            let message = format!("would not be used with `normalization: {source}`; set that to checkpoint");
+            problems.push(problem("norm_stats_dataset", message));
+        }
+        match source.as_str() {
             "file" if file.is_empty() => {
                 let message = "is not set, but `normalization: file` needs it";
                 problems.push(problem("norm_stats", message));
@@ -158,6 +168,7 @@ impl Values {
                 }
                 match other {
                     "none" => Normalization::None,
+                    _ if !data_set.is_empty() => Normalization::DataSet(data_set),
                     _ => Normalization::Checkpoint,
                 }
             }
@@ -167,7 +178,7 @@ impl Values {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MissingCamera, Transport};
+    use super::super::{MissingCamera, StampSource, Transport};
     use super::*;
     use crate::observe::JointConversion;
 
@@ -281,6 +292,27 @@ mod tests {
     }
 
     #[test]
+    fn stamps_are_the_headers_unless_the_time_of_arrival_is_wanted() {
+        let settings = read(&[]).unwrap();
+        assert_eq!(
+            (settings.cameras[0].stamps, settings.joint_stamps),
+            (StampSource::Header, StampSource::Header)
+        );
+        let settings =
+            read(&[("camera_stamps", texts(&["arrival"])), ("joint_stamps", text("arrival"))]).unwrap();
+        assert_eq!(
+            (settings.cameras[0].stamps, settings.joint_stamps),
+            (StampSource::Arrival, StampSource::Arrival)
+        );
+        assert!(refusal(&[("camera_stamps", texts(&["sensor"]))]).contains("each one of: header, arrival"));
+        let message = refusal(&[("camera_stamps", texts(&["header", "arrival"]))]);
+        assert!(
+            message.contains("camera_stamps: must have one entry for each of the 1 cameras"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn names_and_topics_must_not_repeat() {
         let message = refusal(&[("joints", texts(&["waist", "waist"]))]);
         assert!(message.contains("joints: 'waist' stands there more than once"), "{message}");
@@ -293,8 +325,14 @@ mod tests {
             assert!(message.contains("joint_states_topic: '") && message.contains(topic), "{message}");
         }
         for topic in ["/joint_states", "joint_states", "~/joint_states", "/arm_1/joints"] {
-            assert!(read(&[("joint_states_topic", text(topic))]).is_ok(), "{topic}");
+            let settings = read(&[("joint_states_topic", text(topic))]).unwrap();
+            assert_eq!(settings.joint_states_topics, [topic]);
         }
+        let both =
+            read(&[("joint_states_topic", texts(&["/left/joint_states", "/right/joint_states"]))]).unwrap();
+        assert_eq!(both.joint_states_topics, ["/left/joint_states", "/right/joint_states"]);
+        let message = refusal(&[("joint_states_topic", texts(&["/a", "/a"]))]);
+        assert!(message.contains("joint_states_topic: '/a' stands there more than once"), "{message}");
     }
 
     #[test]
@@ -304,6 +342,18 @@ mod tests {
         assert_eq!(settings.normalization, Normalization::File("stats.json".into()));
         assert!(refusal(&[file]).contains("would not be used with `normalization: checkpoint`"));
         assert!(refusal(&[("normalization", text("file"))]).contains("norm_stats: is not set"));
+    }
+
+    #[test]
+    fn a_data_set_is_used_or_refused_but_never_ignored() {
+        let data_set = ("norm_stats_dataset", text("so100"));
+        let settings = read(std::slice::from_ref(&data_set)).unwrap();
+        assert_eq!(settings.normalization, Normalization::DataSet("so100".into()));
+        let message = refusal(&[("normalization", text("none")), data_set]);
+        assert!(
+            message.contains("norm_stats_dataset: would not be used with `normalization: none`"),
+            "{message}"
+        );
     }
 
     #[test]

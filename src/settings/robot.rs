@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::value::{Problem, Values, problem};
-use super::{Camera, LimitSettings, MissingCamera, Transport};
+use super::{Camera, LimitSettings, MissingCamera, StampSource, Transport};
 use crate::observe::{JointConversion, JointUnits};
 
 impl Values {
@@ -61,12 +61,20 @@ impl Values {
         if missing.is_empty() {
             missing = vec!["wait".to_owned(); names.len()];
         }
+        let mut stamps = self.texts("camera_stamps");
+        if stamps.is_empty() {
+            stamps = vec!["header".to_owned(); names.len()];
+        }
         problems.extend(not_unique("cameras", &names));
         let given: Vec<String> = topics.iter().filter(|topic| !topic.is_empty()).cloned().collect();
         problems.extend(not_unique("camera_topics", &given));
         // Where the list is missing altogether, that has been said already.
-        let lists =
-            [("camera_topics", &topics), ("camera_transports", &transports), ("camera_missing", &missing)];
+        let lists = [
+            ("camera_topics", &topics),
+            ("camera_transports", &transports),
+            ("camera_missing", &missing),
+            ("camera_stamps", &stamps),
+        ];
         for (parameter, list) in lists {
             if list.len() != names.len() && !list.is_empty() {
                 let message = format!(
@@ -86,9 +94,9 @@ impl Values {
                 problems.push(problem("camera_topics", message));
             }
         }
-        let entries = names.into_iter().zip(topics).zip(transports).zip(missing);
+        let entries = names.into_iter().zip(topics).zip(transports).zip(missing).zip(stamps);
         entries
-            .map(|(((name, topic), transport), missing)| Camera {
+            .map(|((((name, topic), transport), missing), stamps)| Camera {
                 name,
                 topic: Some(topic).filter(|topic| !topic.is_empty()),
                 transport: match transport.as_str() {
@@ -99,8 +107,16 @@ impl Values {
                     "mask" => MissingCamera::Mask,
                     _ => MissingCamera::Wait,
                 },
+                stamps: stamp_source(&stamps),
             })
             .collect()
+    }
+}
+
+pub(super) fn stamp_source(name: &str) -> StampSource {
+    match name {
+        "arrival" => StampSource::Arrival,
+        _ => StampSource::Header,
     }
 }
 

@@ -103,11 +103,26 @@ pub const PARAMETERS: &[Parameter] = &[
                       is told that it has no such camera); empty means all wait",
     },
     Parameter {
+        name: "camera_stamps",
+        default: Texts(&[]),
+        unit: "",
+        allowed: OneOf(&["header", "arrival"]),
+        description: "By what each camera's images count as taken: header (the driver's stamp) or arrival (when they arrive: for \
+                      drivers that leave the stamp 0 or have another clock); empty means all header",
+    },
+    Parameter {
         name: "joint_states_topic",
-        default: Text("/joint_states"),
+        default: Texts(&["/joint_states"]),
         unit: "",
         allowed: NotEmpty,
-        description: "Topic of the joint states",
+        description: "Topic of the joint states, or a list of topics; joints are joined by name, each message may have some of them",
+    },
+    Parameter {
+        name: "joint_stamps",
+        default: Text("header"),
+        unit: "",
+        allowed: OneOf(&["header", "arrival"]),
+        description: "By what joint states count as measured: header (the driver's stamp) or arrival (when they arrive)",
     },
     Parameter {
         name: "joints",
@@ -168,6 +183,14 @@ pub const PARAMETERS: &[Parameter] = &[
         unit: "",
         allowed: Any,
         description: "Normalization statistics, a file or folder, for `normalization: file`",
+    },
+    Parameter {
+        name: "norm_stats_dataset",
+        default: Text(""),
+        unit: "",
+        allowed: Any,
+        description: "Data set whose statistics are used, where the checkpoint has those of several: lerobot's base models \
+                      by name, openpi's by folder below assets; empty means the only one",
     },
     Parameter {
         name: "delta_actions",

@@ -113,6 +113,8 @@ fn no_such_parameter(name: &str) -> String {
 fn typed(parameter: &Parameter, value: &Value) -> Result<Value, String> {
     match (parameter.default, value) {
         (DefaultValue::Float(_), Value::Integer(integer)) => Ok(Value::Float(*integer as f64)),
+        // A single one needs no brackets.
+        (DefaultValue::Texts(_), Value::Text(text)) => Ok(Value::Texts(vec![text.clone()])),
         (DefaultValue::Texts(_), Value::EmptyList) => Ok(Value::Texts(Vec::new())),
         (DefaultValue::Integers(_), Value::EmptyList) => Ok(Value::Integers(Vec::new())),
         (DefaultValue::Floats(_), Value::EmptyList) => Ok(Value::Floats(Vec::new())),

@@ -1,15 +1,16 @@
 //! Everything that is counted and timed, shared by all threads of a node. Filled by `control`'s inputs and cycle.
 
 use std::fmt::Display;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::complaints::Complaints;
 use super::cycles::{CycleRecord, CycleRing, FinishedCycle, KEPT_CYCLES};
 use super::distribution::{Distribution, LatencySummary};
 use super::latency::{Latency, from_ms};
 use super::names::{DropReason, LatencyName, Stage};
-use super::snapshot::{SensorSnapshot, Snapshot};
+use super::snapshot::{SensorSnapshot, Snapshot, Stamps};
 
 /// A count that only grows.
 #[derive(Debug, Default)]
@@ -29,6 +30,9 @@ impl Counter {
     }
 }
 
+const UNSTAMPED: i64 = i64::MIN;
+const UNKNOWN: i64 = i64::MIN + 1;
+
 /// What is known about one stream of messages.
 #[derive(Debug)]
 pub struct SensorMetrics {
@@ -37,6 +41,8 @@ pub struct SensorMetrics {
     refused: Counter,
     /// Nanoseconds from the start of the metrics to the last good message.
     last_received_ns: AtomicU64,
+    /// From the last stamp to its reception, nanoseconds; [`UNSTAMPED`] where it was 0, [`UNKNOWN`] before the first.
+    stamp_lag_ns: AtomicI64,
     /// From the message to the model's input, on the edge's thread.
     decode: Latency,
 }
@@ -48,8 +54,16 @@ impl SensorMetrics {
             received: Counter::default(),
             refused: Counter::default(),
             last_received_ns: AtomicU64::new(0),
+            stamp_lag_ns: AtomicI64::new(UNKNOWN),
             decode: Latency::new(),
         }
+    }
+
+    /// Notes the stamp of a message and when it was received, in nanoseconds of the same clock.
+    pub fn note_stamp(&self, stamp_ns: i64, received_ns: i64) {
+        let lag =
+            if stamp_ns == 0 { UNSTAMPED } else { received_ns.saturating_sub(stamp_ns).max(UNKNOWN + 1) };
+        self.stamp_lag_ns.store(lag, Relaxed);
     }
 
     fn snapshot(&self, now: Duration, summary: impl Fn(&Latency) -> LatencySummary) -> SensorSnapshot {
@@ -59,6 +73,11 @@ impl SensorMetrics {
             name: self.name.clone(),
             received,
             refused: self.refused.get(),
+            stamps: match self.stamp_lag_ns.load(Relaxed) {
+                UNSTAMPED => Stamps::Zero,
+                UNKNOWN => Stamps::Unknown,
+                lag => Stamps::LagMs(lag as f64 / 1e6),
+            },
             age_ms: (received > 0).then(|| now.saturating_sub(last).as_secs_f64() * 1e3),
             decode: summary(&self.decode),
         }
@@ -73,6 +92,8 @@ pub struct Metrics {
     pub joints: SensorMetrics,
     pub prompts: SensorMetrics,
     pub frame_sets: Counter,
+    /// States in a prompt that lay outside the model's bins, so that it saw the nearest.
+    pub clamped_states: Counter,
     pub chunks: Counter,
     /// Ticks of the streams, and those that were left out because the one before was late.
     pub ticks: Counter,
@@ -85,6 +106,12 @@ pub struct Metrics {
     stages: [Latency; Stage::ALL.len()],
     cycles: CycleRing,
     last_error: Mutex<Option<String>>,
+    /// What is wrong with messages.
+    pub complaints: Complaints,
+    /// Which joints have not come, in words; none once all have.
+    missing_joints: Mutex<Option<String>>,
+    /// Number of the joint whose position is the oldest.
+    oldest_joint: AtomicUsize,
 }
 
 impl Metrics {
@@ -96,6 +123,7 @@ impl Metrics {
             joints: SensorMetrics::new("joints"),
             prompts: SensorMetrics::new("prompt"),
             frame_sets: Counter::default(),
+            clamped_states: Counter::default(),
             chunks: Counter::default(),
             ticks: Counter::default(),
             missed_ticks: Counter::default(),
@@ -105,6 +133,9 @@ impl Metrics {
             stages: Default::default(),
             cycles: CycleRing::new(KEPT_CYCLES),
             last_error: Mutex::new(None),
+            complaints: Complaints::default(),
+            missing_joints: Mutex::new(None),
+            oldest_joint: AtomicUsize::new(0),
         }
     }
 
@@ -208,6 +239,16 @@ impl Metrics {
         }
     }
 
+    /// Which joints have not come, in words. Called by the joints' edge, and only while that changes.
+    pub fn set_missing_joints(&self, missing: Option<String>) {
+        *self.missing_joints.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+    }
+
+    /// The joint with this number has the oldest position.
+    pub fn set_oldest_joint(&self, joint: usize) {
+        self.oldest_joint.store(joint, Relaxed);
+    }
+
     /// Everything as of now.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot_with(Latency::summary)
@@ -225,6 +266,7 @@ impl Metrics {
             joints: self.joints.snapshot(now, &summary),
             prompts: self.prompts.snapshot(now, &summary),
             frame_sets: self.frame_sets.get(),
+            clamped_states: self.clamped_states.get(),
             chunks: self.chunks.get(),
             ticks: self.ticks.get(),
             missed_ticks: self.missed_ticks.get(),
@@ -233,6 +275,9 @@ impl Metrics {
             missed: Stage::ALL.map(|stage| (stage, self.missed[stage as usize].get())),
             stages: Stage::ALL.map(|stage| (stage, summary(&self.stages[stage as usize]))),
             last_error: self.last_error.lock().map_or(None, |last| last.clone()),
+            complaints: self.complaints.list(),
+            missing_joints: self.missing_joints.lock().map_or(None, |missing| missing.clone()),
+            oldest_joint: self.oldest_joint.load(Relaxed),
         }
     }
 }

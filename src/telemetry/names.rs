@@ -136,6 +136,8 @@ pub enum DropReason {
     JointsMissing,
     /// The newest joint state is older than `max_joint_age_ms`.
     JointsStale,
+    /// A joint is somewhere else than it can have moved to: publishers disagree, and nobody knows where it is.
+    JointsDisagree,
     /// The images are older than `max_image_age_ms`.
     ImagesStale,
     /// Images or joint state have stamps that the node's clock has not reached: clocks disagree, or one was set back.
@@ -165,9 +167,10 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 15] = [
+    pub const ALL: [DropReason; 16] = [
         DropReason::JointsMissing,
         DropReason::JointsStale,
+        DropReason::JointsDisagree,
         DropReason::ImagesStale,
         DropReason::StampsAhead,
         DropReason::NotFinite,
@@ -188,6 +191,7 @@ impl DropReason {
         match self {
             DropReason::JointsMissing => "joints_missing",
             DropReason::JointsStale => "joints_stale",
+            DropReason::JointsDisagree => "joints_disagree",
             DropReason::ImagesStale => "images_stale",
             DropReason::StampsAhead => "stamps_ahead_of_clock",
             DropReason::NotFinite => "actions_not_finite",

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::complaints::Complaint;
 use super::distribution::LatencySummary;
 use super::names::{DropReason, Stage};
 
@@ -13,6 +14,8 @@ pub struct Snapshot {
     pub joints: SensorSnapshot,
     pub prompts: SensorSnapshot,
     pub frame_sets: u64,
+    /// States that lay outside the bins of a model that reads them in its prompt.
+    pub clamped_states: u64,
     /// Chunks sent.
     pub chunks: u64,
     /// Ticks of the streams, and those that were left out because the one before was late.
@@ -25,6 +28,24 @@ pub struct Snapshot {
     pub missed: [(Stage, u64); Stage::ALL.len()],
     pub stages: [(Stage, LatencySummary); Stage::ALL.len()],
     pub last_error: Option<String>,
+    /// What is wrong with messages, each kind once.
+    pub complaints: Vec<Complaint>,
+    /// Which joints have not come, in words; none once all have.
+    pub missing_joints: Option<String>,
+    /// Number of the joint whose position is the oldest.
+    pub oldest_joint: usize,
+}
+
+/// How the stamps of a stream of messages are, by the last one.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Stamps {
+    /// None came, or the time of arrival is taken instead.
+    #[default]
+    Unknown,
+    /// The driver leaves them 0.
+    Zero,
+    /// From the stamp to reception; negative where the stamp is ahead of the clock.
+    LagMs(f64),
 }
 
 /// One stream of messages.
@@ -35,6 +56,7 @@ pub struct SensorSnapshot {
     pub received: u64,
     /// Messages that could not be used.
     pub refused: u64,
+    pub stamps: Stamps,
     /// Time since the last good message, by this machine's clock.
     pub age_ms: Option<f64>,
     /// From the message to the model's input.
@@ -83,6 +105,9 @@ impl fmt::Display for Snapshot {
             let name = format!("unmatched: {}", camera.name);
             writeln!(f, "{name:<30} {:>8}", self.unmatched(camera))?;
         }
+        if self.clamped_states > 0 {
+            writeln!(f, "{:<30} {:>8}", "states outside the bins", self.clamped_states)?;
+        }
         writeln!(f, "{:<30} {:>8}", "chunks out", self.chunks)?;
         for (name, count) in [("stream ticks", self.ticks), ("missed: stream ticks", self.missed_ticks)] {
             if count > 0 {
@@ -94,6 +119,9 @@ impl fmt::Display for Snapshot {
         }
         for (stage, count) in self.missed.iter().filter(|(_, count)| *count > 0) {
             writeln!(f, "{:<30} {count:>8}", format!("late: {}", stage.name()))?;
+        }
+        for complaint in &self.complaints {
+            writeln!(f, "complaint: {complaint}")?;
         }
         writeln!(f)?;
         writeln!(

@@ -13,7 +13,14 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// The files in f32; each has a different combination of cameras, masks and head layouts.
-pub const FILES: [&str; 4] = ["pi0_3cam_pad", "pi0_cam_absent_mid", "pi0_hd72_gqa", "pi0_bf16_f32ref"];
+pub const FILES: [&str; 6] = [
+    "pi0_3cam_pad",
+    "pi0_cam_absent_mid",
+    "pi0_hd72_gqa",
+    "pi0_bf16_f32ref",
+    "pi05_3cam",
+    "pi05_bf16_f32ref",
+];
 
 #[derive(Clone)]
 pub struct Tensor {
@@ -84,7 +91,8 @@ fn tensor(dtype: Dtype, shape: &[usize], data: &[u8]) -> Tensor {
 fn config(sizes: &Value) -> PolicyConfig {
     let size =
         |key: &str| sizes[key].as_u64().unwrap_or_else(|| panic!("no '{key}' in the golden config")) as usize;
-    let mut config = PolicyConfig::TINY;
+    let pi05 = sizes["pi05"].as_bool().unwrap_or(false);
+    let mut config = if pi05 { PolicyConfig::PI05_TINY } else { PolicyConfig::TINY };
     config.vision.width = size("v_width");
     config.vision.layers = size("v_depth");
     config.vision.heads = size("v_heads");

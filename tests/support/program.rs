@@ -4,9 +4,20 @@
 
 use std::process::{Command, Output};
 
+/// The node's program, in the emulator that tests for another machine run in.
+fn program() -> Command {
+    let node = env!("CARGO_BIN_EXE_pi0_node");
+    let runner = std::env::var("PI0_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(emulator) = words.next() else { return Command::new(node) };
+    let mut command = Command::new(emulator);
+    command.args(words).arg(node);
+    command
+}
+
 /// Runs a command line to its end.
 pub fn pi0_node<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pi0_node"))
+    program()
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()

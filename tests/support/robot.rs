@@ -14,15 +14,20 @@ use pi0_node::policy::PolicyConfig;
 use pi0_node::policy::checkpoint::init::write_random;
 use pi0_node::settings::{
     Camera, ChunkJoin, Interpolation, LimitSettings, MissingCamera, Normalization, OnDeadlineMiss,
-    RealTimeSettings, Settings, Transport,
+    RealTimeSettings, Settings, StampSource, Transport,
 };
 
 static PIXELS: [u8; 60 * 40 * 3] = [100; 60 * 40 * 3];
 
 /// A checkpoint of the smallest size in `folder`.
 pub fn write_checkpoint(folder: &Path) {
-    write_random(folder, &PolicyConfig::TINY, 1, WeightFormat::BF16, &|_| {}).unwrap();
-    write_small_tokenizer(&folder.join("tokenizer.json"), PolicyConfig::TINY.vocabulary).unwrap();
+    write_checkpoint_of(folder, &PolicyConfig::TINY);
+}
+
+/// A checkpoint of any model in `folder`.
+pub fn write_checkpoint_of(folder: &Path, config: &PolicyConfig) {
+    write_random(folder, config, 1, WeightFormat::BF16, &|_| {}).unwrap();
+    write_small_tokenizer(&folder.join("tokenizer.json"), config.vocabulary).unwrap();
 }
 
 /// The robot's settings with the checkpoint in `folder`: one camera is there, one is absent.
@@ -32,6 +37,7 @@ pub fn settings(folder: &Path) -> Settings {
         topic: topic.map(str::to_owned),
         transport: Transport::Raw,
         missing: MissingCamera::Wait,
+        stamps: StampSource::Header,
     };
     Settings {
         checkpoint: folder.into(),
@@ -41,7 +47,8 @@ pub fn settings(folder: &Path) -> Settings {
         tenstorrent: Default::default(),
         seed: 1,
         cameras: vec![camera("base_0_rgb", Some("/top")), camera("left_wrist_0_rgb", None)],
-        joint_states_topic: "/joint_states".into(),
+        joint_states_topics: vec!["/joint_states".into()],
+        joint_stamps: StampSource::Header,
         joints: vec!["waist".into(), "elbow".into()],
         joint_scale: Vec::new(),
         joint_offset: Vec::new(),
@@ -80,7 +87,7 @@ pub fn stamp_ms(ms: i64) -> Stamp {
 
 /// A frame of the camera.
 pub fn image(stamp: Stamp) -> Image<'static> {
-    Image { stamp, height: 40, width: 60, encoding: "rgb8", step: 180, data: &PIXELS }
+    Image { stamp, height: 40, width: 60, encoding: "rgb8", is_bigendian: false, step: 180, data: &PIXELS }
 }
 
 /// A joint state, in another order than the model's.
@@ -97,4 +104,11 @@ pub fn put_image(wiring: &mut Wiring, ms: i64) {
 pub fn put_joints(wiring: &mut Wiring, ms: i64) {
     let stamp = stamp_ms(ms);
     wiring.joints.put(&joint_state(stamp), stamp).unwrap();
+}
+
+/// A joint state with the waist here and the elbow there.
+pub fn put_positions(wiring: &mut Wiring, ms: i64, positions: [f64; 2]) {
+    let [waist, elbow] = positions;
+    let state = JointState { positions: &[elbow, waist], ..joint_state(stamp_ms(ms)) };
+    wiring.joints.put(&state, stamp_ms(ms)).unwrap();
 }

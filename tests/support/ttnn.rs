@@ -121,6 +121,7 @@ impl<'a> Operation<'a> {
             "ttnn.add" => self.elementwise(|a, b| a + b),
             "ttnn.subtract" => self.elementwise(|a, b| a - b),
             "ttnn.multiply" => self.elementwise(|a, b| a * b),
+            "ttnn.addcmul" => self.add_product(),
             "ttnn.where" => self.choose(),
             "ttnn.concat" => self.concat(),
             "ttnn.slice" => self.slice(),
@@ -186,6 +187,16 @@ impl<'a> Operation<'a> {
             _ => self.operand(1),
         };
         let data = a.data.iter().enumerate().map(|(i, &x)| f(x, b.data[i % b.data.len()]));
+        Array { shape: a.shape.clone(), data: data.collect() }
+    }
+
+    /// `a + value * b * c`, all of one shape.
+    fn add_product(&self) -> Array {
+        let (a, b, c) = (self.operand(0), self.operand(1), self.operand(2));
+        assert!(a.shape == b.shape && b.shape == c.shape, "{:?} {:?} {:?}", a.shape, b.shape, c.shape);
+        let value = self.number("value");
+        let factors = b.data.iter().zip(&c.data);
+        let data = a.data.iter().zip(factors).map(|(a, (b, c))| a + value * b * c);
         Array { shape: a.shape.clone(), data: data.collect() }
     }
 

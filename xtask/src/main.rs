@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, demo and test of this repository, each one command.
 
+mod arm;
 mod bindgen;
 mod command;
 mod demo;

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::arm;
 use crate::command::{command, describe, run as run_command};
 use crate::simulator;
 use crate::tenstorrent::{self, Readiness};
@@ -13,11 +14,18 @@ pub struct Options {
     /// definitions. Installs PyTorch for that: 7 GB in .tenstorrent/golden.
     #[arg(long)]
     tt_golden: bool,
+    /// Only build for 64-bit ARM, without ROS, and run kernels, golden data and replays under emulation. Needs Debian's
+    /// gcc-aarch64-linux-gnu and qemu-user.
+    #[arg(long, conflicts_with = "tt_golden")]
+    arm: bool,
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
     if options.tt_golden {
         return run_command(&mut tt_golden()?);
+    }
+    if options.arm {
+        return arm::tests()?.iter_mut().try_for_each(run_command);
     }
     let mut steps = steps();
     if let simulator::Readiness::Missing(reason) = simulator::prepare()? {

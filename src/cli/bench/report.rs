@@ -15,7 +15,9 @@ pub struct Report {
     pub threads: usize,
     pub peak: Option<Peak>,
     pub steps: usize,
+    /// Real tokens of the prompt, and with padding.
     pub prompt_tokens: usize,
+    pub padded_prompt: usize,
     pub compile_s: f64,
     pub times: Times,
     /// Rows, depth and columns, and operations per second.
@@ -83,11 +85,12 @@ impl Report {
     /// Writes the table, and the `nodes` kinds of operations that took longest, to standard output.
     pub fn print(&self, nodes: usize) {
         println!(
-            "{}, {} camera{}, {} prompt tokens, {} steps",
+            "{}, {} camera{}, {} prompt tokens in {}, {} steps",
             self.model,
             self.cameras,
             if self.cameras == 1 { "" } else { "s" },
             self.prompt_tokens,
+            self.padded_prompt,
             self.steps
         );
         println!("{}, loaded and compiled in {:.1} s", self.device, self.compile_s);
@@ -168,6 +171,7 @@ impl Report {
             "device": self.device,
             "steps": self.steps,
             "prompt_tokens": self.prompt_tokens,
+            "padded_prompt": self.padded_prompt,
             "runs": self.times.total_ms.len(),
             "compile_s": self.compile_s,
             "stages": stages,

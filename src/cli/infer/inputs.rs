@@ -9,7 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::graph::{DType, HostTensor, HostView};
-use crate::policy::{IMAGE_MASKS, NOISE, PolicyConfig, STATE, TOKEN_MASK, TOKENS, image_input};
+use crate::policy::{IMAGE_MASKS, NOISE, PolicyConfig, STATE, StateInput, TOKEN_MASK, TOKENS, image_input};
 
 /// The inputs of both graphs by name.
 pub struct Inputs {
@@ -33,9 +33,12 @@ impl Inputs {
             (IMAGE_MASKS.to_owned(), DType::Bool, vec![cameras]),
             (TOKENS.into(), DType::I32, vec![config.prompt_tokens]),
             (TOKEN_MASK.into(), DType::Bool, vec![config.prompt_tokens]),
-            (STATE.into(), DType::F32, vec![config.state_dim]),
             (NOISE.into(), DType::F32, vec![config.action_horizon, config.action_dim]),
         ];
+        // Where the state is in the tokens, a file may have it all the same: it is then no input of its own.
+        if config.variant.state == StateInput::Token || names.contains(&STATE) {
+            expected.push((STATE.into(), DType::F32, vec![config.state_dim]));
+        }
         expected
             .extend((0..cameras.max(1)).map(|camera| (image_input(camera), DType::F32, vec![3, side, side])));
 

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use super::Player;
 use super::outgoing::Outgoing;
 use super::topics::Target;
-use crate::bag::messages::{Cycle, JointState, JointTrajectory, StreamTick, Text};
+use crate::bag::messages::{Cycle, JointTrajectory, StreamTick, Text};
 use crate::bag::parameters::ParameterEvent;
 use crate::bag::{Bag, CHUNK_TOPIC, CYCLE_TOPIC, Message, PARAMETER_TOPIC, PROMPT_TOPIC, STREAM_TOPIC, cdr};
 use crate::control::{Arrival, Chunk, Outcome, Repeat, TickState, Wiring};
@@ -54,7 +54,7 @@ impl std::fmt::Display for Compared {
     }
 }
 
-/// A message that some cycle used: its topic's number among the targets, and which one it is.
+/// An image that some cycle used: its camera among the targets, and which one it is.
 type Key = (Target, Arrival);
 
 /// Repeats every cycle of the recording, and every tick of its streams.
@@ -155,20 +155,8 @@ fn repeat(
     images: &mut Vec<Option<Arrival>>,
 ) -> anyhow::Result<()> {
     let left = Stamp::from(cycle.left);
-    let joints = joints_of(cycle);
-    match kept.get(&(Target::Joints, joints)) {
-        Some(message) => player.topics.put(message, &mut player.wiring)?,
-        // It was dropped by the recorder, but the cycle knows what it said.
-        None => {
-            let state = JointState {
-                header: crate::bag::messages::Header { stamp: cycle.joint_stamp, ..Default::default() },
-                name: player.wiring.joints.names().to_vec(),
-                position: cycle.joint_positions.clone(),
-                ..JointState::default()
-            };
-            player.wiring.joints.put(&state.view(), joints.received)?;
-        }
-    }
+    // Joined of whichever messages: the cycle knows what it used.
+    player.wiring.joints.repeat(joints_of(cycle), &cycle.joint_positions)?;
     if let Some(reason) = DropReason::ALL.into_iter().find(|reason| reason.name() == cycle.hold) {
         player.wiring.cycle.repeat_hold(reason, Stamp::from(cycle.header.stamp));
         return Ok(());
@@ -223,13 +211,10 @@ fn camera_target(camera: usize, settings: &Settings) -> Target {
     Target::Camera(camera, with_topic.nth(camera).map_or(Transport::Raw, |camera| camera.transport))
 }
 
-/// Every message that a cycle used.
+/// Every image that a cycle used.
 fn keys(cycle: &Cycle, settings: &Settings) -> Vec<Key> {
     let images = arrivals(cycle).into_iter().enumerate();
-    let mut keys: Vec<Key> =
-        images.filter_map(|(camera, arrival)| Some((camera_target(camera, settings), arrival?))).collect();
-    keys.push((Target::Joints, joints_of(cycle)));
-    keys
+    images.filter_map(|(camera, arrival)| Some((camera_target(camera, settings), arrival?))).collect()
 }
 
 /// What a recording has beside its inputs.

@@ -10,14 +10,16 @@ use crate::bag::messages::{CompressedImage, Header, Image, JointState, Text};
 use crate::bag::parameters::ParameterEvent;
 use crate::bag::{Bag, CdrError, Message, PARAMETER_TOPIC, PROMPT_TOPIC, cdr};
 use crate::control::{Arrival, Wiring};
-use crate::settings::{Settings, Transport};
+use crate::observe::messages::Stamp;
+use crate::settings::{Settings, StampSource, Transport};
 
 /// Where a topic's messages go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Target {
     /// Number among the cameras that have a topic.
     Camera(usize, Transport),
-    Joints,
+    /// Number of the topic among those of the joint states.
+    Joints(usize),
     Prompt,
     Parameters,
 }
@@ -26,6 +28,8 @@ pub(super) enum Target {
 pub(super) struct Topics {
     names: Vec<String>,
     targets: Vec<Option<Target>>,
+    /// By camera with a topic: whether its images count as taken when they arrive.
+    by_arrival: Vec<bool>,
 }
 
 impl Topics {
@@ -43,7 +47,10 @@ impl Topics {
                 (topic.clone(), type_name, Target::Camera(index, transport), true)
             })
             .collect();
-        wanted.push((settings.joint_states_topic.clone(), JointState::TYPE, Target::Joints, true));
+        let joints = settings.joint_states_topics.iter().enumerate();
+        wanted.extend(
+            joints.map(|(index, topic)| (topic.clone(), JointState::TYPE, Target::Joints(index), true)),
+        );
         wanted.push((PROMPT_TOPIC.to_owned(), Text::TYPE, Target::Prompt, false));
         wanted.push((PARAMETER_TOPIC.to_owned(), ParameterEvent::TYPE, Target::Parameters, false));
 
@@ -67,7 +74,9 @@ impl Topics {
                 bag.describe()
             );
         }
-        Ok(Self { names: wanted.into_iter().map(|(name, ..)| name).collect(), targets })
+        let with_topic = settings.cameras.iter().filter(|camera| camera.topic.is_some());
+        let by_arrival = with_topic.map(|camera| camera.stamps == StampSource::Arrival).collect();
+        Ok(Self { names: wanted.into_iter().map(|(name, ..)| name).collect(), targets, by_arrival })
     }
 
     pub(super) fn names(&self) -> Vec<&str> {
@@ -79,12 +88,14 @@ impl Topics {
         self.targets[message.topic]
     }
 
-    /// By what a cycle knows the message; none for what is damaged or no cycle uses.
+    /// By what a cycle knows an image; none for what is damaged or no image.
     pub(super) fn key(&self, message: &Message) -> Option<(Target, Arrival)> {
-        let has_header = |target: &Target| matches!(target, Target::Camera(..) | Target::Joints);
-        let target = self.target(message).filter(has_header)?;
+        let target = self.target(message)?;
+        let Target::Camera(camera, _) = target else { return None };
         let header: Header = cdr::decode(&message.data).ok()?;
-        Some((target, Arrival { stamp: header.stamp.into(), received: message.log_time }))
+        let received = message.log_time;
+        let stamp = if self.by_arrival[camera] { received } else { header.stamp.into() };
+        Some((target, Arrival { stamp, received }))
     }
 
     /// Puts a message in as the node would.
@@ -100,9 +111,9 @@ impl Topics {
                     let image: CompressedImage = self.decode(message, wiring)?;
                     wiring.cameras[index].put_compressed(&image.view(), message.log_time)?;
                 }
-                Target::Joints => {
+                Target::Joints(topic) => {
                     let joints: JointState = self.decode(message, wiring)?;
-                    wiring.joints.put(&joints.view(), message.log_time)?;
+                    wiring.joints.put_from(topic, &joints.view(), message.log_time)?;
                 }
                 Target::Prompt => {
                     let prompt: Text = self.decode(message, wiring)?;
@@ -121,14 +132,15 @@ impl Topics {
         message: &Message,
         wiring: &Wiring,
     ) -> Result<T, CdrError> {
-        cdr::decode(&message.data).inspect_err(|error| self.refuse(message.topic, error, wiring))
+        cdr::decode(&message.data)
+            .inspect_err(|error| self.refuse(message.topic, error, message.log_time, wiring))
     }
 
     /// Counts a message that does not even get as far as its input.
-    pub(super) fn refuse(&self, topic: usize, error: &dyn Display, wiring: &Wiring) {
+    pub(super) fn refuse(&self, topic: usize, error: &dyn Display, at: Stamp, wiring: &Wiring) {
         match self.targets[topic] {
-            Some(Target::Camera(index, _)) => wiring.cameras[index].refuse(error),
-            Some(Target::Joints) => wiring.joints.refuse(error),
+            Some(Target::Camera(index, _)) => wiring.cameras[index].refuse(error, at),
+            Some(Target::Joints(_)) => wiring.joints.refuse(error, at),
             Some(Target::Prompt) => wiring.prompt.refuse(error),
             Some(Target::Parameters) | None => {}
         }

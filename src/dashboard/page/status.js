@@ -44,13 +44,14 @@ export function showEndToEnd(news) {
 function showSensors(sensors) {
   // The longest age drawn; what is silent fills its bar.
   const LONGEST_MS = 500;
-  const rows = sensors.map(({ name, level, rate_hz, age_ms, refused }) => {
+  const rows = sensors.map(({ name, level, rate_hz, age_ms, refused, trouble }) => {
     const rate = html("span", "rate", rate_hz.toFixed(1), html("span", "unit", " Hz"));
     const bar = html("i", "");
     bar.style.width = `${Math.min(100, (100 * (age_ms ?? 0)) / LONGEST_MS)}%`;
     const told = { ok: () => `${since(age_ms)} ago`, silent: () => `silent for ${since(age_ms)}`, never: () => "nothing yet" };
     const text = html("span", "words", (told[level] ?? told.never)());
     if (refused > 0) text.append(html("div", "refused", `${refused} refused`));
+    if (trouble) text.append(html("div", "refused", trouble));
     return html("div", `sensor ${level}`, html("span", "name", html("span", "light"), name), rate, html("span", "age", bar), text);
   });
   byId("sensors").replaceChildren(...rows);

@@ -262,7 +262,8 @@ impl Compiler<'_> {
         let (once, steps) = (bind(once), bind(drafts));
         let words = once.iter().chain(&steps).map(|named| named.step.scratch()).max().unwrap_or(0);
         let scratch: Vec<Words> = (0..target.threads).map(|_| Words::new(words)).collect();
-        run_steps(&once, &scratch, loader.pool);
+        // Each is done with what it read when it has run.
+        once.into_iter().for_each(|step| run_steps(&[step], &scratch, loader.pool));
         let sections = Sections::of(&steps);
         Ok(Program { steps, sections, inputs, outputs, scratch, memory })
     }

@@ -1,7 +1,7 @@
 //! Which nodes the CPU computes inside others, and in which form each value is wanted. Made once per compilation, read by
 //! `lower`.
 //!
-//! A sum or an Euler step is done while the tile of the product that feeds it is at hand; queries and keys are rotated
+//! A sum, gated or not, or an Euler step is done while the tile of the product that feeds it is at hand; queries and keys are rotated
 //! while they are packed for their attention; keys that are joined from parts are packed from these. All of it only
 //! where nobody else reads the value in between.
 
@@ -13,7 +13,7 @@ use crate::graph::{Graph, Node, Op, Source, ValueId};
 pub(super) struct Fusion {
     /// By node: computed within its reader.
     pub absorbed: Vec<bool>,
-    /// Sums and Euler steps by node: `addend + scale * linear`.
+    /// Sums and Euler steps by node.
     pub sums: HashMap<usize, Sum>,
     /// Attentions by node.
     pub attentions: HashMap<usize, AttentionInputs>,
@@ -28,12 +28,14 @@ pub(super) struct Fusion {
     pub packed_exact: Vec<bool>,
 }
 
-/// A linear with something added to it.
+/// A linear with something added to it: `addend + scale * gate * linear`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sum {
     pub linear: usize,
     pub addend: ValueId,
     pub scale: f32,
+    /// One row.
+    pub gate: Option<ValueId>,
 }
 
 /// Rows, and the rotary table that turns them on their way if any.
@@ -74,12 +76,14 @@ impl Fusion {
             match &node.op {
                 Op::Add => {
                     let [a, b] = [node.operands[0], node.operands[1]];
-                    let scale = 1.0;
-                    fusion.sum(index, graph, only_for_reader(b), Sum { linear: 0, addend: a, scale }, node);
-                    fusion.sum(index, graph, only_for_reader(a), Sum { linear: 0, addend: b, scale }, node);
+                    for (addend, other) in [(a, b), (b, a)] {
+                        let sum = Sum { linear: 0, addend, scale: 1.0, gate: None };
+                        fusion.sum(index, graph, only_for_reader(other), sum, node);
+                        fusion.gated_sum(index, graph, &only_for_reader, other, sum, node);
+                    }
                 }
                 Op::EulerStep { dt } => {
-                    let sum = Sum { linear: 0, addend: node.operands[0], scale: *dt };
+                    let sum = Sum { linear: 0, addend: node.operands[0], scale: *dt, gate: None };
                     fusion.sum(index, graph, only_for_reader(node.operands[1]), sum, node);
                 }
                 Op::Attention(_) => {
@@ -104,6 +108,24 @@ impl Fusion {
             self.absorbed[linear] = true;
             self.sums.insert(index, Sum { linear, ..sum });
         }
+    }
+
+    /// Notes that node `index` is a sum with `gated`, if that is a linear times one row.
+    fn gated_sum<'a>(
+        &mut self,
+        index: usize,
+        graph: &Graph,
+        only_for_reader: &impl Fn(ValueId) -> Option<(usize, &'a Node)>,
+        gated: ValueId,
+        sum: Sum,
+        node: &Node,
+    ) {
+        let Some((product, Node { op: Op::Multiply, operands, .. })) = only_for_reader(gated) else { return };
+        if graph.value(operands[1]).ty.rows() != 1 || self.sums.contains_key(&index) {
+            return;
+        }
+        self.sum(index, graph, only_for_reader(operands[0]), Sum { gate: Some(operands[1]), ..sum }, node);
+        self.absorbed[product] |= self.sums.contains_key(&index);
     }
 
     fn attention<'a>(
@@ -187,9 +209,27 @@ mod tests {
             }
             let fusion = of(&b.finish());
             assert_eq!(fusion.absorbed, [!read, false]);
-            let expected = (!read).then_some(Sum { linear: 0, addend: x, scale: 1.0 });
+            let expected = (!read).then_some(Sum { linear: 0, addend: x, scale: 1.0, gate: None });
             assert_eq!(fusion.sums.get(&1).copied(), expected);
             assert!(fusion.packed[x.index()] && fusion.rows[x.index()]);
+        }
+    }
+
+    #[test]
+    fn a_gate_of_one_row_joins_the_residual() {
+        for rows in [1, 2] {
+            let mut b = GraphBuilder::new("test");
+            let (x, w) = (b.input("x", TensorType::f32([2, 4])), b.weight("w", &[4, 4]));
+            let gate = b.input("gate", TensorType::f32([rows, 4]));
+            let y = b.linear("linear", x, w, None).unwrap();
+            let gated = b.multiply("gated", y, gate).unwrap();
+            let sum = b.add("sum", x, gated).unwrap();
+            b.output("sum", sum);
+            let fusion = of(&b.finish());
+            let one = rows == 1;
+            assert_eq!(fusion.absorbed, [one, one, false]);
+            let expected = Sum { linear: 0, addend: x, scale: 1.0, gate: Some(gate) };
+            assert_eq!(fusion.sums.get(&2).copied(), one.then_some(expected));
         }
     }
 

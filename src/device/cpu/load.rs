@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::kernels::product::Precision;
 use super::memory::LargeMemory;
 use super::pool::Pool;
 use super::weight::PackedWeight;
 use crate::device::{DeviceError, Progress};
-use crate::graph::{Graph, Op, Source, ValueId, WeightData, Weights};
+use crate::graph::{Graph, Op, Source, ValueId, WeightData, WeightError, Weights, are_finite};
 
 /// Packed weights by recipe, shape and precision: those that two programs share are packed once.
 pub(super) type PackedWeights = HashMap<(String, [usize; 2], Precision), Arc<PackedWeight>>;
@@ -30,6 +31,9 @@ impl Loader<'_> {
         let data = self.weights.weight(key, stored)?;
         let mut values = vec![0.0; data.elements()];
         data.copy_f32(0, &mut values);
+        if !are_finite(&values) {
+            check_finite(key, &data)?;
+        }
         self.progress.advance(data.stored_bytes());
         Ok(values)
     }
@@ -49,27 +53,62 @@ impl Loader<'_> {
         }
         let weight = WeightRows::of(graph, value, self.weights)?;
         let packed = Arc::new(PackedWeight::new(precision, depth, outputs, self.memory));
+        let finite = AtomicBool::new(true);
         self.pool.run(packed.panels().count(), &|panel, _| {
             // SAFETY: every panel has one task.
-            unsafe { packed.fill_panel(panel, |output, column, values| weight.copy(output, column, values)) }
+            unsafe {
+                packed.fill_panel(panel, |output, column, values| {
+                    weight.copy(output, column, values);
+                    // While they are at hand, this costs next to nothing.
+                    if !are_finite(values) {
+                        finite.store(false, Relaxed);
+                    }
+                })
+            }
         });
+        if !finite.into_inner() {
+            weight.check_finite()?;
+        }
         weight.release();
         self.progress.advance((outputs * depth * weight.element_bytes()) as u64);
         self.packed.insert(key, packed.clone());
         Ok(packed)
     }
 
-    /// A weight left in its file.
-    pub fn mapped(&self, key: &str, stored: &[usize]) -> Result<WeightData, DeviceError> {
+    /// The weight `[out, in]` that is `value` of `graph`, left where it is stored.
+    pub fn stored(&mut self, graph: &Graph, value: ValueId) -> Result<WeightRows, DeviceError> {
+        let weight = WeightRows::of(graph, value, self.weights)?;
+        let elements = graph.value(value).ty.elements();
+        self.progress.advance((elements * weight.element_bytes()) as u64);
+        Ok(weight)
+    }
+
+    /// A table `[rows, columns]` left in its file, of which the pages that only this looked at are given back.
+    pub fn mapped(&mut self, key: &str, stored: &[usize]) -> Result<WeightData, DeviceError> {
+        const ROWS: usize = 256;
         let data = self.weights.weight(key, stored)?;
+        let columns = stored.last().copied().unwrap_or(1).max(1);
+        let finite = AtomicBool::new(true);
+        self.pool.run((data.elements() / columns).div_ceil(ROWS), &|task, _| {
+            let start = task * ROWS * columns;
+            let end = (start + ROWS * columns).min(data.elements());
+            if data.first_not_finite_in(start..end).is_some() {
+                finite.store(false, Relaxed);
+            }
+            data.release_in(start..end);
+        });
+        if !finite.into_inner() {
+            check_finite(key, &data)?;
+        }
         self.progress.advance(data.stored_bytes());
         Ok(data)
     }
 }
 
 /// The rows of a weight `[out, in]`, as the graph puts it together from the checkpoint's tensors.
-enum WeightRows {
+pub(super) enum WeightRows {
     Stored {
+        key: String,
         data: WeightData,
         columns: usize,
     },
@@ -88,7 +127,7 @@ impl WeightRows {
         let node = match &value.source {
             Source::Weight { key, stored } => {
                 let data = weights.weight(key, stored)?;
-                return Ok(Self::Stored { data, columns: value.ty.columns() });
+                return Ok(Self::Stored { key: key.clone(), data, columns: value.ty.columns() });
             }
             Source::Node(index) => Some(&graph.nodes[*index]),
             Source::Constant(_) | Source::Input | Source::Resident => None,
@@ -110,7 +149,7 @@ impl WeightRows {
     }
 
     /// Columns from `column` on of row `row`.
-    fn copy(&self, mut row: usize, column: usize, out: &mut [f32]) {
+    pub fn copy(&self, mut row: usize, column: usize, out: &mut [f32]) {
         match self {
             Self::Stored { data, columns, .. } => data.copy_f32(row * columns + column, out),
             Self::Stacked(parts) => {
@@ -126,9 +165,9 @@ impl WeightRows {
     }
 
     /// Calls `with` for every tensor.
-    fn each(&self, with: &mut impl FnMut(&WeightData)) {
+    fn each(&self, with: &mut impl FnMut(&str, &WeightData)) {
         match self {
-            Self::Stored { data, .. } => with(data),
+            Self::Stored { key, data, .. } => with(key, data),
             Self::Stacked(parts) => parts.iter().for_each(|(_, part)| part.each(with)),
             Self::Columns { of, .. } => of.each(with),
         }
@@ -137,11 +176,33 @@ impl WeightRows {
     /// Size of a stored element: of the largest, where tensors differ.
     fn element_bytes(&self) -> usize {
         let mut bytes = 0;
-        self.each(&mut |data| bytes = bytes.max(data.format().bytes()));
+        self.each(&mut |_, data| bytes = bytes.max(data.format().bytes()));
         bytes
     }
 
-    fn release(&self) {
-        self.each(&mut WeightData::release);
+    /// Gives the pages back that were read.
+    pub fn release(&self) {
+        self.each(&mut |_, data| data.release());
+    }
+
+    /// Names the first tensor that has an element which is no finite number.
+    #[cold]
+    fn check_finite(&self) -> Result<(), WeightError> {
+        let mut checked = Ok(());
+        self.each(&mut |key, data| {
+            if checked.is_ok() {
+                checked = check_finite(key, data);
+            }
+        });
+        checked
+    }
+}
+
+/// Names the first element that is no finite number.
+#[cold]
+fn check_finite(key: &str, data: &WeightData) -> Result<(), WeightError> {
+    match data.first_not_finite() {
+        Some(found) => Err(WeightError { key: key.to_owned(), message: found.to_string() }),
+        None => Ok(()),
     }
 }

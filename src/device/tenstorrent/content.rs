@@ -7,7 +7,9 @@ use half::bf16;
 use super::axis::Axis;
 use crate::device::cpu::{CpuDevice, Precision};
 use crate::device::{Device, DeviceError, DeviceOptions, Silent};
-use crate::graph::{Graph, HostTensor, Source, TensorType, ValueId, WeightData, Weights};
+use crate::graph::{
+    Graph, HostTensor, Op, Source, TensorType, ValueId, WeightData, WeightError, Weights, are_finite,
+};
 
 /// Rows of a weight that are turned into columns at a time.
 const BLOCK: usize = 32;
@@ -132,6 +134,9 @@ impl Content {
             for (line, values) in lines.clone().zip(block.chunks_mut(width)) {
                 source.copy((line % repeated) * width, values);
             }
+            if !are_finite(&block) {
+                source.check_finite()?;
+            }
             if *transposed {
                 for column in 0..width {
                     let to = columns.place(column) * rows.physical;
@@ -155,47 +160,77 @@ impl Content {
 
 /// A constant value's elements.
 enum Elements {
-    Stored(WeightData),
+    Stored(String, WeightData),
     Computed(Vec<f32>),
 }
 
 impl Elements {
     fn of(graph: &Graph, id: ValueId, weights: &dyn Weights) -> Result<Self, DeviceError> {
         match &graph.value(id).source {
-            Source::Weight { key, stored } => Ok(Self::Stored(weights.weight(key, stored)?)),
+            Source::Weight { key, stored } => Ok(Self::Stored(key.clone(), weights.weight(key, stored)?)),
             Source::Constant(HostTensor::F32(values)) => Ok(Self::Computed(values.clone())),
-            _ => compute(graph, id, weights).map(Self::Computed),
+            _ => Ok(Self::Computed(compute(graph, &[id], weights)?.concat())),
         }
     }
 
     fn copy(&self, start: usize, out: &mut [f32]) {
         match self {
-            Self::Stored(data) => data.copy_f32(start, out),
+            Self::Stored(_, data) => data.copy_f32(start, out),
             Self::Computed(values) => out.copy_from_slice(&values[start..start + out.len()]),
         }
     }
 
     fn release(&self) {
-        if let Self::Stored(data) = self {
+        if let Self::Stored(_, data) = self {
             data.release();
+        }
+    }
+
+    /// Names the first element of a tensor that is no finite number.
+    #[cold]
+    fn check_finite(&self) -> Result<(), WeightError> {
+        match self {
+            Self::Stored(key, data) => match data.first_not_finite() {
+                Some(found) => Err(WeightError { key: key.clone(), message: found.to_string() }),
+                None => Ok(()),
+            },
+            Self::Computed(_) => Ok(()),
         }
     }
 }
 
-/// Nodes of weights and constants alone are computed once, by the reference device.
-fn compute(graph: &Graph, id: ValueId, weights: &dyn Weights) -> Result<Vec<f32>, DeviceError> {
-    let options = DeviceOptions::cpu(1, Precision::F32);
-    let mut cpu = CpuDevice::new(options)?;
-    let alone = graph.only(id, "constant");
-    let mut out = HostTensor::zeros(&TensorType::f32(graph.shape(id)));
-    let program = cpu.compile(&alone, weights, &Silent)?;
-    cpu.run(program)?;
-    cpu.read(program, "constant", &mut out)?;
-    match out {
-        HostTensor::F32(values) => Ok(values),
-        HostTensor::I32(_) | HostTensor::Bool(_) => Err(DeviceError::Unsupported {
-            node: graph.value(id).name.clone(),
-            what: "a constant that is not f32".into(),
-        }),
+/// The graph with every product of constants known: each is computed once, by the reference device, however many contents
+/// are parts of it.
+pub fn with_products(graph: &Graph, weights: &dyn Weights) -> Result<Graph, DeviceError> {
+    let constant = graph.constants();
+    let products = graph
+        .nodes
+        .iter()
+        .filter(|node| matches!(node.op, Op::Linear { .. }) && constant[node.result.index()]);
+    let products: Vec<ValueId> = products.map(|node| node.result).collect();
+    let mut known = graph.clone();
+    for (id, values) in products.iter().zip(compute(graph, &products, weights)?) {
+        known.values[id.index()].source = Source::Constant(HostTensor::F32(values));
     }
+    Ok(known)
+}
+
+/// Values of weights and constants alone, as the reference device computes them.
+pub fn compute(graph: &Graph, ids: &[ValueId], weights: &dyn Weights) -> Result<Vec<Vec<f32>>, DeviceError> {
+    let mut cpu = CpuDevice::new(DeviceOptions::cpu(1, Precision::F32))?;
+    let names = ids.iter().map(|id| id.index().to_string());
+    let program = cpu.compile(&graph.parts(ids.iter().copied().zip(names)), weights, &Silent)?;
+    cpu.run(program)?;
+    let mut read = |id: &ValueId| {
+        let mut out = HostTensor::zeros(&TensorType::f32(graph.shape(*id)));
+        cpu.read(program, &id.index().to_string(), &mut out)?;
+        match out {
+            HostTensor::F32(values) => Ok(values),
+            HostTensor::I32(_) | HostTensor::Bool(_) => Err(DeviceError::Unsupported {
+                node: graph.value(*id).name.clone(),
+                what: "a constant that is not f32".into(),
+            }),
+        }
+    };
+    ids.iter().map(&mut read).collect()
 }

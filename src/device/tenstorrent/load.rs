@@ -7,13 +7,14 @@ use tt_metal_sys::{
     TensorSpec,
 };
 
+use super::content;
 use super::device::TenstorrentDevice;
 use super::error::TenstorrentError;
 use super::evidence;
 use super::loaded::{Input, Loaded, Output, OutputSource, Staging};
 use super::program::{DataType, Layout, Memory, Origin, Program, Tensor};
 use crate::device::{DeviceError, Progress};
-use crate::graph::{Graph, Op, Source, Weights};
+use crate::graph::{Graph, HostTensor, Op, Source, Weights};
 
 impl TenstorrentDevice {
     /// Puts a program's contents and inputs on the card. A mock has room for contents and no use for them.
@@ -24,6 +25,12 @@ impl TenstorrentDevice {
         weights: &dyn Weights,
         progress: &dyn Progress,
     ) -> Result<Loaded, DeviceError> {
+        let known = |tensor: &Tensor| match &tensor.origin {
+            Origin::Content(content) => self.contents.contains_key(&key(tensor, content.key())),
+            _ => true,
+        };
+        let new = !self.description.mock && !program.tensors.iter().all(known);
+        let graph = &if new { content::with_products(graph, weights)? } else { graph.clone() };
         let mut fixed = HashMap::new();
         let mut inputs = Vec::new();
         for (id, tensor) in program.ids() {
@@ -73,7 +80,7 @@ impl TenstorrentDevice {
             };
             fixed.insert(id, handle);
         }
-        let outputs = outputs(&program, graph);
+        let outputs = outputs(&program, graph, weights)?;
         Ok(Loaded { program, fixed, inputs, outputs, trace: None, evidence: Vec::new() })
     }
 
@@ -124,20 +131,27 @@ fn input(
     Some(Input { placed, ty: value.ty.clone(), tensor, staging, below })
 }
 
-fn outputs(program: &Program, graph: &Graph) -> Vec<Output> {
+fn outputs(program: &Program, graph: &Graph, weights: &dyn Weights) -> Result<Vec<Output>, DeviceError> {
+    let constant = graph.constants();
     let output = |binding: &crate::graph::Binding| {
         let value = graph.value(binding.value);
         let source = match &value.source {
             Source::Constant(known) => OutputSource::Known(known.clone()),
-            _ => {
-                let placed = program.outputs.iter().find(|output| output.name == binding.name)?.clone();
-                let values = vec![0.0; placed.rows.physical * placed.columns.physical];
-                OutputSource::Card { placed, tensor: None, values }
+            _ if constant[binding.value.index()] => {
+                let computed = content::compute(graph, &[binding.value], weights)?;
+                OutputSource::Known(HostTensor::F32(computed.concat()))
             }
+            _ => match program.outputs.iter().find(|output| output.name == binding.name) {
+                Some(placed) => {
+                    let values = vec![0.0; placed.rows.physical * placed.columns.physical];
+                    OutputSource::Card { placed: placed.clone(), tensor: None, values }
+                }
+                None => return Ok(None),
+            },
         };
-        Some(Output { name: binding.name.clone(), ty: value.ty.clone(), source })
+        Ok(Some(Output { name: binding.name.clone(), ty: value.ty.clone(), source }))
     };
-    graph.outputs.iter().filter_map(output).collect()
+    graph.outputs.iter().filter_map(|binding| output(binding).transpose()).collect()
 }
 
 /// Equal for contents that can be one tensor.

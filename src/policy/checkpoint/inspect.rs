@@ -60,8 +60,15 @@ impl Checkpoint {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = &self.config;
-        writeln!(f, "pi0: horizon {}, actions {}, state {}", c.action_horizon, c.action_dim, c.state_dim)?;
-        writeln!(f, "     {} denoising steps, prompt of {} tokens", c.denoising_steps, c.prompt_tokens)?;
+        let name = c.variant.name;
+        writeln!(f, "{name}: horizon {}, actions {}, state {}", c.action_horizon, c.action_dim, c.state_dim)?;
+        let indent = name.len() + 2;
+        writeln!(
+            f,
+            "{:indent$}{} denoising steps, prompt of {} tokens",
+            "", c.denoising_steps, c.prompt_tokens
+        )?;
+        writeln!(f, "{:indent$}the state is {}", "", c.variant.state)?;
         let v = &c.vision;
         writeln!(
             f,
@@ -124,5 +131,17 @@ mod tests {
         // A file of 778 tensors holds the embedding twice and the expert's unused output head.
         assert_eq!(specs.len(), 776);
         assert_eq!(parameters / 1_000_000, 3238);
+    }
+
+    #[test]
+    fn full_size_pi05_has_a_dense_layer_for_each_norm_of_the_expert() {
+        let parameters = |config| -> usize {
+            let specs = crate::policy::weight_specs(config).unwrap();
+            specs.iter().map(|spec| spec.shape.iter().product::<usize>()).sum()
+        };
+        // 37 norms with three outputs and a bias for each of 1024 elements in place of one weight; the time has 1024 inputs
+        // instead of 2048, and there is no projection of the state.
+        let more = 37 * (3072 * 1024 + 3072 - 1024) - 1024 * 1024 - (32 * 1024 + 1024);
+        assert_eq!(parameters(&PolicyConfig::PI05), parameters(&PolicyConfig::PI0) + more);
     }
 }

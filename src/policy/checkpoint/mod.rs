@@ -1,15 +1,21 @@
 //! A checkpoint folder: `config.json` and `safetensors` files, memory-mapped. Called by `control` and `cli`.
 //!
 //! Written by openpi or lerobot, in one file or in shards with an index, in f32, f16 or bf16. Opening one compares
-//! every tensor with what the configuration needs and reports all differences at once.
+//! every tensor with what the configuration needs and reports the differences with what may be behind them (`compare`); `names`
+//! knows what wrappers put around names, `folder` what a folder without weights is, `sizes` what weights say by themselves.
 
+mod compare;
+mod folder;
 pub mod init;
 mod inspect;
+mod names;
 pub mod random;
+mod sizes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,12 +25,12 @@ use safetensors::{Dtype, SafeTensors};
 
 pub use inspect::{ComponentSummary, Summary};
 
-use super::config::{ConfigError, PolicyConfig};
-use super::keys::{EMBEDDING, EMBEDDING_ALIAS, EXPERT_HEAD};
+use self::folder::{SINGLE_FILE, tensor_files};
+use self::names::{Meaning, meaning};
+use super::config::{ConfigError, Description, PolicyConfig};
+use super::keys::EMBEDDING;
+use super::variant::Variant;
 use crate::graph::{GraphError, Storage, WeightData, WeightError, WeightFormat, Weights};
-
-const SINGLE_FILE: &str = "model.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// A checkpoint whose tensors are those its configuration needs.
 pub struct Checkpoint {
@@ -52,13 +58,27 @@ impl Checkpoint {
                     .into(),
             ));
         }
-        let config = PolicyConfig::load(folder)?;
-        let checkpoint = Self { folder: folder.into(), config, tensors: read_tensors(folder)? };
-        let problems = checkpoint.problems()?;
+        let said = read_config(folder)?;
+        // What this build cannot run is said before anybody looks for its weights.
+        let described = match sizes::are_left_to_weights(&said) {
+            true => None,
+            false => Some(Description::from_json(folder, said.clone())?),
+        };
+        let files = tensor_files(folder)?;
+        let tensors = read_tensors(folder, &files)?;
+        let description = match described {
+            Some(description) => description,
+            None => Description::from_json(folder, sizes::complete(folder, &said, &tensors)?)?,
+        };
+        let config = description.config(Variant::of_tensors(|key| tensors.contains_key(key)))?;
+        let checkpoint = Self { folder: folder.into(), config, tensors };
+        let specs = super::weight_specs(&config)?;
+        let problems = compare::differences(&specs, &checkpoint.tensors);
         if problems.is_empty() {
             Ok(checkpoint)
         } else {
-            Err(CheckpointError::Problems { folder: folder.into(), problems })
+            let guess = compare::guess(&specs, &checkpoint.tensors);
+            Err(CheckpointError::Tensors { folder: folder.into(), problems, guess })
         }
     }
 
@@ -70,29 +90,16 @@ impl Checkpoint {
         &self.config
     }
 
-    /// Every missing, unexpected and wrongly stored tensor.
-    fn problems(&self) -> Result<Vec<String>, CheckpointError> {
-        let mut problems = Vec::new();
-        let mut expected = BTreeSet::new();
-        for spec in super::weight_specs(&self.config)? {
-            match self.tensors.get(&spec.key) {
-                None => problems.push(format!("'{}' {:?} is missing", spec.key, spec.shape)),
-                Some(stored) if stored.shape != spec.shape => problems.push(format!(
-                    "'{}' is {:?}, but config.json asks for {:?}",
-                    spec.key, stored.shape, spec.shape
-                )),
-                Some(stored) if format_of(stored.dtype).is_none() => {
-                    problems
-                        .push(format!("'{}' is stored as {}, not F32, F16 or BF16", spec.key, stored.dtype));
-                }
-                Some(_) => {}
-            }
-            expected.insert(spec.key);
-        }
-        for key in self.tensors.keys().filter(|key| !expected.contains(*key)) {
-            problems.push(format!("'{key}' is not part of the model that config.json describes"));
-        }
-        Ok(problems)
+    /// Every weight that has an infinity or no number among its elements, with which is the first. Reads the whole file.
+    pub fn not_finite(&self) -> Vec<String> {
+        let find = |(key, stored): (&String, &Stored)| {
+            let owner = Arc::new(Mapped(stored.file.clone()));
+            let data = WeightData::new(owner, stored.range.clone(), format_of(stored.dtype)?)?;
+            let found = data.first_not_finite();
+            data.release();
+            Some(format!("'{key}': {}", found?))
+        };
+        self.tensors.iter().filter_map(find).collect()
     }
 }
 
@@ -142,11 +149,23 @@ fn format_of(dtype: Dtype) -> Option<WeightFormat> {
     }
 }
 
-fn read_tensors(folder: &Path) -> Result<BTreeMap<String, Stored>, CheckpointError> {
-    let mut tensors = BTreeMap::new();
+/// `config.json` as it is, or null where there is none.
+fn read_config(folder: &Path) -> Result<serde_json::Value, ConfigError> {
+    let path = folder.join("config.json");
+    let fail = |message: String| ConfigError { path: path.clone(), message };
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map_err(|error| fail(error.to_string())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(serde_json::Value::Null),
+        Err(error) => Err(fail(error.to_string())),
+    }
+}
+
+fn read_tensors(folder: &Path, files: &[PathBuf]) -> Result<BTreeMap<String, Stored>, CheckpointError> {
+    let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
     let mut problems = Vec::new();
-    for path in tensor_files(folder)? {
-        let file = match map(&path) {
+    for path in files {
+        let file = match map(path) {
             Ok(file) => Arc::new(file),
             Err(error) => {
                 problems.push(format!("{}: {error}", path.display()));
@@ -156,11 +175,16 @@ fn read_tensors(folder: &Path) -> Result<BTreeMap<String, Stored>, CheckpointErr
         match SafeTensors::deserialize(&file) {
             Ok(parsed) => {
                 for (key, view) in parsed.iter() {
-                    let Some(key) = canonical(key) else { continue };
+                    let Meaning::Weight(name) = meaning(key) else { continue };
                     let start = view.data().as_ptr().addr() - file.as_ptr().addr();
                     let range = start..start + view.data().len();
                     let (dtype, shape) = (view.dtype(), view.shape().to_vec());
-                    tensors.insert(key, Stored { file: file.clone(), range, dtype, shape });
+                    let before = names.insert(name.clone(), key.to_owned());
+                    // The language embedding has two names and is one.
+                    if let Some(before) = before.filter(|before| before != key && name != EMBEDDING) {
+                        problems.push(format!("'{before}' and '{key}' are both '{name}': which is meant?"));
+                    }
+                    tensors.insert(name, Stored { file: file.clone(), range, dtype, shape });
                 }
             }
             Err(error) => problems.push(format!(
@@ -177,42 +201,6 @@ fn read_tensors(folder: &Path) -> Result<BTreeMap<String, Stored>, CheckpointErr
     }
 }
 
-/// The name by which the graphs know a tensor, whatever its writer called it; `None` for what pi0 has no use for.
-fn canonical(key: &str) -> Option<String> {
-    match key.strip_prefix("model.").unwrap_or(key) {
-        EXPERT_HEAD => None,
-        EMBEDDING_ALIAS => Some(EMBEDDING.into()),
-        key => Some(key.into()),
-    }
-}
-
-/// The safetensors files of a folder: those that the index names, or the single one.
-fn tensor_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index = folder.join(INDEX_FILE);
-    if !index.exists() {
-        let single = folder.join(SINGLE_FILE);
-        return if single.exists() {
-            Ok(vec![single])
-        } else {
-            let message = format!("neither {SINGLE_FILE} nor {INDEX_FILE} is there");
-            Err(CheckpointError::problem(folder, message))
-        };
-    }
-    let fail = |message: String| CheckpointError::problem(&index, message);
-    let text = fs::read_to_string(&index).map_err(|error| fail(error.to_string()))?;
-    let parsed: Index = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
-    // A shard is a file beside its index, never a path that leads elsewhere.
-    match names.iter().find(|name| Path::new(name).file_name().is_none_or(|file| file != name.as_str())) {
-        Some(name) => Err(fail(format!("'{name}' is not the name of a file beside the index"))),
-        None => Ok(names.into_iter().map(|name| folder.join(name)).collect()),
-    }
-}
-
 fn map(path: &Path) -> std::io::Result<Mmap> {
     let file = File::open(path)?;
     // SAFETY: the mapping is read-only; as with every mapped checkpoint, nobody may truncate the file while it is
@@ -225,8 +213,11 @@ fn map(path: &Path) -> std::io::Result<Mmap> {
 pub enum CheckpointError {
     #[error("checkpoint {0}")]
     Config(#[from] ConfigError),
-    #[error("checkpoint {}: {}", .folder.display(), Listing(.problems))]
+    #[error("checkpoint {}: {}", .folder.display(), Listing(.problems, None))]
     Problems { folder: PathBuf, problems: Vec<String> },
+    /// Tensors are not those of the configuration, and what may be behind that.
+    #[error("checkpoint {}: {}", .folder.display(), Listing(.problems, .guess.as_deref()))]
+    Tensors { folder: PathBuf, problems: Vec<String>, guess: Option<String> },
     #[error("the model does not fit together: {0}")]
     Graph(#[from] GraphError),
 }
@@ -237,17 +228,28 @@ impl CheckpointError {
     }
 }
 
-/// One problem on the same line, several on lines of their own.
-struct Listing<'a>(&'a [String]);
+/// One problem on the same line, several on lines of their own, ten lines in all; and what may be behind them.
+struct Listing<'a>(&'a [String], Option<&'a str>);
+
+impl Listing<'_> {
+    /// Beside the first line and the one that says how many there are more.
+    const SHOWN: usize = 8;
+}
 
 impl fmt::Display for Listing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [one] => f.write_str(one),
-            many => {
-                write!(f, "{} problems", many.len())?;
-                many.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
-            }
+        let Self(problems, guess) = self;
+        if let ([one], None) = (&problems[..], guess) {
+            return f.write_str(one);
+        }
+        write!(f, "{} problem{}", problems.len(), if problems.len() == 1 { "" } else { "s" })?;
+        if let Some(guess) = guess {
+            write!(f, "; perhaps {guess}")?;
+        }
+        problems.iter().take(Self::SHOWN).try_for_each(|problem| write!(f, "\n  {problem}"))?;
+        match problems.len().saturating_sub(Self::SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
         }
     }
 }

@@ -174,7 +174,11 @@ fn mask_scores(scores: &mut [f32], mask: Option<&[i32]>) -> f32 {
         let (chunks, rest) = scores.as_chunks_mut::<LANES>();
         // Of a whole chunk at once, which the compiler can vectorise.
         for (chunk, mask) in chunks.iter_mut().zip(mask.as_chunks::<LANES>().0) {
-            *chunk = std::array::from_fn(|lane| masked(chunk[lane], mask[lane]));
+            let mut scores = *chunk;
+            for (score, &mask) in scores.iter_mut().zip(mask) {
+                *score = masked(*score, mask);
+            }
+            *chunk = scores;
         }
         // The mask may be longer than the scores.
         let done = chunks.len() * LANES;

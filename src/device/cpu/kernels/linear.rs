@@ -21,6 +21,8 @@ pub(crate) struct Epilogue {
     /// `[1, columns]`
     pub bias: Option<Matrix>,
     pub activation: Option<Activation>,
+    /// `[1, columns]`: the result is multiplied with it.
+    pub gate: Option<Matrix>,
     /// `a + scale * result`; a's rows are repeated as often as the result needs.
     pub add: Option<(Matrix, f32)>,
 }
@@ -37,7 +39,7 @@ impl Epilogue {
     }
 
     /// # Safety
-    /// Bias and addend must be alive and nobody may write them meanwhile.
+    /// Bias, gate and addend must be alive and nobody may write them meanwhile.
     #[inline(always)]
     unsafe fn apply<A: Arithmetic>(&self, tile: &mut Sums, block: &Range<usize>, col: usize) {
         let addend_rows = repeated(block, self.add.map_or(1, |(a, _)| a.rows));
@@ -51,6 +53,13 @@ impl Epilogue {
             }
             if let Some(activation) = self.activation {
                 activate_all::<A>(activation, sums);
+            }
+            if let Some(gate) = self.gate {
+                // SAFETY: promised by the caller.
+                let gate = unsafe { &gate.row(0)[col..] };
+                for (sum, &gate) in sums.iter_mut().zip(gate) {
+                    *sum *= gate;
+                }
             }
             if let Some((a, scale)) = self.add {
                 // SAFETY: promised by the caller.

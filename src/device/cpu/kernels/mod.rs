@@ -3,6 +3,7 @@
 
 pub(super) mod attention;
 mod blocked;
+pub(super) mod constant;
 pub(super) mod elementwise;
 pub(super) mod embedding;
 pub(super) mod heads;

@@ -1,15 +1,15 @@
-//! Norms over rows, in f32: LayerNorm (vision) and Gemma's RMSNorm. Most of them feed a product, so the result is packed
-//! for it on the way.
+//! Norms over rows, in f32: LayerNorm (vision) and Gemma's RMSNorm, which pi0.5's expert has with a shift (adaRMS). Most
+//! of them feed a product, so the result is packed for it on the way.
 
-use super::product::Destination;
+use super::product::{Destination, RowBlocks};
 use super::{Arithmetic, Kernel, LANES, row_tasks, share};
 use crate::device::cpu::memory::Matrix;
 
 pub(crate) enum Norm {
     /// `(x - mean) / sqrt(var + epsilon) * weight + bias`
     Layer { bias: Matrix },
-    /// `x / sqrt(mean(x^2) + epsilon) * (1 + weight)`
-    RootMeanSquare,
+    /// `x / sqrt(mean(x^2) + epsilon) * (1 + weight) + shift`
+    RootMeanSquare { shift: Option<Matrix> },
 }
 
 pub(crate) struct NormRows {
@@ -21,42 +21,73 @@ pub(crate) struct NormRows {
     pub threads: usize,
 }
 
-impl Kernel for NormRows {
-    fn tasks(&self) -> usize {
-        row_tasks(self.x.rows, self.x.cols, self.threads)
+impl NormRows {
+    /// Rows that are left together: those that are packed together.
+    fn blocks(&self) -> RowBlocks {
+        self.to.packed.map_or(RowBlocks::new(self.x.rows, 1), |packed| packed.blocks)
     }
 
-    /// One row.
-    fn scratch(&self) -> usize {
-        self.x.cols
-    }
-
+    /// # Safety
+    /// As [`Kernel::run`].
     #[inline(always)]
-    unsafe fn run<A: Arithmetic>(&self, task: usize, scratch: *mut f32) {
-        for row in share(self.x.rows, self.tasks(), task) {
-            // SAFETY: promised by the caller; tasks have different rows.
-            unsafe {
-                let (x, weight) = (self.x.row(row), self.weight.row(0));
-                let out = std::slice::from_raw_parts_mut(scratch, x.len());
-                let width = x.len() as f32;
-                match &self.norm {
-                    Norm::Layer { bias } => {
-                        let mean = sum(x, |x| x) / width;
-                        let variance = sum(x, |x| (x - mean) * (x - mean)) / width;
-                        let scale = 1.0 / (variance + self.epsilon).sqrt();
-                        for (((out, &x), &w), &b) in out.iter_mut().zip(x).zip(weight).zip(bias.row(0)) {
-                            *out = A::mul_add((x - mean) * scale, w, b);
-                        }
-                    }
-                    Norm::RootMeanSquare => {
-                        let square = sum(x, |x| x * x) / width;
-                        let scale = 1.0 / (square + self.epsilon).sqrt();
+    unsafe fn norm<A: Arithmetic>(&self, x: &[f32], out: &mut [f32]) {
+        // SAFETY: promised by the caller.
+        let weight = unsafe { self.weight.row(0) };
+        let width = x.len() as f32;
+        match &self.norm {
+            Norm::Layer { bias } => {
+                let mean = sum(x, |x| x) / width;
+                let variance = sum(x, |x| (x - mean) * (x - mean)) / width;
+                let scale = 1.0 / (variance + self.epsilon).sqrt();
+                // SAFETY: promised by the caller.
+                let bias = unsafe { bias.row(0) };
+                for (((out, &x), &w), &b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+                    *out = A::mul_add((x - mean) * scale, w, b);
+                }
+            }
+            Norm::RootMeanSquare { shift } => {
+                let square = sum(x, |x| x * x) / width;
+                let scale = 1.0 / (square + self.epsilon).sqrt();
+                // SAFETY: promised by the caller.
+                match shift.map(|shift| unsafe { shift.row(0) }) {
+                    None => {
                         for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
                             *out = x * scale * (1.0 + w);
                         }
                     }
+                    Some(shift) => {
+                        for (((out, &x), &w), &b) in out.iter_mut().zip(x).zip(weight).zip(shift) {
+                            *out = A::mul_add(x * scale, 1.0 + w, b);
+                        }
+                    }
                 }
-                self.to.store_row(row, 0, out);
+            }
+        }
+    }
+}
+
+impl Kernel for NormRows {
+    fn tasks(&self) -> usize {
+        row_tasks(self.x.rows, self.x.cols, self.threads).min(self.blocks().count())
+    }
+
+    /// One block.
+    fn scratch(&self) -> usize {
+        self.blocks().most() * self.x.cols
+    }
+
+    #[inline(always)]
+    unsafe fn run<A: Arithmetic>(&self, task: usize, scratch: *mut f32) {
+        let (blocks, cols) = (self.blocks(), self.x.cols);
+        for block in share(blocks.count(), self.tasks(), task) {
+            let rows = blocks.range(block);
+            // SAFETY: promised by the caller; tasks have different rows.
+            unsafe {
+                for (index, row) in rows.clone().enumerate() {
+                    let out = std::slice::from_raw_parts_mut(scratch.add(index * cols), cols);
+                    self.norm::<A>(self.x.row(row), out);
+                }
+                self.to.store_block::<A>(&rows, scratch, cols);
             }
         }
     }
@@ -110,10 +141,15 @@ mod tests {
                 });
 
                 let out = Owned::zeros(rows, cols);
-                run(kernel(Norm::RootMeanSquare, &out), isa);
-                assert_close("rms norm", &out, 1e-5, |r, c| {
+                run(kernel(Norm::RootMeanSquare { shift: None }, &out), isa);
+                let rms = |r: usize, c: usize| {
                     x.at(r, c) / (mean(r, &|x| x * x) + 1e-6).sqrt() * (1.0 + weight.at(0, c))
-                });
+                };
+                assert_close("rms norm", &out, 1e-5, rms);
+
+                let out = Owned::zeros(rows, cols);
+                run(kernel(Norm::RootMeanSquare { shift: Some(bias.matrix()) }, &out), isa);
+                assert_close("adaptive rms norm", &out, 1e-5, |r, c| rms(r, c) + bias.at(0, c));
             }
         }
     }

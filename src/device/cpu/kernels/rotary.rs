@@ -60,8 +60,12 @@ pub(super) fn rotate(x: &[f32], table: &[f32], out: &mut [f32]) {
         out_a[done..].first_chunk_mut::<LANES>(),
         out_b[done..].first_chunk_mut::<LANES>(),
     ) {
-        *out_a = std::array::from_fn(|i| a[i] * cosines[i] - b[i] * sines[i]);
-        *out_b = std::array::from_fn(|i| b[i] * cosines[i] + a[i] * sines[i]);
+        let (mut turned_a, mut turned_b) = ([0.0; LANES], [0.0; LANES]);
+        for i in 0..LANES {
+            turned_a[i] = a[i] * cosines[i] - b[i] * sines[i];
+            turned_b[i] = b[i] * cosines[i] + a[i] * sines[i];
+        }
+        (*out_a, *out_b) = (turned_a, turned_b);
         done += LANES;
     }
     for i in done..half {

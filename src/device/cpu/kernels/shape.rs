@@ -35,14 +35,16 @@ pub(crate) struct Pack {
 
 impl Kernel for Pack {
     fn tasks(&self) -> usize {
-        row_tasks(self.x.rows, self.x.cols, self.threads)
+        row_tasks(self.x.rows, self.x.cols, self.threads).min(self.to.blocks.count())
     }
 
     #[inline(always)]
     unsafe fn run<A: Arithmetic>(&self, task: usize, _: *mut f32) {
-        for row in share(self.x.rows, self.tasks(), task) {
+        let Matrix { data, cols, stride, .. } = self.x;
+        for block in share(self.to.blocks.count(), self.tasks(), task) {
+            let rows = self.to.blocks.range(block);
             // SAFETY: promised by the caller; tasks have different rows.
-            unsafe { self.to.pack(row, 0, self.x.row(row)) }
+            unsafe { self.to.pack_block::<A>(&rows, 0, data.add(rows.start * stride), stride, cols) }
         }
     }
 }

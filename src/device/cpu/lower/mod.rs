@@ -25,7 +25,7 @@ impl Compiler<'_> {
         let threads = self.target.threads;
         if let Some(&sum) = self.fusion.sums.get(&index) {
             let linear = &graph.nodes[sum.linear];
-            return self.linear(linear, Some((sum.addend, sum.scale)), node.result);
+            return self.linear(linear, Some(sum), node.result);
         }
         match node.op.clone() {
             // Views of the operand's buffer.
@@ -127,12 +127,13 @@ impl Compiler<'_> {
     fn norm(&mut self, node: &Node, epsilon: f32) -> Result<(), DeviceError> {
         let threads = self.target.threads;
         let (x, weight) = (self.view(node.operands[0])?, self.view(node.operands[1])?);
-        let bias = node.operands.get(2).map(|&bias| self.view(bias)).transpose()?;
+        let shift = node.operands.get(2).map(|&shift| self.view(shift)).transpose()?;
+        let centred = matches!(node.op, Op::LayerNorm { .. });
         let place = self.place(node.result);
-        self.draft([x, weight].into_iter().chain(bias).chain(place.views()), move |at| NormRows {
-            norm: match bias {
-                Some(bias) => Norm::Layer { bias: at.matrix(bias) },
-                None => Norm::RootMeanSquare,
+        self.draft([x, weight].into_iter().chain(shift).chain(place.views()), move |at| NormRows {
+            norm: match shift {
+                Some(bias) if centred => Norm::Layer { bias: at.matrix(bias) },
+                shift => Norm::RootMeanSquare { shift: shift.map(|shift| at.matrix(shift)) },
             },
             epsilon,
             x: at.matrix(x),

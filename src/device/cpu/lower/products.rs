@@ -2,6 +2,8 @@
 
 use crate::device::DeviceError;
 use crate::device::cpu::compile::Compiler;
+use crate::device::cpu::fuse::Sum;
+use crate::device::cpu::kernels::constant::ConstantLinear;
 use crate::device::cpu::kernels::linear::{Epilogue, GatedLinear, Linear};
 use crate::device::cpu::kernels::product::{Precision, RowBlocks};
 use crate::device::cpu::kernels::shape::Pack;
@@ -9,16 +11,19 @@ use crate::device::cpu::layout::{PackedView, Place, View};
 use crate::graph::{Activation, Node, Op, ValueId};
 
 impl Compiler<'_> {
-    /// The linear `node` as `result`, which is `add.0 + add.1 * linear` where there is an `add`.
+    /// The linear `node` as `result`, with what is added to it.
     pub(super) fn linear(
         &mut self,
         node: &Node,
-        add: Option<(ValueId, f32)>,
+        sum: Option<Sum>,
         result: ValueId,
     ) -> Result<(), DeviceError> {
         let Op::Linear { activation, exact } = node.op else {
             return Err(self.unsupported(&node.name, "a sum with what is no linear"));
         };
+        if self.current.1 {
+            return self.constant_linear(node, activation);
+        }
         let (operands, on) = (&node.operands, (self.target.isa, self.target.threads));
         let (rows, stored) = match exact {
             true => (Precision::F32, Precision::F32),
@@ -28,8 +33,9 @@ impl Compiler<'_> {
         let weight = self.loader.packed(self.graph, operands[1], stored)?;
         let bias = operands.get(2).map(|&bias| self.view(bias)).transpose()?;
         let mut place = self.place(result);
-        let add = match add {
-            Some((addend, scale)) => {
+        let gate = sum.and_then(|sum| sum.gate).map(|gate| self.view(gate)).transpose()?;
+        let add = match sum {
+            Some(Sum { addend, scale, .. }) => {
                 let view = self.view(addend)?;
                 if place.rows.is_some() && self.is_free_after_this(addend, view, result) {
                     self.layout.set(result, view);
@@ -39,14 +45,32 @@ impl Compiler<'_> {
             }
             None => None,
         };
-        let others = bias.into_iter().chain(add.map(|(addend, _)| addend)).chain(place.views());
+        let others = bias.into_iter().chain(gate).chain(add.map(|(addend, _)| addend)).chain(place.views());
         self.draft(others.chain([x.buffer]), move |at| {
             let epilogue = Epilogue {
                 bias: bias.map(|bias| at.matrix(bias)),
                 activation,
+                gate: gate.map(|gate| at.matrix(gate)),
                 add: add.map(|(addend, scale)| (at.matrix(addend), scale)),
             };
             Linear::new(at.packed(x), weight, epilogue, at.destination(place), on)
+        });
+        Ok(())
+    }
+
+    /// A linear of constants: run once, so its weight is read where it is stored, and given back.
+    fn constant_linear(&mut self, node: &Node, activation: Option<Activation>) -> Result<(), DeviceError> {
+        let x = self.view(node.operands[0])?;
+        let bias = node.operands.get(2).map(|&bias| self.view(bias)).transpose()?;
+        let weight = self.loader.stored(self.graph, node.operands[1])?;
+        let (out, threads) = (self.rows_of(node.result), self.target.threads);
+        self.draft([x, out].into_iter().chain(bias), move |at| ConstantLinear {
+            x: at.matrix(x),
+            weight,
+            bias: bias.map(|bias| at.matrix(bias)),
+            activation,
+            out: at.matrix(out),
+            threads,
         });
         Ok(())
     }

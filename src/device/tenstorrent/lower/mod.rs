@@ -89,6 +89,7 @@ pub fn lower(
         rows,
         heads: HeadPlan::of(graph),
         uses: graph.use_counts(),
+        gated: HashMap::new(),
         program: Program { name: graph.name.clone(), ..Program::default() },
         forms: HashMap::new(),
         contents: HashMap::new(),
@@ -123,6 +124,8 @@ struct Lowering<'a> {
     heads: HeadPlan,
     /// How many nodes and results read each value.
     uses: Vec<usize>,
+    /// Products with one constant row that are left to the sums that read them: both factors.
+    gated: HashMap<ValueId, [ValueId; 2]>,
     program: Program,
     forms: HashMap<ValueId, Form>,
     /// Contents that are tensors already, by key.
@@ -147,8 +150,8 @@ impl Lowering<'_> {
             Op::Patchify { patch } => Some(self.patchify(node, *patch)?),
             Op::Concat { axis } => Some(self.concat(node, *axis)?),
             Op::Slice { axis, start, end } => self.slice(node, *axis, *start, *end)?,
-            Op::Add => Some(self.elementwise(node, "ttnn.add")?),
-            Op::Multiply => Some(self.elementwise(node, "ttnn.multiply")?),
+            Op::Add => Some(self.sum(node)?),
+            Op::Multiply => self.multiply(node)?,
             Op::Activate(activation) => Some(self.activate(node, *activation)?),
             Op::EulerStep { dt } => Some(self.euler_step(node, *dt)?),
             Op::PrefixMask { image_tokens } => Some(self.prefix_mask(node, *image_tokens)?),

@@ -148,7 +148,7 @@ impl Lowering<'_> {
         Ok(Form::Matrix { tensor, columns })
     }
 
-    /// Layer norm and RMS norm; Gemma's weight is `1 + w`.
+    /// Layer norm and RMS norm, with or without a shift; Gemma's weight is `1 + w`.
     pub(super) fn norm(
         &mut self,
         node: &Node,
@@ -182,31 +182,73 @@ impl Lowering<'_> {
         Ok(Form::Matrix { tensor, columns })
     }
 
-    /// Addition and multiplication; a constant second operand is repeated to as many rows.
-    pub(super) fn elementwise(&mut self, node: &Node, operation: &'static str) -> Result<Form, DeviceError> {
+    /// A multiplication. One with a constant row that only a sum reads, the gate of a residual, is left to that sum.
+    pub(super) fn multiply(&mut self, node: &Node) -> Result<Option<Form>, DeviceError> {
         let [first, second] = node.operands[..] else {
             return Err(self.unsupported("other than two operands"));
         };
-        let (a, columns) = self.matrix(first)?;
-        let rows = self.row_axis(first)?;
-        let known = matches!(self.graph.value(second).source, Source::Weight { .. } | Source::Constant(_))
-            || !self.forms.contains_key(&second);
-        let b = if known {
-            let shape = vec![1, 1, rows.physical, columns.physical];
-            let stored = Stored::tiled(shape, self.precisions.dtype(Role::Small), Memory::Dram);
-            self.content(Content::matrix(self.graph, second, &rows, &columns, 1.0), stored)
-        } else {
-            let (b, other) = self.matrix(second)?;
-            if self.row_axis(second)? != rows || other != columns {
-                return Err(self.unsupported("two operands that lie differently"));
-            }
-            b
+        let one_row = self.is_constant(second) && self.graph.value(second).ty.rows() == 1;
+        let reader = self.graph.nodes.iter().find(|other| other.operands.contains(&node.result));
+        let only_added = self.uses[node.result.index()] == 1
+            && reader.is_some_and(|reader| reader.op == Op::Add && reader.operands[1] == node.result);
+        if one_row && only_added {
+            self.gated.insert(node.result, [first, second]);
+            return Ok(None);
+        }
+        self.elementwise(node, "ttnn.multiply").map(Some)
+    }
+
+    /// An addition: `a + b`, or `a + y * gate` at once.
+    pub(super) fn sum(&mut self, node: &Node) -> Result<Form, DeviceError> {
+        let gated = node.operands.get(1).and_then(|second| self.gated.get(second)).copied();
+        let Some([y, gate]) = gated else { return self.elementwise(node, "ttnn.add") };
+        let (a, rows, columns) = self.rows_and_columns(node.operands[0])?;
+        let y = self.like(y, &rows, &columns)?;
+        let gate = self.like(gate, &rows, &columns)?;
+        let result = self.activation(vec![1, 1, rows.physical, columns.physical], Role::Activation);
+        let operands = [a, y, gate].map(Argument::Tensor).to_vec();
+        let attributes =
+            vec![("value", Argument::Number(1.0)), ("memory_config", Argument::Memory(result.memory))];
+        let tensor = self.call("ttnn.addcmul", operands, attributes, result);
+        Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// Addition and multiplication; a constant second operand is repeated to as many rows.
+    fn elementwise(&mut self, node: &Node, operation: &'static str) -> Result<Form, DeviceError> {
+        let [first, second] = node.operands[..] else {
+            return Err(self.unsupported("other than two operands"));
         };
+        let (a, rows, columns) = self.rows_and_columns(first)?;
+        let b = self.like(second, &rows, &columns)?;
         let result = self.activation(vec![1, 1, rows.physical, columns.physical], Role::Activation);
         let operands = vec![Argument::Tensor(a), Argument::Tensor(b)];
         let attributes = vec![("memory_config", Argument::Memory(result.memory))];
         let tensor = self.call(operation, operands, attributes, result);
         Ok(Form::Matrix { tensor, columns })
+    }
+
+    fn rows_and_columns(&mut self, id: ValueId) -> Result<(TensorId, Axis, Axis), DeviceError> {
+        let (tensor, columns) = self.matrix(id)?;
+        Ok((tensor, self.row_axis(id)?, columns))
+    }
+
+    fn is_constant(&self, id: ValueId) -> bool {
+        matches!(self.graph.value(id).source, Source::Weight { .. } | Source::Constant(_))
+            || !self.forms.contains_key(&id) && !self.gated.contains_key(&id)
+    }
+
+    /// An operand that must lie like the other one; a constant is put there so, its rows repeated.
+    fn like(&mut self, id: ValueId, rows: &Axis, columns: &Axis) -> Result<TensorId, DeviceError> {
+        if self.is_constant(id) {
+            let shape = vec![1, 1, rows.physical, columns.physical];
+            let stored = Stored::tiled(shape, self.precisions.dtype(Role::Small), Memory::Dram);
+            return Ok(self.content(Content::matrix(self.graph, id, rows, columns, 1.0), stored));
+        }
+        let (tensor, other_rows, other_columns) = self.rows_and_columns(id)?;
+        if other_rows != *rows || other_columns != *columns {
+            return Err(self.unsupported("two operands that lie differently"));
+        }
+        Ok(tensor)
     }
 
     pub(super) fn activate(&mut self, node: &Node, activation: Activation) -> Result<Form, DeviceError> {

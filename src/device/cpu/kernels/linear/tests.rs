@@ -39,6 +39,7 @@ fn a_linear_is_its_formula_on_every_size() {
             let x = Owned::random(rows, depth, 1).rounded(of_rows);
             let w = Owned::random(cols, depth, 2).rounded(precision);
             let (bias, addend) = (Owned::random(1, cols, 3), Owned::random(rows.div_ceil(7), cols, 4));
+            let gate = Owned::random(1, cols, 5);
             let packed = OwnedPacked::of(&x, of_rows, isa);
             let weight = Arc::new(pack_weight(&w, precision));
             for (threads, activation) in [1, 3].into_iter().flat_map(|t| ACTIVATIONS.map(|a| (t, a))) {
@@ -48,6 +49,7 @@ fn a_linear_is_its_formula_on_every_size() {
                     let epilogue = Epilogue {
                         bias: with.then(|| bias.matrix()),
                         activation,
+                        gate: with.then(|| gate.matrix()),
                         add: with.then(|| (addend.matrix(), -0.1)),
                     };
                     let to = Destination { rows: Some(out.matrix()), packed: with.then_some(also.rows) };
@@ -56,7 +58,7 @@ fn a_linear_is_its_formula_on_every_size() {
                         false => activated(activation, dot(&x, r, &w, c)),
                         true => {
                             let y = activated(activation, dot(&x, r, &w, c) + bias.at(0, c));
-                            addend.at(r % addend.rows, c) - 0.1 * y
+                            addend.at(r % addend.rows, c) - 0.1 * gate.at(0, c) * y
                         }
                     };
                     let what = format!("{isa} {precision} {rows}x{depth}x{cols} {activation:?}");

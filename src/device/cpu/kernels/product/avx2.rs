@@ -161,23 +161,31 @@ pub(crate) unsafe fn interleave(rows: usize, cols: usize, from: *const f32, stri
 /// As [`interleave`].
 #[target_feature(enable = "avx2,fma")]
 unsafe fn interleave_rows<const R: usize>(cols: usize, from: *const f32, stride: usize, to: *mut f32) {
-    let mut done = 0;
-    // A register is stored for each column, of which the first R words count: the columns after it overwrite the rest, and
-    // the last 8 columns have none after them that could.
-    while done + 16 <= cols {
+    let whole = cols / 8 * 8;
+    for first in (0..whole).step_by(8) {
         let mut columns = [_mm256_setzero_ps(); 8];
         for (row, column) in columns[..R].iter_mut().enumerate() {
             // SAFETY: promised by the caller.
-            *column = unsafe { _mm256_loadu_ps(from.add(row * stride + done)) };
+            *column = unsafe { _mm256_loadu_ps(from.add(row * stride + first)) };
         }
         for (column, words) in transposed(columns).into_iter().enumerate() {
-            // SAFETY: 8 words from here on belong to this and the next columns.
-            unsafe { _mm256_storeu_ps(to.add((done + column) * R), words) }
+            // Of the 8 words that are stored the first R count. What follows them is overwritten by the columns after this
+            // one, if there are enough of them among these 8.
+            // SAFETY: all words written lie within these 8 columns.
+            unsafe {
+                let to = to.add((first + column) * R);
+                if (8 - column) * R >= 8 {
+                    _mm256_storeu_ps(to, words);
+                } else {
+                    let mut all = [0.0; 8];
+                    _mm256_storeu_ps(all.as_mut_ptr(), words);
+                    to.copy_from_nonoverlapping(all.as_ptr(), R);
+                }
+            }
         }
-        done += 8;
     }
     // SAFETY: promised by the caller.
-    unsafe { super::lanes::interleave(R, cols - done, from.add(done), stride, to.add(done * R)) }
+    unsafe { super::lanes::interleave(R, cols - whole, from.add(whole), stride, to.add(whole * R)) }
 }
 
 /// Rows to columns.

@@ -125,6 +125,12 @@ impl RowBlocks {
         start..start + self.least + usize::from(block < self.larger)
     }
 
+    /// Rows of the largest block.
+    #[inline(always)]
+    pub fn most(self) -> usize {
+        self.least + usize::from(self.larger > 0)
+    }
+
     /// Rows in all.
     #[inline(always)]
     pub fn rows(self) -> usize {
@@ -310,6 +316,10 @@ pub(crate) struct Factors {
     pub widened: *mut f32,
     /// What this thread will probably multiply with next, to be brought near meanwhile: 8 words for each word of the panel.
     /// Any address will do; that of `left` fetches nothing new.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "these tiles leave fetching to the CPU")
+    )]
     pub ahead: *const f32,
 }
 
@@ -386,6 +396,26 @@ impl Destination {
             }
             if let Some(to) = self.packed {
                 to.pack(row, col, values);
+            }
+        }
+    }
+
+    /// Leaves whole rows that lie one after another at `from`, `cols` words each: a block of the packed rows, or any.
+    ///
+    /// # Safety
+    /// As [`Self::store_row`] for every row; the rows are readable.
+    #[inline(always)]
+    pub unsafe fn store_block<A: Arithmetic>(&self, block: &Range<usize>, from: *const f32, cols: usize) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            if let Some(to) = self.rows {
+                for (index, row) in block.clone().enumerate() {
+                    let values = std::slice::from_raw_parts(from.add(index * cols), cols);
+                    to.row_mut(row).copy_from_slice(values);
+                }
+            }
+            if let Some(to) = self.packed {
+                to.pack_block::<A>(block, 0, from, cols, cols);
             }
         }
     }
