@@ -5,13 +5,14 @@
 
 mod bayer;
 mod encoding;
+mod yuv;
 
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
-use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvError, YuvRange, YuvStandardMatrix};
 
-use self::encoding::{Encoding, SemiPlanar, Yuv422};
+use self::encoding::Encoding;
+use self::yuv::{packed_to_rgb, semi_planar_to_rgb};
 use super::messages::{CompressedImage, Image};
 use super::resize::{PixelFormat, Pixels, Resize};
 
@@ -70,7 +71,7 @@ impl ImagePreprocessor {
             return Err(ImageError::OddSize { width, height, encoding: image.encoding.into() });
         }
         let Encoding::Bytes(format) = encoding else {
-            let format = self.expand(image, encoding)?;
+            let format = self.expand(image, encoding);
             let colours = std::mem::take(&mut self.colours);
             let pixels = Pixels { data: &colours, step: width * format.bytes, format };
             let converted = self.convert((width, height), pixels, out);
@@ -81,53 +82,29 @@ impl ImagePreprocessor {
     }
 
     /// Writes the image's colours into their place, a byte for each channel and no padding; gives how they stand there.
-    fn expand(&mut self, image: &Image, encoding: Encoding) -> Result<PixelFormat, ImageError> {
+    fn expand(&mut self, image: &Image, encoding: Encoding) -> PixelFormat {
         let (width, height, step) = (image.width as usize, image.height as usize, image.step as usize);
         let format = match encoding {
             Encoding::Wide(format) | Encoding::Bytes(format) => format,
             _ => RGB8,
         };
         self.colours.resize(width * height * format.bytes, 0);
-        let (rgb, rgb_step) = (&mut self.colours[..], (3 * width) as u32);
-        let size = (image.width, image.height);
-        let converted = match encoding {
-            Encoding::Bytes(_) => Ok(()),
-            Encoding::Wide(_) => {
-                upper_ends(image, width * format.bytes, rgb);
-                Ok(())
-            }
-            Encoding::Yuv422(order) => {
-                packed_to_rgb(image, order, rgb);
-                Ok(())
-            }
-            Encoding::SemiPlanar(order) => {
-                let (y_plane, uv_plane) = image.data.split_at(step * height);
-                let uv_stride = if order == SemiPlanar::Nv24 { 2 * image.step } else { image.step };
-                let (width, height) = size;
-                let planes =
-                    YuvBiPlanarImage { y_plane, y_stride: image.step, uv_plane, uv_stride, width, height };
-                let convert = match order {
-                    SemiPlanar::Nv12 => yuv::yuv_nv12_to_rgb,
-                    SemiPlanar::Nv21 => yuv::yuv_nv21_to_rgb,
-                    SemiPlanar::Nv24 => yuv::yuv_nv24_to_rgb,
-                };
-                convert(&planes, rgb, rgb_step, RANGE, MATRIX, YuvConversionMode::Balanced)
-            }
+        let colours = &mut self.colours[..];
+        match encoding {
+            Encoding::Bytes(_) => {}
+            Encoding::Wide(_) => upper_ends(image, width * format.bytes, colours),
+            Encoding::Yuv422(order) => packed_to_rgb(image, order, colours),
+            Encoding::SemiPlanar(order) => semi_planar_to_rgb(image, order, colours),
             Encoding::Bayer { pattern, wide: false } => {
-                pattern.to_rgb(image.data, step, (width, height), rgb);
-                Ok(())
+                pattern.to_rgb(image.data, step, (width, height), colours);
             }
             Encoding::Bayer { pattern, wide: true } => {
                 self.mosaic.resize(width * height, 0);
                 upper_ends(image, width, &mut self.mosaic);
-                pattern.to_rgb(&self.mosaic, width, (width, height), rgb);
-                Ok(())
+                pattern.to_rgb(&self.mosaic, width, (width, height), colours);
             }
-        };
-        converted.map(|()| format).map_err(|error: YuvError| ImageError::Colours {
-            encoding: image.encoding.into(),
-            message: error.to_string(),
-        })
+        }
+        format
     }
 
     /// A JPEG or PNG file to `[3, height, width]` in [-1, 1].
@@ -184,33 +161,6 @@ fn is_whole_jpeg(file: &[u8]) -> bool {
     markers.find(|&pair| pair == START_OF_SCAN || pair == END_OF_IMAGE) == Some(&END_OF_IMAGE)
 }
 
-/// What cameras, OpenCV and cv_bridge mean by YUV.
-const RANGE: YuvRange = YuvRange::Limited;
-const MATRIX: YuvStandardMatrix = YuvStandardMatrix::Bt601;
-
-/// Packed 4:2:2 to `[height, width, 3]`: two pixels share their colour. The `yuv` crate takes luminance below 16 as less than black,
-/// where OpenCV takes it as black.
-fn packed_to_rgb(image: &Image, order: Yuv422, rgb: &mut [u8]) {
-    let width = image.width as usize;
-    let (luminance, colour) = match order {
-        Yuv422::Uyvy => ([1, 3], [0, 2]),
-        Yuv422::Yuyv => ([0, 2], [1, 3]),
-    };
-    for (row, out) in image.data.chunks(image.step as usize).zip(rgb.chunks_exact_mut(3 * width)) {
-        for (pair, out) in row[..2 * width].as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<6>().0) {
-            let [u, v] = colour.map(|place: usize| i32::from(pair[place]) - 128);
-            // BT.601's matrix (ITU-R BT.601-7, 2.5.3) in 65536ths.
-            let (red, green, blue) = (104_597 * v, -25_675 * u - 53_279 * v, 132_201 * u);
-            for (pixel, place) in luminance.into_iter().enumerate() {
-                let y = 76_309 * (i32::from(pair[place]) - 16).max(0) + (1 << 15);
-                for (channel, colour) in [red, green, blue].into_iter().enumerate() {
-                    out[3 * pixel + channel] = ((y + colour) >> 16).clamp(0, 255) as u8;
-                }
-            }
-        }
-    }
-}
-
 /// Each row's `numbers` of 16 bits to as many of 8: 65535 becomes 255.
 fn upper_ends(image: &Image, numbers: usize, out: &mut [u8]) {
     let to_byte = |wide: u16| ((u32::from(wide) * 255 + 32767) / 65535) as u8;
@@ -259,8 +209,6 @@ pub enum ImageError {
         "{width}x{height} pixels cannot be {encoding}: both sides must be even (of yuyv and uyvy the width)"
     )]
     OddSize { width: u32, height: u32, encoding: String },
-    #[error("{encoding} cannot be converted: {message}")]
-    Colours { encoding: String, message: String },
     #[error("the image is {width}x{height} pixels: it is empty")]
     Empty { width: u32, height: u32 },
     #[error("step is {step} bytes, but a row of {width} {encoding} pixels takes {row}")]
