@@ -36,7 +36,7 @@ fn options_out_of_range_say_what_is_allowed() {
     for (arguments, said) in [
         (&["--preset", "tiny", "--cameras", "0"][..], "1..=8"),
         (&["--preset", "tiny", "--prompt-tokens", "49"], "takes 1 to 48"),
-        (&["--preset", "tiny", "--dtype", "int8"], "there are f32 and bf16"),
+        (&["--preset", "tiny", "--dtype", "int8"], "auto, bf16 or f32"),
         (&["--preset", "tiny", "--checkpoint", "here"], "cannot be used with"),
     ] {
         let output = program::pi0_node(&[&["bench"][..], arguments].concat());

@@ -220,8 +220,20 @@ fn weights_that_overflow_give_no_actions() {
     let case = Case::new("pi0_hd72_gqa");
     let mut weights: Tensors =
         case.golden.weights.iter().map(|(key, tensor)| (key.clone(), stored(tensor))).collect();
+    let weight = weights.get_mut("action_out_proj.weight").unwrap();
+    weight.2.chunks_exact_mut(4).for_each(|bytes| bytes.copy_from_slice(&f32::MAX.to_le_bytes()));
+    write(&case.path("checkpoint/model.safetensors"), &weights);
+    assert!(case.refused("").contains("actions are not finite"));
+}
+
+#[test]
+fn a_weight_that_is_no_finite_number_is_named() {
+    let case = Case::new("pi0_hd72_gqa");
+    let mut weights: Tensors =
+        case.golden.weights.iter().map(|(key, tensor)| (key.clone(), stored(tensor))).collect();
     let bias = weights.get_mut("action_out_proj.bias").unwrap();
     bias.2[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
     write(&case.path("checkpoint/model.safetensors"), &weights);
-    assert!(case.refused("").contains("actions are not finite"));
+    let said = case.refused("");
+    assert!(said.contains("'action_out_proj.bias'") && said.contains("inf"), "{said}");
 }

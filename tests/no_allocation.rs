@@ -107,7 +107,8 @@ fn no_cycle_allocates(settings: &Settings) {
         // While a missing camera is waited for, these are acts on the set before.
         assert_eq!((first, idle), (Outcome::Chunk, Outcome::Idle), "cycle {cycle}");
 
-        put_positions(&mut wiring, now + 20, [0.3 * cycle as f64 - 1.2, 1.0]);
+        // Numbers of two digits and of three in pi0.5's prompt; further than that no joint gets in this time.
+        put_positions(&mut wiring, now + 20, [0.1 * cycle as f64 - 0.3, 0.6]);
         let again = counted_step(&mut wiring, now + 20, &mut sequence);
         assert_eq!(again == Outcome::Chunk, settings.act_rate_hz > 0.0, "cycle {cycle}");
     }

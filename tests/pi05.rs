@@ -43,8 +43,8 @@ fn the_state_is_what_the_prompt_says_in_256_bins() {
         let (_a, mut fresh) = robot();
         let (_b, mut other) = robot();
         chunk_at(&mut other, 50, [-0.9, 1.0]);
-        let found = chunk_at(&mut fresh, 100, positions).actions;
-        assert_eq!(found, chunk_at(&mut other, 100, positions).actions, "whatever came before");
+        let found = chunk_at(&mut fresh, 1000, positions).actions;
+        assert_eq!(found, chunk_at(&mut other, 1000, positions).actions, "whatever came before");
         found
     };
     let here = actions([0.1, 0.2]);

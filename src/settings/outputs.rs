@@ -134,7 +134,7 @@ impl Values {
                 problems.push(problem("output_topics", message));
             }
         }
-        let read = [&[self.text("joint_states_topic")][..], &self.texts("camera_topics")].concat();
+        let read = [self.texts("joint_states_topic"), self.texts("camera_topics")].concat();
         if let Some(topic) = topics.iter().find(|topic| read.contains(topic)) {
             problems.push(problem("output_topics", format!("the node itself reads '{topic}'")));
         }

@@ -42,7 +42,11 @@ impl Complaints {
     /// Counts a complaint; texts that differ in numbers alone are one kind.
     pub fn add(&self, about: &str, text: &dyn fmt::Display, at_ns: i64) {
         let text = text.to_string();
-        let pattern = without_numbers(&text);
+        self.add_kind(about, without_numbers(&text), text, at_ns);
+    }
+
+    /// Counts a complaint of a kind that is one whatever its text says.
+    pub fn add_kind(&self, about: &str, pattern: String, text: String, at_ns: i64) {
         let mut list = self.lock();
         let known = list.iter().position(|kind| kind.complaint.about == about && kind.pattern == pattern);
         let place = match known {

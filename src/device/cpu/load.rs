@@ -2,7 +2,7 @@
 //! pages are given back as soon as they are packed, so that a checkpoint never stands in memory twice. Called by
 //! `compile`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -23,6 +23,8 @@ pub(super) struct Loader<'a> {
     pub pool: &'a mut Pool,
     pub packed: &'a mut PackedWeights,
     pub memory: &'a mut LargeMemory,
+    /// Recipes of what was left where it is stored, by this compilation.
+    pub stored: HashSet<String>,
 }
 
 impl Loader<'_> {
@@ -78,8 +80,11 @@ impl Loader<'_> {
     /// The weight `[out, in]` that is `value` of `graph`, left where it is stored.
     pub fn stored(&mut self, graph: &Graph, value: ValueId) -> Result<WeightRows, DeviceError> {
         let weight = WeightRows::of(graph, value, self.weights)?;
-        let elements = graph.value(value).ty.elements();
-        self.progress.advance((elements * weight.element_bytes()) as u64);
+        // A weight that many nodes read is loaded once, as far as people are told.
+        if self.stored.insert(graph.recipe(value)) {
+            let elements = graph.value(value).ty.elements();
+            self.progress.advance((elements * weight.element_bytes()) as u64);
+        }
         Ok(weight)
     }
 

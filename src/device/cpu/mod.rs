@@ -19,6 +19,7 @@ mod pool;
 mod program;
 mod weight;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
 
@@ -108,6 +109,7 @@ impl Device for CpuDevice {
             pool: &mut self.pool,
             packed: &mut self.packed,
             memory: &mut self.memory,
+            stored: HashSet::new(),
         };
         let program = compile::compile(graph, target, loader, &mut self.residents, &mut self.arena);
         progress.end();
