@@ -170,7 +170,7 @@ fn check_tells_a_robot_that_fits_from_one_that_does_not() {
     for expected in [
         "/top/image_raw is published by /pi0_player as sensor_msgs/msg/Image, but sensor_msgs/msg/CompressedImage is expected",
         "nobody publishes /no/such/camera",
-        "joints right_hand are not in the message",
+        "joints right_hand have not come; names that came and are not in 'joints': right_gripper",
     ] {
         assert!(said.contains(expected), "{expected}: {said}");
     }

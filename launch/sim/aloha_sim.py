@@ -84,7 +84,7 @@ def read_outputs(path):
 
     with open(path) as file:
         sections = yaml.safe_load(file)
-    outputs = outputs_of(next(iter(sections.values()))["ros__parameters"])
+    outputs = outputs_of(next(iter(sections.values()))["ros__parameters"], JOINTS)
     if not outputs:
         raise Missing(f"{path} has no outputs")
     return outputs

@@ -80,10 +80,11 @@ class Controllers:
         return sum(controller.rejected for _, _, controller in self.all)
 
 
-def outputs_of(parameters):
-    """(topic, kind, joints) of every output in a node's parameters, as pi0_node reads them."""
+def outputs_of(parameters, robot=()):
+    """(topic, kind, joints) of every output in a node's parameters, as pi0_node reads them; `robot` are the joints where the
+    parameters name none."""
     names = parameters.get("outputs", [])
     kinds = parameters.get("output_types") or ["trajectory"] * len(names)
     listed = parameters.get("output_joints") or [""] * len(names)
-    joints = [text.split() or parameters["joints"] for text in listed]
+    joints = [text.split() or parameters.get("joints", robot) for text in listed]
     return list(zip(parameters.get("output_topics", []), kinds, joints))
