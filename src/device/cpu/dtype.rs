@@ -14,7 +14,7 @@ const KERNELS_VARIABLE: &str = "PI0_CPU_KERNELS";
 /// The parameter and option `dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
-    /// What this CPU multiplies fast: [`Isa::preferred`].
+    /// What this CPU multiplies fast.
     Auto,
     Is(Precision),
 }
