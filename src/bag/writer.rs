@@ -36,7 +36,7 @@ impl FileWriter {
         Ok(begun)
     }
 
-    /// A topic for messages of a type that [`definitions`] knows; one that gets none is in the file all the same.
+    /// A topic for messages of a type that `definitions` knows; one that gets none is in the file all the same.
     pub fn add_topic(&mut self, topic: &str, type_name: &str) -> Result<(), WriteError> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let added = writer
