@@ -46,15 +46,7 @@ fn observe(wiring: &mut Wiring, names: &[String], positions: &[f64], stamp: Stam
     wiring.joints.put(&JointState { stamp, names: &names, positions: &positions }, stamp).unwrap();
     let pixels = [90; 24 * 32 * 3];
     for camera in &mut wiring.cameras {
-        let image = Image {
-            stamp,
-            height: 24,
-            width: 32,
-            encoding: "rgb8",
-            is_bigendian: false,
-            step: 96,
-            data: &pixels,
-        };
+        let image = Image::rgb8(stamp, (24, 32), &pixels);
         camera.put_image(&image, stamp).unwrap();
     }
 }

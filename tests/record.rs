@@ -100,15 +100,7 @@ fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
             }
             ticks = ticks.wrapping_add(1);
             let data = [ticks.wrapping_mul(5); 60 * 40 * 3];
-            let image = Image {
-                stamp: now(),
-                height: 40,
-                width: 60,
-                encoding: "rgb8",
-                is_bigendian: false,
-                step: 180,
-                data: &data,
-            };
+            let image = Image::rgb8(now(), (40, 60), &data);
             cameras[0].put_image(&image, now()).unwrap();
             if with_left && ticks.is_multiple_of(2) {
                 cameras[1].put_image(&image, now()).unwrap();

@@ -127,15 +127,7 @@ fn roughness(interpolation: Interpolation) -> Roughness {
             wiring.joints.put(&state, observed).unwrap();
             let pixels = [90; 24 * 32 * 3];
             for camera in &mut wiring.cameras {
-                let image = Image {
-                    stamp: observed,
-                    height: 24,
-                    width: 32,
-                    encoding: "rgb8",
-                    is_bigendian: false,
-                    step: 96,
-                    data: &pixels,
-                };
+                let image = Image::rgb8(observed, (24, 32), &pixels);
                 camera.put_image(&image, observed).unwrap();
             }
             assert_eq!(wiring.cycle.step(observed), Outcome::Chunk);

@@ -49,9 +49,30 @@ enum Command {
     Checkpoint(checkpoint::Command),
 }
 
+impl Command {
+    /// Whether its results are what it prints: no robot depends on it.
+    fn only_tells(&self) -> bool {
+        match self {
+            #[cfg(feature = "ros")]
+            Self::Run(_) | Self::Record(_) | Self::Play(_) => false,
+            Self::Replay(_) | Self::Check(_) | Self::Infer(_) | Self::Bench(_) => true,
+            Self::Audit(_) | Self::Plan(_) | Self::Checkpoint(_) => true,
+        }
+    }
+}
+
+/// Whoever reads the output may stop reading (`| head`): then the process ends as any other does, without a word.
+fn end_with_the_reader() {
+    // SAFETY: only sets what a signal does, before there are other threads.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Reads the command line, runs the command, and says what went wrong if it did.
 pub fn main() -> ExitCode {
     let cli = Cli::parse_from(ros_arguments::without_ros(std::env::args_os()));
+    if cli.command.as_ref().is_some_and(Command::only_tells) {
+        end_with_the_reader();
+    }
     let result = match cli.command {
         #[cfg(feature = "ros")]
         None => run::run(run::Options::default()),

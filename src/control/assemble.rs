@@ -139,8 +139,9 @@ pub fn assemble_on(
     let limits = Limits::new(&settings.limits, &settings.joints)?;
     let joined =
         JoinedJoints::new(JointOrder::new(&settings.joints), limits.velocity_max(), &settings.joint_scale);
-    let rules = Rules::new(settings, limits);
     let wake = Wake::default();
+    let (velocity_sender, velocity_max) = mailbox(&limits.velocity_max().to_vec(), &wake);
+    let rules = Rules::new(settings, limits);
     let metrics = Arc::new(Metrics::new(
         settings.cameras.iter().filter(|camera| camera.topic.is_some()).map(|camera| camera.name.as_str()),
     ));
@@ -198,9 +199,9 @@ pub fn assemble_on(
     };
     Ok(Wiring {
         cameras,
-        joints: JointInput::new(settings, joined, joint_sender, metrics.clone()),
+        joints: JointInput::new(settings, joined, velocity_max, joint_sender, metrics.clone()),
         prompt,
-        tuner: Tuner::new(timing_sender, rules_sender),
+        tuner: Tuner::new(timing_sender, rules_sender, velocity_sender),
         enable: Enable { shared: shared.clone(), wake: wake.clone(), witness: None },
         cycle: Cycle {
             model,

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::mailbox::Sender;
+use super::mailbox::{Receiver, Sender};
 use super::prompt::Prompts;
 use super::reason::{stamp_remark, taken_at};
 use super::sync::Frame;
@@ -136,6 +136,8 @@ pub struct JointInput {
     pub(super) stamps: StampSource,
     pub(super) max_age_ms: f64,
     pub(super) joined: JoinedJoints,
+    /// Velocity limits `[joints]` that were changed.
+    pub(super) velocity_max: Receiver<Vec<f64>>,
     pub(super) mailbox: Sender<JointSample>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) witness: Option<Arc<dyn Witness>>,
@@ -145,6 +147,7 @@ impl JointInput {
     pub(super) fn new(
         settings: &Settings,
         joined: JoinedJoints,
+        velocity_max: Receiver<Vec<f64>>,
         mailbox: Sender<JointSample>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -154,6 +157,7 @@ impl JointInput {
             stamps: settings.joint_stamps,
             max_age_ms: settings.max_joint_age_ms,
             joined,
+            velocity_max,
             mailbox,
             metrics,
             witness: None,
@@ -179,6 +183,9 @@ impl JointInput {
         let since = Instant::now();
         if let Some(witness) = &self.witness {
             witness.joints(&self.topics[topic], joints, received);
+        }
+        if self.velocity_max.take() {
+            self.joined.set_velocity_max(self.velocity_max.value());
         }
         let was_whole = self.joined.is_whole();
         let stamp = taken_at(self.stamps, joints.stamp, received);

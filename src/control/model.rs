@@ -281,9 +281,22 @@ fn prompt_lengths(longest: usize, image_tokens: usize) -> Vec<usize> {
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("the model does not fit together: {0}")]
-    Graph(#[from] GraphError),
+    Graph(GraphError),
     #[error("the device cannot run the model: {0}")]
-    Device(#[from] DeviceError),
+    Device(DeviceError),
+}
+
+// Not sources: the messages say all of them, and a chain of sources would say it again.
+impl From<GraphError> for ModelError {
+    fn from(error: GraphError) -> Self {
+        Self::Graph(error)
+    }
+}
+
+impl From<DeviceError> for ModelError {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Changes while the loop runs: what a person may set then, handed to the control thread and to the output through
-//! mailboxes. Called by whoever serves parameters (`node`); never by the control thread.
+//! Changes while the loop runs: what a person may set then, handed to the control thread, to the output and to the joint input
+//! through mailboxes. Called by whoever serves parameters (`node`); never by the control thread.
 //!
-//! Both ends look at their mailbox before they decide anything, so a change holds from the next look on, for all of it at
+//! Each looks at its mailbox before it decides anything, so a change holds from the next look on, for all of it at
 //! once, and nobody waits for anybody.
 
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use crate::settings::{Settings, Value};
 pub struct Tuner {
     timing: Sender<Timing>,
     rules: Sender<Rules>,
+    /// By joint: what the joint input judges jumps by.
+    velocity_max: Sender<Vec<f64>>,
     /// Changes so far.
     number: u32,
     pub(super) witness: Option<Arc<dyn Witness>>,
@@ -27,17 +29,19 @@ pub struct Tuner {
 pub struct Change {
     timing: Timing,
     rules: Rules,
+    velocity_max: Vec<f64>,
 }
 
 impl Tuner {
     /// What of `settings` can change while the loop runs. Reads the URDF, if there is one.
     pub fn prepare(settings: &Settings) -> Result<Change, LimitsError> {
         let limits = Limits::new(&settings.limits, &settings.joints)?;
-        Ok(Change { timing: Timing::new(settings), rules: Rules::new(settings, limits) })
+        let velocity_max = limits.velocity_max().to_vec();
+        Ok(Change { timing: Timing::new(settings), rules: Rules::new(settings, limits), velocity_max })
     }
 
-    pub(super) fn new(timing: Sender<Timing>, rules: Sender<Rules>) -> Self {
-        Self { timing, rules, number: 0, witness: None }
+    pub(super) fn new(timing: Sender<Timing>, rules: Sender<Rules>, velocity_max: Sender<Vec<f64>>) -> Self {
+        Self { timing, rules, velocity_max, number: 0, witness: None }
     }
 
     /// From now on the loop runs so. `changes` are the parameters that made the difference.
@@ -50,6 +54,8 @@ impl Tuner {
         self.timing.send();
         *self.rules.buffer() = Rules { number: self.number, ..change.rules };
         self.rules.send();
+        *self.velocity_max.buffer() = change.velocity_max;
+        self.velocity_max.send();
     }
 
     /// How many changes there were.

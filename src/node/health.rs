@@ -239,21 +239,9 @@ pub(super) fn latency(name: &str, summary: &LatencySummary) -> [(String, String)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Value;
     use crate::telemetry::Metrics;
 
     const RUNNING: LoopState = LoopState { phase: Phase::Running, why: None };
-
-    fn settings() -> Settings {
-        let texts = |texts: &[&str]| Value::Texts(texts.iter().map(|text| (*text).to_owned()).collect());
-        let values = [
-            ("checkpoint", Value::Text("model".into())),
-            ("cameras", texts(&["base_0_rgb"])),
-            ("camera_topics", texts(&["/top"])),
-            ("joints", texts(&["waist"])),
-        ];
-        Settings::from_values(&values.map(|(name, value)| (name.to_owned(), value)).into()).unwrap()
-    }
 
     #[test]
     fn the_loop_reports_the_commonest_drop_of_the_last_interval_only() {
@@ -262,7 +250,7 @@ mod tests {
         metrics.dropped(DropReason::JointsStale);
         let now = metrics.snapshot();
         let rates = Rates::between(&before, &now, Duration::from_secs(1));
-        let part = control(&before, &now, &rates, RUNNING, &settings());
+        let part = control(&before, &now, &rates, RUNNING, &Settings::of_one_joint());
         assert_eq!(
             (part.level, part.message.as_str()),
             (
@@ -276,7 +264,7 @@ mod tests {
         metrics.chunks.add_one();
         let later = metrics.snapshot();
         let rates = Rates::between(&now, &later, Duration::from_millis(500));
-        let part = control(&now, &later, &rates, RUNNING, &settings());
+        let part = control(&now, &later, &rates, RUNNING, &Settings::of_one_joint());
         assert_eq!((part.level, part.message.as_str()), (Level::Ok, "2.0 chunks per second"));
     }
 
@@ -284,7 +272,9 @@ mod tests {
     fn without_chunks_the_loop_says_what_it_waits_for() {
         let metrics = Metrics::new(["base_0_rgb"]);
         let before = metrics.snapshot();
-        let message = |now: &Snapshot| control(&before, now, &Rates::default(), RUNNING, &settings()).message;
+        let message = |now: &Snapshot| {
+            control(&before, now, &Rates::default(), RUNNING, &Settings::of_one_joint()).message
+        };
         assert_eq!(
             message(&before),
             "no chunk yet: no image came from base_0_rgb (/top): is its driver running?"
@@ -305,7 +295,13 @@ mod tests {
         metrics.report("limits", &"joint 'waist' would be at 3.0000 in point 2; its limit is 1.0000");
         let now = metrics.snapshot();
         let part = |phase, why| {
-            let part = control(&before, &now, &Rates::default(), LoopState { phase, why }, &settings());
+            let part = control(
+                &before,
+                &now,
+                &Rates::default(),
+                LoopState { phase, why },
+                &Settings::of_one_joint(),
+            );
             (part.level, part.message)
         };
         let (level, message) = part(Phase::Holding, Some(DropReason::PositionLimit));

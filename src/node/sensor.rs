@@ -81,21 +81,10 @@ impl Sensor<'_> {
 mod tests {
     use super::*;
     use crate::control::camera_stamp_trouble;
-    use crate::settings::{Settings, Value};
+    use crate::settings::Settings;
     use crate::telemetry::LatencySummary;
 
     const TIMEOUT_MS: f64 = 500.0;
-
-    fn settings() -> Settings {
-        let texts = |texts: &[&str]| Value::Texts(texts.iter().map(|text| (*text).to_owned()).collect());
-        let values = [
-            ("checkpoint", Value::Text("model".into())),
-            ("cameras", texts(&["base_0_rgb"])),
-            ("camera_topics", texts(&["/top"])),
-            ("joints", texts(&["waist"])),
-        ];
-        Settings::from_values(&values.map(|(name, value)| (name.to_owned(), value)).into()).unwrap()
-    }
 
     fn sensor(received: u64, refused: u64, age_ms: Option<f64>) -> SensorSnapshot {
         SensorSnapshot {
@@ -119,7 +108,11 @@ mod tests {
             now,
             rate_hz: 30.0,
             timeout_ms: TIMEOUT_MS,
-            trouble: camera_stamp_trouble(now, &settings().cameras[0], &settings()),
+            trouble: camera_stamp_trouble(
+                now,
+                &Settings::of_one_joint().cameras[0],
+                &Settings::of_one_joint(),
+            ),
         };
         let uptime = Duration::from_millis(uptime_ms);
         let part = sensor.health(uptime, &Publishers::default(), Some("base_0_rgb: short buffer"));

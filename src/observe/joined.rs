@@ -36,6 +36,8 @@ pub struct JoinedJoints {
     pieces: Vec<Piece>,
     /// By joint: how far it may move in a second, and a factor from its unit to about radians or metres.
     speeds: Vec<(f64, f64)>,
+    /// By joint: the factor where there is no limit.
+    units: Vec<f64>,
     /// By joint: number in the message at hand.
     places: Vec<Option<usize>>,
     /// When the last jump came.
@@ -69,18 +71,28 @@ impl JoinedJoints {
     /// Joints with their velocity limits (infinite where there is none) and the scale from their units to the model's.
     pub fn new(order: JointOrder, velocity_max: &[f64], scale: &[f64]) -> Self {
         let joints = order.names().len();
-        let speed = |joint: usize| match velocity_max.get(joint) {
-            Some(limit) if limit.is_finite() => (ALLOWANCE * limit, 1.0),
-            // Whichever unit is the larger one is about radians.
-            _ => (FASTEST, scale.get(joint).map_or(1.0, |scale| scale.abs().min(1.0))),
-        };
-        Self {
+        // Whichever unit is the larger one is about radians.
+        let unit = |joint: usize| scale.get(joint).map_or(1.0, |scale| scale.abs().min(1.0));
+        let mut joined = Self {
             order,
             pieces: vec![Piece::default(); joints],
-            speeds: (0..joints).map(speed).collect(),
+            speeds: vec![(0.0, 0.0); joints],
+            units: (0..joints).map(unit).collect(),
             places: vec![None; joints],
             jumped: None,
             others: Vec::new(),
+        };
+        joined.set_velocity_max(velocity_max);
+        joined
+    }
+
+    /// Velocity limits that hold from now on.
+    pub fn set_velocity_max(&mut self, velocity_max: &[f64]) {
+        for (joint, (speed, &unit)) in self.speeds.iter_mut().zip(&self.units).enumerate() {
+            *speed = match velocity_max.get(joint) {
+                Some(limit) if limit.is_finite() => (ALLOWANCE * limit, 1.0),
+                _ => (FASTEST, unit),
+            };
         }
     }
 

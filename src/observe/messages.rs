@@ -46,6 +46,13 @@ pub struct Image<'a> {
     pub data: &'a [u8],
 }
 
+impl<'a> Image<'a> {
+    /// Pixels of three bytes, rows without padding.
+    pub fn rgb8(stamp: Stamp, (height, width): (u32, u32), data: &'a [u8]) -> Self {
+        Self { stamp, height, width, encoding: "rgb8", is_bigendian: false, step: 3 * width, data }
+    }
+}
+
 /// `sensor_msgs/CompressedImage`: a whole JPEG or PNG file.
 #[derive(Clone, Copy, Debug)]
 pub struct CompressedImage<'a> {

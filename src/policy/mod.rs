@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod components;
 pub mod config;
 mod denoise;
+mod description;
 mod gemma;
 pub mod intermediates;
 mod keys;
@@ -18,7 +19,8 @@ pub mod variant;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use components::Component;
-pub use config::{ConfigError, PolicyConfig};
+pub use config::PolicyConfig;
+pub use description::ConfigError;
 pub use intermediates::Intermediates;
 pub use variant::{StateInput, TimeInput, Variant};
 

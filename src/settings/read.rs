@@ -177,6 +177,21 @@ impl Values {
 }
 
 #[cfg(test)]
+impl Settings {
+    /// A robot with one camera and one joint, for tests of whoever reads settings.
+    pub fn of_one_joint() -> Self {
+        let texts = |text: &str| Value::Texts(vec![text.to_owned()]);
+        let values = [
+            ("checkpoint", Value::Text("model".into())),
+            ("cameras", texts("base_0_rgb")),
+            ("camera_topics", texts("/top")),
+            ("joints", texts("waist")),
+        ];
+        Self::from_values(&values.map(|(name, value)| (name.to_owned(), value)).into()).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::{MissingCamera, StampSource, Transport};
     use super::*;

@@ -87,7 +87,7 @@ pub fn stamp_ms(ms: i64) -> Stamp {
 
 /// A frame of the camera.
 pub fn image(stamp: Stamp) -> Image<'static> {
-    Image { stamp, height: 40, width: 60, encoding: "rgb8", is_bigendian: false, step: 180, data: &PIXELS }
+    Image::rgb8(stamp, (40, 60), &PIXELS)
 }
 
 /// A joint state, in another order than the model's.

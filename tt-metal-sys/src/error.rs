@@ -46,7 +46,7 @@ pub enum Error {
     AlreadyOpen,
 
     #[error("cannot start the thread for Tenstorrent's runtime: {0}")]
-    Thread(#[source] std::io::Error),
+    Thread(String),
 
     /// What was asked for does not fit what it was asked of; nothing was sent to the device.
     #[error("{0}")]

@@ -50,7 +50,7 @@ impl Session {
     /// Looks for Python and `ttnn`, loads them if they do not run yet, and opens the device.
     pub fn open(options: &Options) -> Result<Self, Error> {
         let interpreter = Interpreter::find(options)?;
-        interpreter::start().map_err(Error::Thread)?;
+        interpreter::start().map_err(|error| Error::Thread(error.to_string()))?;
         if OPEN.swap(true, Ordering::AcqRel) {
             return Err(Error::AlreadyOpen);
         }

@@ -27,7 +27,8 @@ pub use inspect::{ComponentSummary, Summary};
 
 use self::folder::{SINGLE_FILE, tensor_files};
 use self::names::{Meaning, meaning};
-use super::config::{ConfigError, Description, PolicyConfig};
+use super::config::PolicyConfig;
+use super::description::{ConfigError, Description};
 use super::keys::EMBEDDING;
 use super::variant::Variant;
 use crate::graph::{GraphError, Storage, WeightData, WeightError, WeightFormat, Weights};
@@ -212,14 +213,27 @@ fn map(path: &Path) -> std::io::Result<Mmap> {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     #[error("checkpoint {0}")]
-    Config(#[from] ConfigError),
+    Config(ConfigError),
     #[error("checkpoint {}: {}", .folder.display(), Listing(.problems, None))]
     Problems { folder: PathBuf, problems: Vec<String> },
     /// Tensors are not those of the configuration, and what may be behind that.
     #[error("checkpoint {}: {}", .folder.display(), Listing(.problems, .guess.as_deref()))]
     Tensors { folder: PathBuf, problems: Vec<String>, guess: Option<String> },
     #[error("the model does not fit together: {0}")]
-    Graph(#[from] GraphError),
+    Graph(GraphError),
+}
+
+// Not sources: the messages say all of them, and a chain of sources would say it again.
+impl From<ConfigError> for CheckpointError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<GraphError> for CheckpointError {
+    fn from(error: GraphError) -> Self {
+        Self::Graph(error)
+    }
 }
 
 impl CheckpointError {
