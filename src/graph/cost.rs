@@ -42,6 +42,7 @@ impl Graph {
             Op::Attention(attention) => self.attention_cost(node, attention),
             // Views, lists of a few hundred numbers, and moves.
             Op::Slice { .. } | Op::Repeat { .. } | Op::Concat { .. } | Op::Patchify { .. } => Cost::default(),
+            Op::Choose => Cost::default(),
             Op::PrefixMask { .. } | Op::Positions | Op::PositionsAfter { .. } => Cost::default(),
             Op::LayerNorm { .. } => Cost { flops: 7 * result, ..Cost::default() },
             Op::RmsNorm { .. } => {
@@ -50,6 +51,7 @@ impl Graph {
             }
             Op::Rotary { .. } => Cost { flops: 3 * result, ..Cost::default() },
             Op::EulerStep { .. } => Cost { flops: 2 * result, ..Cost::default() },
+            Op::Guide { .. } => Cost { flops: 7 * result, ..Cost::default() },
             Op::RotaryTable { .. } | Op::Embedding { .. } => Cost { flops: result, ..Cost::default() },
             Op::Add | Op::Multiply | Op::Activate(_) => Cost { flops: result, ..Cost::default() },
         }

@@ -32,9 +32,10 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
         Op::RmsNorm { .. } => {
             count(operands, 2, 3)?;
             let x = matrix(operands, 0, "x")?;
-            row(operands, 1, "weight", x.1)?;
-            if operands.len() > 2 {
-                row(operands, 2, "shift", x.1)?;
+            for (index, what) in [(1, "weight"), (2, "shift")].into_iter().take(operands.len() - 1) {
+                if operands[index] != operands[0] {
+                    row(operands, index, what, x.1)?;
+                }
             }
             Ok(operands[0].clone())
         }
@@ -104,6 +105,26 @@ pub(super) fn result_type(op: &Op, operands: &[&TensorType]) -> Result<TensorTyp
             count(operands, 2, 2)?;
             same("shapes of x and v", &matrix(operands, 0, "x")?, &matrix(operands, 1, "v")?)?;
             Ok(operands[0].clone())
+        }
+        Op::Guide { .. } => {
+            count(operands, 4, 4)?;
+            let x = matrix(operands, 0, "x")?;
+            same("shapes of x and y", &x, &matrix(operands, 1, "y")?)?;
+            same("shapes of x and previous", &x, &matrix(operands, 2, "previous")?)?;
+            same("w and a number for each row", matrix(operands, 3, "w")?, (x.0, 1))?;
+            Ok(operands[0].clone())
+        }
+        Op::Choose => {
+            count(operands, 3, 3)?;
+            let (a, b, w) = (matrix(operands, 0, "a")?, matrix(operands, 1, "b")?, matrix(operands, 2, "w")?);
+            same("columns of a and b", a.1, b.1)?;
+            same("columns of w and 1", w.1, 1)?;
+            for (what, rows) in [("rows of a and w", a.0), ("rows of b and w", b.0)] {
+                if rows != 1 {
+                    same(what, rows, w.0)?;
+                }
+            }
+            Ok(TensorType::f32([w.0, a.1]))
         }
         Op::PrefixMask { image_tokens } => {
             count(operands, 2, 2)?;

@@ -53,7 +53,7 @@ pub enum Op {
         epsilon: f32,
     },
     /// `x / sqrt(mean(x^2) + epsilon) * (1 + weight) + shift` per row (Gemma; with a shift adaRMS): x `[rows, width]`, weight
-    /// and optional shift `[width]` or `[1, width]`.
+    /// and optional shift `[width]` or `[1, width]`, or of x's shape: each row its own.
     RmsNorm {
         epsilon: f32,
     },
@@ -99,6 +99,15 @@ pub enum Op {
     EulerStep {
         dt: f32,
     },
+    /// `y + strength * w * (previous - (x + ahead * (y - x)))`: what an Euler step has made of x, drawn towards a previous chunk, as
+    /// far as each of its rows weighs: x, y and previous of the same shape, w `[rows, 1]`. `x + ahead * (y - x)` is where the
+    /// flow would end if it went on straight.
+    Guide {
+        ahead: f32,
+        strength: f32,
+    },
+    /// Row by row a, or b where w is 0: a and b `[rows, width]` or `[1, width]`, w `[rows, 1]`.
+    Choose,
     /// Which prefix tokens are real: image masks bool `[images]`, token mask bool `[tokens]`
     /// -> bool `[images * image_tokens + tokens]`.
     PrefixMask {
@@ -133,6 +142,8 @@ impl Op {
             Op::Activate(Activation::GeluTanh) => "gelu",
             Op::Activate(Activation::Silu) => "silu",
             Op::EulerStep { .. } => "euler_step",
+            Op::Guide { .. } => "guide",
+            Op::Choose => "choose",
             Op::PrefixMask { .. } => "prefix_mask",
             Op::Positions => "positions",
             Op::PositionsAfter { .. } => "positions_after",

@@ -55,7 +55,9 @@ impl Component {
             Some(rest) if rest.starts_with("action_out_proj") => Self::OutputProjection,
             Some(rest) if rest.starts_with("euler_step") => Self::EulerSteps,
             Some(_) => Self::SuffixEmbeddings,
-            None if starts(&["state", "noise", "time_"]) => Self::SuffixEmbeddings,
+            None if starts(&["state", "noise", "time_", "given", "previous_chunk", "prefix_weights"]) => {
+                Self::SuffixEmbeddings
+            }
             None => Self::SuffixPositions,
         }
     }

@@ -1,5 +1,6 @@
 //! The model's sizes: what is published, smaller ones of ours, and what no model has. Called by everything that builds graphs.
 
+use super::continuation::Continuation;
 use super::variant::Variant;
 
 /// What a weight in the file stands behind need only be possible: a wrong number is found when the weights are compared.
@@ -48,7 +49,7 @@ impl VisionConfig {
 }
 
 /// Everything about a model that is not a weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PolicyConfig {
     pub variant: Variant,
     pub vision: VisionConfig,
@@ -63,6 +64,8 @@ pub struct PolicyConfig {
     pub denoising_steps: usize,
     /// Prompt tokens, padding included.
     pub prompt_tokens: usize,
+    /// How a chunk continues the one before: as the checkpoint was trained, until somebody wants it otherwise.
+    pub continuation: Continuation,
 }
 
 impl PolicyConfig {
@@ -78,6 +81,7 @@ impl PolicyConfig {
         state_dim: 32,
         denoising_steps: 10,
         prompt_tokens: Variant::PI0.prompt_tokens,
+        continuation: Continuation::Free,
     };
 
     /// Small enough for real time on two cores, large enough to mean something.

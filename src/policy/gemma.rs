@@ -2,7 +2,7 @@
 
 use super::config::GemmaConfig;
 use crate::graph::builder::Added;
-use crate::graph::{Activation, Attention, GraphBuilder, GraphError, ValueId};
+use crate::graph::{Activation, Attention, GraphBuilder, GraphError, Op, ValueId};
 
 const EPSILON: f32 = 1e-6;
 /// Base of the rotary angles.
@@ -23,6 +23,16 @@ pub(super) enum Context<'a> {
 pub(super) struct Condition {
     pub times: ValueId,
     pub step: usize,
+    pub clean: Option<Clean>,
+}
+
+/// Points that are given, and so at the end of the flow, whatever the step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clean {
+    /// `[points, 1]`: 1 for those that are given, else 0.
+    pub weights: ValueId,
+    /// How many times there are before theirs.
+    pub times: usize,
 }
 
 /// What a norm gives, and what the residual after it multiplies with before it adds.
@@ -118,7 +128,7 @@ pub(super) fn norm(
     width: usize,
     condition: Option<Condition>,
 ) -> Result<Normed, GraphError> {
-    let Some(Condition { times, step }) = condition else {
+    let Some(Condition { times, step, clean }) = condition else {
         let weight = b.weight(&format!("{key}.weight"), &[width]);
         return Ok(Normed { x: b.rms_norm(name, x, weight, EPSILON)?, gate: None });
     };
@@ -128,8 +138,19 @@ pub(super) fn norm(
     // Of all steps at once: the same node in every step.
     let all = b.exact_linear(&format!("{name}.dense"), times, weight, bias)?;
     let row = b.rows(&format!("{name}.step"), all, step, step + 1)?;
+    let clean = match clean {
+        Some(Clean { weights, times }) => {
+            Some((b.rows(&format!("{name}.clean"), all, times, times + 1)?, weights))
+        }
+        None => None,
+    };
     let mut part = |what: &str, index: usize| {
-        b.columns(&format!("{name}.{what}"), row, index * width, (index + 1) * width)
+        let mut part = |name: String, row| b.columns(&name, row, index * width, (index + 1) * width);
+        let name = format!("{name}.{what}");
+        let of_step = part(name.clone(), row)?;
+        let Some((row, weights)) = clean else { return Ok(of_step) };
+        let of_clean = part(format!("{name}_clean"), row)?;
+        b.add_node(&format!("{name}_given"), Op::Choose, &[of_clean, of_step, weights])
     };
     let (scale, shift, gate) = (part("scale", 0)?, part("shift", 1)?, part("gate", 2)?);
     let x = b.modulated_norm(name, x, scale, shift, EPSILON)?;

@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod components;
 pub mod config;
+mod continuation;
 mod denoise;
 mod description;
 mod gemma;
@@ -20,6 +21,7 @@ pub mod variant;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use components::Component;
 pub use config::PolicyConfig;
+pub use continuation::{Continuation, Schedule};
 pub use description::ConfigError;
 pub use intermediates::Intermediates;
 pub use variant::{StateInput, TimeInput, Variant};
@@ -42,6 +44,11 @@ pub const TOKEN_MASK: &str = "token_mask";
 pub const STATE: &str = "state";
 /// F32 `[action_horizon, action_dim]`, standard normal.
 pub const NOISE: &str = "noise";
+
+/// F32 `[action_horizon, action_dim]`: the chunk before, in this one's points and units; an input of models that continue it.
+pub const PREVIOUS_CHUNK: &str = "previous_chunk";
+/// F32 `[action_horizon, 1]`: how much each point of the chunk before counts, from 0 to 1; where points are given, 0 or 1.
+pub const PREFIX_WEIGHTS: &str = "prefix_weights";
 
 /// The model's two programs as data.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //! that both are at. Called by `denoise`.
 
 use super::config::PolicyConfig;
-use super::gemma::{self, Condition, Context};
+use super::gemma::{self, Clean, Condition, Context};
 use super::intermediates::Intermediates;
 use super::keys::EXPERT;
 use super::{PrefixCache, TimeInput};
@@ -20,20 +20,41 @@ pub(super) fn embed_state(b: &mut GraphBuilder, config: &PolicyConfig, state: Va
 
 /// Noisy actions x_t `[horizon, action_dim]` at `time` -> `[horizon, width]`: `action_in_proj(x_t)`, joined with the time
 /// where that is an input of theirs.
-pub(super) fn embed_actions(b: &mut GraphBuilder, config: &PolicyConfig, x_t: ValueId, time: f32) -> Added {
+pub(super) fn embed_actions(
+    b: &mut GraphBuilder,
+    config: &PolicyConfig,
+    x_t: ValueId,
+    time: f32,
+    clean: Option<Clean>,
+) -> Added {
     let actions =
         exact_dense(b, "action_in_proj", x_t, "action_in_proj", config.action_dim, config.expert.width)?;
     match config.variant.time {
-        TimeInput::Actions => join_time(b, config, actions, time),
+        TimeInput::Actions => join_time(b, config, actions, time, clean),
         TimeInput::Norms => Ok(actions),
     }
 }
 
 /// `mlp_out(silu(mlp_in([actions, embedding(time)])))`
-fn join_time(b: &mut GraphBuilder, config: &PolicyConfig, actions: ValueId, time: f32) -> Added {
+fn join_time(
+    b: &mut GraphBuilder,
+    config: &PolicyConfig,
+    actions: ValueId,
+    time: f32,
+    clean: Option<Clean>,
+) -> Added {
     let width = config.expert.width;
-    let time = b.constant("time_embedding", &[1, width], HostTensor::F32(time_embedding(time, width)));
-    let time = b.add_node("time_repeated", Op::Repeat { rows: config.action_horizon }, &[time])?;
+    let embedding = |b: &mut GraphBuilder, name: &str, time: f32| {
+        b.constant(name, &[1, width], HostTensor::F32(time_embedding(time, width)))
+    };
+    let time = embedding(b, "time_embedding", time);
+    let time = match clean {
+        None => b.add_node("time_repeated", Op::Repeat { rows: config.action_horizon }, &[time])?,
+        Some(Clean { weights, .. }) => {
+            let end = embedding(b, "clean_time_embedding", 0.0);
+            b.add_node("time_given", Op::Choose, &[end, time, weights])?
+        }
+    };
     let both = b.concat("action_time", &[actions, time], 1)?;
     let hidden = exact_dense(b, "action_time_mlp_in", both, "action_time_mlp_in", 2 * width, width)?;
     let hidden = b.activate("silu", Activation::Silu, hidden)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pi0_node::graph::{HostTensor, WeightData, WeightError, WeightFormat, Weights};
-use pi0_node::policy::PolicyConfig;
+use pi0_node::policy::{Continuation, PREFIX_WEIGHTS, PREVIOUS_CHUNK, PolicyConfig, Schedule};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -21,6 +21,9 @@ pub const FILES: [&str; 6] = [
     "pi05_3cam",
     "pi05_bf16_f32ref",
 ];
+
+/// Those in which a chunk continues the one before.
+pub const CONTINUED: [&str; 3] = ["pi0_rtc_linear", "pi0_rtc_exp_short", "pi05_rtc_linear"];
 
 #[derive(Clone)]
 pub struct Tensor {
@@ -64,7 +67,35 @@ impl Golden {
             parts[part].insert(name.to_owned(), tensor(view.dtype(), view.shape(), view.data()));
         }
         let [weights, inputs, outputs] = parts;
-        Self { config: config(&sizes), weights, inputs, outputs }
+        let mut golden = Self { config: config(&sizes), weights, inputs, outputs };
+        if let Some(rtc) = sizes.get("rtc") {
+            golden.continue_chunk(rtc);
+        }
+        golden
+    }
+
+    /// What lerobot does with the rest of the chunk before: it gets the size of a chunk, and weights.
+    fn continue_chunk(&mut self, rtc: &Value) {
+        let number = |key: &str| rtc[key].as_f64().unwrap();
+        let (horizon, width) = (self.config.action_horizon, self.config.action_dim);
+        self.config.continuation = Continuation::Guided { most: number("max_guidance_weight") };
+        let left = self.inputs.remove("previous_chunk").unwrap();
+        let &[_, points, columns] = &left.shape[..] else { panic!("{:?}", left.shape) };
+        let HostTensor::F32(values) = left.data else { panic!("the chunk is f32") };
+        let mut chunk = vec![0.0; horizon * width];
+        for (row, values) in chunk.chunks_exact_mut(width).zip(values.chunks_exact(columns)) {
+            row[..columns].copy_from_slice(values);
+        }
+        let schedule = rtc["schedule"].as_str().unwrap().to_lowercase();
+        let schedule = Schedule::ALL.into_iter().find(|known| known.name() == schedule).unwrap();
+        let mut weights = vec![0.0; horizon];
+        let until = (number("execution_horizon") as usize).min(points);
+        schedule.write(number("inference_delay") as usize, until, &mut weights);
+        for (name, shape, values) in
+            [(PREVIOUS_CHUNK, vec![1, horizon, width], chunk), (PREFIX_WEIGHTS, vec![horizon, 1], weights)]
+        {
+            self.inputs.insert(name.to_owned(), Tensor { shape, data: HostTensor::F32(values) });
+        }
     }
 }
 

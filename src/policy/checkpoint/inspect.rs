@@ -15,7 +15,7 @@ pub struct ComponentSummary {
 }
 
 /// Counts of a whole checkpoint, components in the order of the data flow.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     pub config: PolicyConfig,
     pub components: Vec<(&'static str, ComponentSummary)>,

@@ -6,6 +6,7 @@ mod blocked;
 pub(super) mod constant;
 pub(super) mod elementwise;
 pub(super) mod embedding;
+pub(super) mod guide;
 pub(super) mod heads;
 pub(super) mod linear;
 mod math;

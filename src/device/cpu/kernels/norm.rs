@@ -8,7 +8,7 @@ use crate::device::cpu::memory::Matrix;
 pub(crate) enum Norm {
     /// `(x - mean) / sqrt(var + epsilon) * weight + bias`
     Layer { bias: Matrix },
-    /// `x / sqrt(mean(x^2) + epsilon) * (1 + weight) + shift`
+    /// `x / sqrt(mean(x^2) + epsilon) * (1 + weight) + shift`, weight and shift the same for all rows or each row's own.
     RootMeanSquare { shift: Option<Matrix> },
 }
 
@@ -30,9 +30,9 @@ impl NormRows {
     /// # Safety
     /// As [`Kernel::run`].
     #[inline(always)]
-    unsafe fn norm<A: Arithmetic>(&self, x: &[f32], out: &mut [f32]) {
+    unsafe fn norm<A: Arithmetic>(&self, row: usize, x: &[f32], out: &mut [f32]) {
         // SAFETY: promised by the caller.
-        let weight = unsafe { self.weight.row(0) };
+        let weight = unsafe { self.weight.row(row % self.weight.rows) };
         let width = x.len() as f32;
         match &self.norm {
             Norm::Layer { bias } => {
@@ -49,7 +49,7 @@ impl NormRows {
                 let square = sum(x, |x| x * x) / width;
                 let scale = 1.0 / (square + self.epsilon).sqrt();
                 // SAFETY: promised by the caller.
-                match shift.map(|shift| unsafe { shift.row(0) }) {
+                match shift.map(|shift| unsafe { shift.row(row % shift.rows) }) {
                     None => {
                         for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
                             *out = x * scale * (1.0 + w);
@@ -85,7 +85,7 @@ impl Kernel for NormRows {
             unsafe {
                 for (index, row) in rows.clone().enumerate() {
                     let out = std::slice::from_raw_parts_mut(scratch.add(index * cols), cols);
-                    self.norm::<A>(self.x.row(row), out);
+                    self.norm::<A>(row, self.x.row(row), out);
                 }
                 self.to.store_block::<A>(&rows, scratch, cols);
             }
@@ -150,6 +150,16 @@ mod tests {
                 let out = Owned::zeros(rows, cols);
                 run(kernel(Norm::RootMeanSquare { shift: Some(bias.matrix()) }, &out), isa);
                 assert_close("adaptive rms norm", &out, 1e-5, |r, c| rms(r, c) + bias.at(0, c));
+
+                let (weights, shifts) = (Owned::random(rows, cols, 3), Owned::random(rows, cols, 4));
+                let shift = Some(shifts.matrix());
+                run(
+                    NormRows { weight: weights.matrix(), ..kernel(Norm::RootMeanSquare { shift }, &out) },
+                    isa,
+                );
+                assert_close("rms norm of rows each adapted", &out, 1e-5, |r, c| {
+                    rms(r, c) / (1.0 + weight.at(0, c)) * (1.0 + weights.at(r, c)) + shifts.at(r, c)
+                });
             }
         }
     }

@@ -9,6 +9,7 @@ pub(super) use attention::PackedSegment;
 use super::compile::Compiler;
 use super::kernels::elementwise::{Activate, Binary, BinaryRows};
 use super::kernels::embedding::Embedding;
+use super::kernels::guide::{Choose, Guide};
 use super::kernels::norm::{Norm, NormRows};
 use super::kernels::positions::{Lists, WriteList};
 use super::kernels::rotary::{Rotary, RotaryTable};
@@ -79,6 +80,33 @@ impl Compiler<'_> {
             Op::Add => self.binary(node, Binary::Add)?,
             Op::Multiply => self.binary(node, Binary::Multiply)?,
             Op::EulerStep { dt } => self.binary(node, Binary::Step { dt })?,
+            Op::Guide { ahead, strength } => {
+                let out = self.rows_of(node.result);
+                let (x, y) = (self.view(node.operands[0])?, self.view(node.operands[1])?);
+                let (previous, weights) = (self.view(node.operands[2])?, self.view(node.operands[3])?);
+                self.draft([out, x, y, previous, weights], move |at| Guide {
+                    ahead,
+                    strength,
+                    x: at.matrix(x),
+                    y: at.matrix(y),
+                    previous: at.matrix(previous),
+                    weights: at.matrix(weights),
+                    out: at.matrix(out),
+                    threads,
+                });
+            }
+            Op::Choose => {
+                let out = self.rows_of(node.result);
+                let (a, b) = (self.view(node.operands[0])?, self.view(node.operands[1])?);
+                let weights = self.view(node.operands[2])?;
+                self.draft([out, a, b, weights], move |at| Choose {
+                    a: at.matrix(a),
+                    b: at.matrix(b),
+                    weights: at.matrix(weights),
+                    out: at.matrix(out),
+                    threads,
+                });
+            }
             Op::Activate(activation) => {
                 let (out, x) = (self.rows_of(node.result), self.view(node.operands[0])?);
                 self.draft([out, x], move |at| Activate {

@@ -5,6 +5,7 @@
 //! `attention`, tokens, masks and positions by `tokens`, what only moves by `moves`.
 
 mod attention;
+mod guide;
 mod heads;
 mod moves;
 mod products;
@@ -90,6 +91,7 @@ pub fn lower(
         heads: HeadPlan::of(graph),
         uses: graph.use_counts(),
         gated: HashMap::new(),
+        widened: HashMap::new(),
         program: Program { name: graph.name.clone(), ..Program::default() },
         forms: HashMap::new(),
         contents: HashMap::new(),
@@ -126,6 +128,8 @@ struct Lowering<'a> {
     uses: Vec<usize>,
     /// Products with one constant row that are left to the sums that read them: both factors.
     gated: HashMap<ValueId, [ValueId; 2]>,
+    /// Columns that stand in all columns of a matrix: by value, columns and type.
+    widened: HashMap<(ValueId, usize, DataType), TensorId>,
     program: Program,
     forms: HashMap<ValueId, Form>,
     /// Contents that are tensors already, by key.
@@ -154,6 +158,8 @@ impl Lowering<'_> {
             Op::Multiply => self.multiply(node)?,
             Op::Activate(activation) => Some(self.activate(node, *activation)?),
             Op::EulerStep { dt } => Some(self.euler_step(node, *dt)?),
+            Op::Guide { ahead, strength } => Some(self.guide(node, *ahead, *strength)?),
+            Op::Choose => Some(self.choose(node)?),
             Op::PrefixMask { image_tokens } => Some(self.prefix_mask(node, *image_tokens)?),
             Op::Positions => Some(self.positions(node)?),
             Op::PositionsAfter { .. } => Some(self.positions_after(node)?),

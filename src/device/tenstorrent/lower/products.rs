@@ -114,7 +114,9 @@ impl Lowering<'_> {
     /// Whether every reader wants f32: an exact linear, or the flow.
     fn stays_exact(&self, id: ValueId) -> bool {
         let mut readers = self.graph.nodes.iter().filter(|node| node.operands.contains(&id));
-        readers.all(|node| matches!(node.op, Op::Linear { exact: true, .. } | Op::EulerStep { .. }))
+        readers.all(|node| {
+            matches!(node.op, Op::Linear { exact: true, .. } | Op::EulerStep { .. } | Op::Guide { .. })
+        })
     }
 
     /// `dt` when the only reader of a linear is the Euler step that adds it, else 1.
@@ -227,18 +229,18 @@ impl Lowering<'_> {
         Ok(Form::Matrix { tensor, columns })
     }
 
-    fn rows_and_columns(&mut self, id: ValueId) -> Result<(TensorId, Axis, Axis), DeviceError> {
+    pub(super) fn rows_and_columns(&mut self, id: ValueId) -> Result<(TensorId, Axis, Axis), DeviceError> {
         let (tensor, columns) = self.matrix(id)?;
         Ok((tensor, self.row_axis(id)?, columns))
     }
 
-    fn is_constant(&self, id: ValueId) -> bool {
+    pub(super) fn is_constant(&self, id: ValueId) -> bool {
         matches!(self.graph.value(id).source, Source::Weight { .. } | Source::Constant(_))
             || !self.forms.contains_key(&id) && !self.gated.contains_key(&id)
     }
 
     /// An operand that must lie like the other one; a constant is put there so, its rows repeated.
-    fn like(&mut self, id: ValueId, rows: &Axis, columns: &Axis) -> Result<TensorId, DeviceError> {
+    pub(super) fn like(&mut self, id: ValueId, rows: &Axis, columns: &Axis) -> Result<TensorId, DeviceError> {
         if self.is_constant(id) {
             let shape = vec![1, 1, rows.physical, columns.physical];
             let stored = Stored::tiled(shape, self.precisions.dtype(Role::Small), Memory::Dram);

@@ -66,6 +66,8 @@ impl RowPlan {
             Op::Patchify { .. } => Axis::exact(graph.shape(node.result)[0]),
             Op::Slice { axis: 0, start, end } => self.rows(graph, first)?.slice(*start, *end),
             Op::Concat { axis: 0 } => self.join(graph, node, constant, uses)?,
+            // Its choices may be constant.
+            Op::Choose => self.rows(graph, node.operands[2])?.clone(),
             // Found from whoever reads them.
             Op::PrefixMask { .. } | Op::Positions | Op::PositionsAfter { .. } | Op::RotaryTable { .. } => {
                 return Ok(());
