@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pi0_node::control::{Chunk, JointInput, Motion, Outcome, Tuner, Wiring, assemble};
+use pi0_node::control::{Chunk, JointInput, Motion, Outcome, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
 use pi0_node::settings::Settings;
@@ -142,16 +142,17 @@ fn without_fresh_joints_there_is_no_chunk() {
 #[test]
 fn a_velocity_limit_changed_while_running_is_what_jumps_are_judged_by() {
     let (folder, mut wiring) = robot();
-    let mut put = |joints: &mut JointInput, ms: i64, elbow: f64| {
+    let put = |joints: &mut JointInput, ms: i64, elbow: f64| {
         let state = JointState { positions: &[elbow, 0.1], ..joint_state(stamp_ms(ms)) };
         joints.put(&state, stamp_ms(ms)).map_err(|error| error.to_string())
     };
     put(&mut wiring.joints, 100, 0.0).unwrap();
     put(&mut wiring.joints, 110, 0.2).unwrap();
-    let mut change = |wiring: &mut Wiring, limit: f64| {
+    let change = |wiring: &mut Wiring, limit: f64| {
         let mut settings = settings(folder.path());
         settings.limits.velocity_max = vec![limit, limit];
-        wiring.tuner.apply(Tuner::prepare(&settings).unwrap(), &[]);
+        let change = wiring.tuner.prepare(&settings).unwrap();
+        wiring.tuner.apply(change, &[]);
     };
     change(&mut wiring, 1.0);
     let error = put(&mut wiring.joints, 120, 0.4).unwrap_err();

@@ -92,6 +92,41 @@ fn every_golden_value_comes_out_under_its_name() {
 }
 
 #[test]
+fn a_chunk_that_continues_another_comes_out_as_the_references() {
+    // As the file has it: fewer points and dimensions than a chunk.
+    let mut case = Case::new("pi0_rtc_exp_short");
+    let file = fs::read(golden::path("pi0_rtc_exp_short")).unwrap();
+    let previous = SafeTensors::deserialize(&file).unwrap();
+    let previous = previous.tensor("in.previous_chunk").unwrap();
+    assert_eq!(previous.shape(), [1, 6, 14]);
+    case.inputs.remove("prefix_weights");
+    case.inputs
+        .insert("previous_chunk".into(), (Dtype::F32, previous.shape().to_vec(), previous.data().to_vec()));
+    let rtc = ["--rtc-delay", "2", "--rtc-horizon", "12", "--rtc-schedule", "exp", "--rtc-max-guidance", "5"];
+    let arguments = |case: &Case, rtc: &[&str]| {
+        let mut arguments = case.arguments("");
+        arguments.extend(rtc.iter().map(|&argument| argument.to_owned()));
+        arguments
+    };
+    succeeds(&arguments(&case, &rtc));
+    let bytes = fs::read(case.path("out.safetensors")).unwrap();
+    let found = f32s(SafeTensors::deserialize(&bytes).unwrap().tensor("actions").unwrap().data());
+    let HostTensor::F32(expected) = &case.golden.outputs["actions"].data else { panic!("f32") };
+    let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(found.len() == expected.len() && largest < 1e-4, "{largest}");
+
+    let message = text(&pi0_node(&arguments(&case, &["--rtc-schedule", "steep"])).stderr);
+    assert!(message.contains("there are linear, exp, ones, zeros"), "{message}");
+    case.inputs.insert("previous_chunk".into(), (Dtype::F32, vec![1, 21, 32], vec![0; 4 * 21 * 32]));
+    let message = fails(&arguments(&case, &[]));
+    let expected = "'previous_chunk' is F32 [21, 32], but the model takes f32 of at most [20, 32]";
+    assert!(message.contains(expected), "{message}");
+    case.inputs.remove("previous_chunk");
+    let message = fails(&arguments(&case, &["--rtc-delay", "2"]));
+    assert!(message.contains("--rtc-.. say how 'previous_chunk' counts, and there is none"), "{message}");
+}
+
+#[test]
 fn only_the_values_asked_for_are_written() {
     let case = Case::new("pi0_hd72_gqa");
     succeeds(&case.arguments("v_t_3, cache_k_1"));

@@ -11,7 +11,7 @@ use pi0_node::bag::commands::StreamMessage;
 use pi0_node::control::{Outcome, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::device::cpu::Precision;
-use pi0_node::policy::PolicyConfig;
+use pi0_node::policy::{Continuation, PolicyConfig};
 use pi0_node::settings::{Camera, ChunkJoin, Interpolation, MissingCamera, Output, OutputKind, Settings};
 use robot::{
     image, put_image, put_joints, put_positions, settings, stamp_ms, write_checkpoint, write_checkpoint_of,
@@ -53,7 +53,17 @@ fn a_cycle_allocates_and_frees_nothing() {
     let plain = settings(folder.path());
     no_cycle_allocates(&Settings { precision: Precision::F32, ..plain.clone() });
     no_cycle_allocates(&Settings { precision: Precision::Bf16, ..plain.clone() });
-    no_cycle_allocates(&with_everything(plain));
+    no_cycle_allocates(&with_everything(plain.clone()));
+    no_cycle_allocates(&Settings { chunk_join: ChunkJoin::Guided, ..with_everything(plain) });
+
+    // With points that are given.
+    let folder = tempfile::tempdir().unwrap();
+    let continuation = Continuation::Given { most: 8 };
+    for config in [PolicyConfig::TINY, PolicyConfig::PI05_TINY] {
+        let folder = folder.path().join(config.variant.name);
+        write_checkpoint_of(&folder, &PolicyConfig { continuation, ..config });
+        no_cycle_allocates(&Settings { chunk_join: ChunkJoin::Auto, ..settings(&folder) });
+    }
 
     // With a prompt for each state, of all lengths.
     let folder = tempfile::tempdir().unwrap();

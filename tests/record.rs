@@ -14,16 +14,16 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pi0_node::bag::messages::{
-    Cycle, Float64MultiArray, JointState as JointStateMessage, JointTrajectory, StreamTick,
+    Cycle, Float64MultiArray, Guide, JointState as JointStateMessage, JointTrajectory, StreamTick,
 };
 use pi0_node::bag::{
-    Bag, CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, PARAMETER_TOPIC, PROMPT_TOPIC, Recording, STREAM_TOPIC,
-    Summary, cdr,
+    Bag, CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, GUIDE_TOPIC, PARAMETER_TOPIC, PROMPT_TOPIC, Recording,
+    STREAM_TOPIC, Summary, cdr,
 };
-use pi0_node::control::{Chunk, Motion, Pace, TickState, Tuner, Wiring, assemble};
+use pi0_node::control::{Chunk, Motion, Pace, TickState, Wiring, assemble};
 use pi0_node::device::Silent;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
-use pi0_node::policy::PolicyConfig;
+use pi0_node::policy::{Continuation, PolicyConfig};
 use pi0_node::settings::{Settings, Value, write_parameters};
 use pi0_node::telemetry::DropReason;
 use program::{pi0_node, succeeds, text};
@@ -32,7 +32,7 @@ use robot::write_checkpoint_of;
 const ARM_TOPIC: &str = "/arm/joint_trajectory";
 const ELBOW_TOPIC: &str = "/elbow/commands";
 
-fn values(checkpoint: &Path) -> BTreeMap<String, Value> {
+fn values(checkpoint: &Path, join: &str) -> BTreeMap<String, Value> {
     let text = |text: &str| Value::Text(text.to_owned());
     let texts = |texts: &[&str]| Value::Texts(texts.iter().map(|text| (*text).to_owned()).collect());
     let values = [
@@ -48,7 +48,7 @@ fn values(checkpoint: &Path) -> BTreeMap<String, Value> {
         ("denoise_steps", Value::Integers(vec![6, 3, 1])),
         ("latency_budget_ms", Value::Float(12.0)),
         ("act_rate_hz", Value::Float(60.0)),
-        ("chunk_join", text("blend")),
+        ("chunk_join", text(join)),
         ("blend_ms", Value::Float(150.0)),
         ("max_image_age_ms", Value::Float(300.0)),
         ("interpolation", text("spline")),
@@ -88,7 +88,7 @@ fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
     let mut values = values.clone();
     let mut set = |name: &str, value: Value| {
         values.insert(name.to_owned(), value.clone());
-        let change = Tuner::prepare(&Settings::from_values(&values).unwrap()).unwrap();
+        let change = tuner.prepare(&Settings::from_values(&values).unwrap()).unwrap();
         tuner.apply(change, &[(name, value)]);
     };
     let mut ticks = 0_u8;
@@ -163,9 +163,9 @@ fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
     });
 }
 
-fn record(folder: &Path, bag: &Path, config: &PolicyConfig) -> Summary {
+fn record(folder: &Path, bag: &Path, config: &PolicyConfig, join: &str) -> Summary {
     write_checkpoint_of(folder, config);
-    let values = values(folder);
+    let values = values(folder, join);
     let mut wiring = assemble(&Settings::from_values(&values).unwrap(), &Silent).unwrap();
     let recording = Recording::start(&mut wiring, bag).unwrap();
     run_live(wiring, &values);
@@ -182,18 +182,33 @@ fn messages(bag: &Path, topic: &str) -> Vec<Vec<u8>> {
 
 #[test]
 fn a_replay_of_a_recording_makes_the_same_chunks_bit_for_bit() {
-    replayed_bit_for_bit(&PolicyConfig::TINY);
+    replayed_bit_for_bit(&PolicyConfig::TINY, "blend");
 }
 
 #[test]
 fn a_replay_of_a_recording_with_the_state_in_the_prompt_does_too() {
-    replayed_bit_for_bit(&PolicyConfig::PI05_TINY);
+    replayed_bit_for_bit(&PolicyConfig::PI05_TINY, "blend");
 }
 
-fn replayed_bit_for_bit(config: &PolicyConfig) {
+#[test]
+fn a_replay_of_a_recording_with_guided_chunks_does_too() {
+    let guides = replayed_bit_for_bit(&PolicyConfig::TINY, "guided");
+    assert!(guides.len() > 5, "{guides:?}");
+    assert!(guides.iter().any(|guide| guide.until > guide.delay && guide.delay > 0), "{guides:?}");
+}
+
+#[test]
+fn a_replay_of_a_recording_with_given_points_does_too() {
+    let config = PolicyConfig { continuation: Continuation::Given { most: 6 }, ..PolicyConfig::PI05_TINY };
+    let guides = replayed_bit_for_bit(&config, "trained");
+    assert!(guides.iter().any(|guide| guide.until > 0), "{guides:?}");
+}
+
+/// Gives what led its chunks.
+fn replayed_bit_for_bit(config: &PolicyConfig, join: &str) -> Vec<Guide> {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("run");
-    let summary = record(folder.path(), &bag, config);
+    let summary = record(folder.path(), &bag, config, join);
     assert!(summary.dropped.is_empty(), "{summary}");
     assert_eq!(summary.written[PROMPT_TOPIC], 2);
     assert_eq!(summary.written[PARAMETER_TOPIC], 4);
@@ -253,13 +268,17 @@ fn replayed_bit_for_bit(config: &PolicyConfig) {
         let stamp = cdr::decode::<JointTrajectory>(recorded).unwrap().header.stamp;
         assert!(replayed == recorded, "the chunk of {stamp:?} differs");
     }
+    if !summary.written.contains_key(GUIDE_TOPIC) {
+        return Vec::new();
+    }
+    messages(&bag, GUIDE_TOPIC).iter().map(|data| cdr::decode(data).unwrap()).collect()
 }
 
 #[test]
 fn another_seed_differs_and_says_so_and_the_loop_may_choose_for_itself() {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("run");
-    record(folder.path(), &bag, &PolicyConfig::TINY);
+    record(folder.path(), &bag, &PolicyConfig::TINY, "blend");
     let bag = bag.to_str().unwrap();
     let table = succeeds(&["replay", bag, "--seed", "5"]);
     assert!(table.contains(" differ; 0 cycles could not be repeated\n"), "{table}");
@@ -269,7 +288,8 @@ fn another_seed_differs_and_says_so_and_the_loop_may_choose_for_itself() {
     assert!(table.contains("chunks out") && !table.contains("bit for bit"), "{table}");
 
     // A folder that is there already is not written into.
-    let mut wiring = assemble(&Settings::from_values(&values(folder.path())).unwrap(), &Silent).unwrap();
+    let mut wiring =
+        assemble(&Settings::from_values(&values(folder.path(), "blend")).unwrap(), &Silent).unwrap();
     assert!(Recording::start(&mut wiring, Path::new(bag)).is_err());
     let refused = pi0_node(&["replay", "tests/data/aloha_transfer_cube"]);
     assert!(text(&refused.stderr).contains("name the parameter file with --config FILE"));

@@ -2,7 +2,8 @@
 //! it refers to, so that Foxglove and others can read a file by itself. Called by the writers.
 
 use super::messages::{
-    CompressedImage, Cycle, Flag, Float64MultiArray, Image, JointState, JointTrajectory, StreamTick, Text,
+    CompressedImage, Cycle, Flag, Float64MultiArray, Guide, Image, JointState, JointTrajectory, StreamTick,
+    Text,
 };
 use super::parameters::ParameterEvent;
 
@@ -111,6 +112,16 @@ string hold
 string refused
 string[] stages
 float64[] latencies_ms
+",
+            "",
+        ),
+        Guide::TYPE => (
+            "\
+std_msgs/Header header
+uint64 sequence
+uint32 delay
+uint32 until
+float64[] positions
 ",
             "",
         ),

@@ -242,6 +242,24 @@ pub struct Cycle {
     pub latencies_ms: Vec<f64>,
 }
 
+/// What led the chunk of a cycle, where something did: our own type, before the cycle's own message.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Guide {
+    /// Its stamp is the observation, as the cycle's.
+    pub header: Header,
+    /// The cycle's.
+    pub sequence: u64,
+    /// Points that the robot was to have come to when the chunk left, and points that count.
+    pub delay: u32,
+    pub until: u32,
+    /// `[until, joints]`: where the joints were to be by what was sent, at the times of the chunk's points.
+    pub positions: Vec<f64>,
+}
+
+impl Guide {
+    pub const TYPE: &str = "pi0_node/msg/Guide";
+}
+
 impl Cycle {
     pub const TYPE: &str = "pi0_node/msg/Cycle";
 }

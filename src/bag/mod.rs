@@ -25,8 +25,8 @@ use crate::observe::messages::Stamp;
 
 pub use cdr::CdrError;
 pub use recorder::{
-    CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, NODE, PARAMETER_TOPIC, PROMPT_TOPIC, Recording, STREAM_TOPIC,
-    Summary,
+    CHUNK_TOPIC, CYCLE_TOPIC, ENABLE_TOPIC, GUIDE_TOPIC, NODE, PARAMETER_TOPIC, PROMPT_TOPIC, Recording,
+    STREAM_TOPIC, Summary,
 };
 pub use writer::{FileWriter, WriteError};
 

@@ -18,7 +18,7 @@ use super::cdr::{self, CdrError};
 use super::commands::{StreamMessage, recorded_topic, trajectory};
 use super::folder::FolderWriter;
 use super::messages::{
-    CompressedImage, Cycle, Flag, Header, Image, JointState, JointTrajectory, StreamTick, Text, Time,
+    CompressedImage, Cycle, Flag, Guide, Header, Image, JointState, JointTrajectory, StreamTick, Text, Time,
 };
 use super::parameters::ParameterEvent;
 use super::writer::WriteError;
@@ -29,13 +29,14 @@ use crate::settings::{Output, OutputKind, Value};
 /// The node as a recording knows it, whatever its name and namespace were.
 pub const NODE: &str = "/pi0_node";
 /// Where a recording has the prompts, the changes of parameters, who was enabled when, the chunks, what each cycle used, and
-/// what each tick of the streams followed. What each output sent is on the output's own topic.
+/// what each tick of the streams followed, what led each chunk. What each output sent is on the output's own topic.
 pub const PROMPT_TOPIC: &str = "/pi0_node/prompt";
 pub const PARAMETER_TOPIC: &str = "/parameter_events";
 pub const ENABLE_TOPIC: &str = "/pi0_node/enable";
 pub const CHUNK_TOPIC: &str = "/pi0_node/action_chunk";
 pub const CYCLE_TOPIC: &str = "/pi0_node/cycle";
 pub const STREAM_TOPIC: &str = "/pi0_node/stream";
+pub const GUIDE_TOPIC: &str = "/pi0_node/guide";
 
 /// Messages, and bytes of them, that may wait for the writing thread.
 const MAX_WAITING: usize = 4096;
@@ -250,6 +251,9 @@ impl Witness for Recorder {
     }
 
     fn departure(&self, departure: &Departure) {
+        if departure.made.hold.is_none() && departure.made.used.guide.leads() {
+            self.put(GUIDE_TOPIC, Guide::TYPE, departure.at, &guide(departure.made));
+        }
         self.put(CYCLE_TOPIC, Cycle::TYPE, departure.at, &cycle(departure));
         if departure.sent {
             let Chunk { observation, control_hz, .. } = departure.leaving;
@@ -277,6 +281,18 @@ impl Witness for Recorder {
             let data = message.of(tick).to_vec();
             self.put_encoded(&topic, type_name, tick.at, data);
         }
+    }
+}
+
+fn guide(made: &Chunk) -> Guide {
+    let guide = &made.used.guide;
+    let count = |points: usize| u32::try_from(points).unwrap_or(u32::MAX);
+    Guide {
+        header: header(made.observation),
+        sequence: made.sequence,
+        delay: count(guide.delay),
+        until: count(guide.until),
+        positions: guide.points(made.joints).to_vec(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod inputs;
 mod outputs;
+mod rtc;
 
 use std::path::PathBuf;
 
@@ -15,13 +16,14 @@ use super::progress::Bar;
 use crate::device::cpu::{Dtype, Precision};
 use crate::device::{self, Device, DeviceOptions, ProgramId};
 use crate::graph::{Graph, HostTensor};
-use crate::policy::{ACTIONS, Checkpoint, Intermediates, PolicyGraphs};
+use crate::policy::{ACTIONS, Checkpoint, Intermediates, PolicyConfig, PolicyGraphs};
 
 /// Run the model once on normalised values from a safetensors file.
 ///
 /// Input tensors (a leading batch axis of 1 is allowed): image_0, image_1, .. f32 [3,H,W] in [-1,1]; image_masks
 /// bool [images]; tokens i32 or i64 [L]; token_mask bool [L]; state f32 [S] (pi0.5 has it in the tokens, and none here is
-/// needed); noise f32 [H,A]. The output file holds
+/// needed); noise f32 [H,A]; and, for a chunk that continues another (real-time chunking), previous_chunk f32 of at most [H,A], its first
+/// point that of the new chunk. The output file holds
 /// actions f32 [1,H,A] in normalised units, and the intermediate values asked for.
 #[derive(clap::Args)]
 pub struct Options {
@@ -46,13 +48,15 @@ pub struct Options {
     /// Threads of the CPU device, at most 1024; 0 means one per core.
     #[arg(long, default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1024))]
     threads: usize,
+    #[command(flatten)]
+    rtc: rtc::RtcOptions,
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
     make_room(&options.output, &options.inputs, &options.checkpoint)?;
     let checkpoint = Checkpoint::open(&options.checkpoint)?;
-    let config = checkpoint.config();
-    let inputs = Inputs::load(&options.inputs, config)?;
+    let inputs = Inputs::load(&options.inputs, checkpoint.config(), &options.rtc)?;
+    let config = &PolicyConfig { continuation: inputs.continuation(), ..*checkpoint.config() };
     let wanted = Intermediates::parse(&options.values);
     check_names(&wanted, &PolicyGraphs::as_written(config, inputs.cameras(), &wanted)?)?;
     let mut device =

@@ -26,7 +26,7 @@ use super::progress::Bar;
 use super::rate::rate;
 use crate::bag::parameters::ParameterEvent;
 use crate::bag::{Bag, Message, NODE};
-use crate::control::{self, Chunk, Monitor, Tuner, Wiring};
+use crate::control::{self, Chunk, Monitor, Wiring};
 use crate::dashboard::{Dashboard, Sources};
 use crate::observe::messages::Stamp;
 use crate::settings::{NODE_NAME, PARAMETERS_FILE, Settings, Value, read_parameters};
@@ -216,7 +216,7 @@ impl Player {
             changes.map(|parameter| (parameter.name.as_str(), (&parameter.value).into())).collect();
         let mut values = self.values.clone();
         values.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        let change = Tuner::prepare(&Settings::from_values(&values)?)?;
+        let change = self.wiring.tuner.prepare(&Settings::from_values(&values)?)?;
         self.wiring.tuner.apply(change, &changes);
         self.values = values;
         Ok(())

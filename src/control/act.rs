@@ -9,6 +9,7 @@ use super::noise;
 use super::state::Phase;
 use crate::device::{DeviceError, SectionTime};
 use crate::observe::messages::Stamp;
+use crate::policy::Continuation;
 use crate::telemetry::{CycleRecord, DropReason, Metrics, Stage};
 
 impl Cycle {
@@ -50,6 +51,18 @@ impl Cycle {
         self.normalizer.normalize_state(&self.model_joints, &mut self.model.state);
         // Of the images, so that acts on the same set follow the same flow.
         noise::fill(self.seed, images.1, &mut self.model.noise);
+        let continuation = self.model.continuation();
+        if !now.is_guide_known {
+            self.led.find(&self.timing.lead, continuation, (observation, stamp));
+        }
+        if continuation != Continuation::Free {
+            let (units, relative, normalizer) = (&self.units, &self.relative, &self.normalizer);
+            let actions = self.led.actions(&self.model_joints, units, relative);
+            self.model.previous_chunk.fill(0.0);
+            normalizer.normalize_actions(actions, &mut self.model.previous_chunk);
+            let weights = &mut self.model.prefix_weights;
+            self.timing.lead.write_weights(&self.led.guide, continuation, weights);
+        }
         let device_start = Instant::now();
         self.model.act(choice)?;
         let device_end = Instant::now();
@@ -74,6 +87,11 @@ impl Cycle {
         chunk.used.frames.copy_from_slice(&self.seen);
         (chunk.used.looked, chunk.used.acted) = (began.stamp, taken);
         chunk.used.joints = joints.arrival();
+        chunk.used.guide.copy_from(&self.led.guide);
+        if self.led.guide.leads() {
+            let assumed_ms = self.led.guide.delay as f64 / chunk.control_hz * 1e3;
+            self.metrics.joins.led(assumed_ms, self.led.guide.mismatch(&chunk.actions, chunk.joints));
+        }
         chunk.used.prompt = self.prompt.held().map_or(0, |prompt| prompt.number);
         (chunk.first, chunk.horizon) = (0, chunk.actions.len() / chunk.joints);
         (chunk.hold, chunk.denoising_steps) = (None, denoising_steps);
@@ -99,6 +117,7 @@ impl Cycle {
     /// place.
     pub(super) fn hold(&mut self, reason: DropReason, now: Stamp) {
         self.shared.set(Phase::Holding, Some(reason));
+        self.led.fresh_from = self.sequence;
         self.joints.take();
         // Where nobody knows where it is, there is nothing to hold.
         let Some(joints) = self.joints.held().filter(|joints| !joints.contested) else { return };

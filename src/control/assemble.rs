@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::budget::StepChooser;
 use super::chunk::Chunk;
 use super::cycle::{Cycle, Timing};
+use super::guide::Led;
 use super::inputs::{CameraInput, JointInput, JointSample, Prompt, PromptInput};
 use super::limits::{Limits, LimitsError};
 use super::mailbox::mailbox;
@@ -25,8 +26,8 @@ use crate::observe::{
     ImagePreprocessor, JoinedJoints, JointOrder, JointUnits, NormalizationError, Normalizer, PromptTokens,
     RelativeActions, RelativeActionsError, TokenizerError, UnitsError,
 };
-use crate::policy::{Checkpoint, CheckpointError, PolicyConfig};
-use crate::settings::{Output, Settings};
+use crate::policy::{Checkpoint, CheckpointError, Continuation, PolicyConfig};
+use crate::settings::{ChunkJoin, Output, Settings};
 use crate::telemetry::{Metrics, Snapshot};
 
 /// Opens the device that the settings name, at first and after it has failed.
@@ -123,6 +124,7 @@ pub fn assemble_on(
     }
     let checkpoint = Checkpoint::open(&settings.checkpoint)?;
     let config = *checkpoint.config();
+    let continuation = continuation(settings, &config)?;
 
     // Cheap things first: nobody should wait for a compilation to hear of a missing file.
     let joints = settings.joints.len();
@@ -179,10 +181,10 @@ pub fn assemble_on(
     let (joint_sender, joint_receiver) = mailbox(&JointSample::empty(joints), &wake);
     let shared = Arc::new(Shared::new(settings.watchdog_ms, !settings.require_enable));
     let mut room = Chunk::new(config.action_horizon, joints, settings.control_hz);
-    room.used = Used::room(cameras.len());
+    room.used = Used::room(cameras.len(), config.action_horizon, joints);
     let timing = Timing::new(settings);
     let (timing_sender, tuning) = mailbox(&timing, &wake);
-    let (chunk_sender, rules_sender, mut chunks) = output(&room, rules, shared.clone(), metrics.clone());
+    let (ends, mut chunks) = output(&room, rules, shared.clone(), metrics.clone());
     let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description)
         .with_remarks(remarks(&normalizer, &relative, &settings.joints));
     let stream = settings
@@ -201,7 +203,7 @@ pub fn assemble_on(
         cameras,
         joints: JointInput::new(settings, joined, velocity_max, joint_sender, metrics.clone()),
         prompt,
-        tuner: Tuner::new(timing_sender, rules_sender, velocity_sender),
+        tuner: Tuner::new(timing_sender, ends.rules, velocity_sender, continuation),
         enable: Enable { shared: shared.clone(), wake: wake.clone(), witness: None },
         cycle: Cycle {
             model,
@@ -213,7 +215,8 @@ pub fn assemble_on(
             model_joints: vec![0.0; joints],
             normalizer,
             relative,
-            chunks: chunk_sender,
+            chunks: ends.chunks,
+            led: Led::new(room.used.guide.clone(), ends.underway),
             seed: settings.seed,
             sequence: 0,
             timing,
@@ -268,9 +271,21 @@ fn make_model(
     progress: &dyn Progress,
 ) -> Result<Model, AssembleError> {
     let config = checkpoint.config();
+    let config = &PolicyConfig { continuation: continuation(settings, config)?, ..*config };
     let own = [config.denoising_steps];
     let step_counts = if settings.denoise_steps.is_empty() { &own[..] } else { &settings.denoise_steps };
     Ok(Model::compile(checkpoint, config, cameras, step_counts, device, progress)?)
+}
+
+/// How chunks continue each other, by what is wanted and what the checkpoint was trained for.
+fn continuation(settings: &Settings, config: &PolicyConfig) -> Result<Continuation, AssembleError> {
+    match (settings.chunk_join, config.continuation) {
+        (ChunkJoin::Guided, _) => Ok(Continuation::Guided { most: settings.rtc.most_guidance }),
+        (ChunkJoin::Trained, Continuation::Given { most }) => Ok(Continuation::Given { most }),
+        (ChunkJoin::Trained, _) => Err(AssembleError::NotTrained),
+        (ChunkJoin::Auto, trained) => Ok(trained),
+        (ChunkJoin::Replace | ChunkJoin::Blend { .. }, _) => Ok(Continuation::Free),
+    }
 }
 
 /// What each number of denoising steps takes, measured once each after the warm-up; nothing where there is no choice.
@@ -321,6 +336,11 @@ pub enum AssembleError {
     NoCamera,
     #[error("there are no joints: set 'joints' to the robot's joint names in the model's order")]
     NoJoints,
+    #[error(
+        "chunk_join is trained, but the checkpoint was not trained with given points (its config.json has no \
+         rtc_training_max_delay): set it to guided, which any checkpoint can do"
+    )]
+    NotTrained,
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]

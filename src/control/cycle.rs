@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::budget::StepChooser;
 use super::chunk::Chunk;
 use super::deadline::Parts;
+use super::guide::{Lead, Led};
 use super::inputs::{JointSample, Prompt};
 use super::mailbox::{Receiver, Sender};
 use super::model::Model;
@@ -54,6 +55,8 @@ pub struct Cycle {
     pub(super) normalizer: Normalizer,
     pub(super) relative: RelativeActions,
     pub(super) chunks: Sender<Chunk>,
+    /// What leads them.
+    pub(super) led: Led,
     pub(super) seed: u64,
     pub(super) sequence: u64,
     pub(super) timing: Timing,
@@ -82,6 +85,7 @@ pub(super) struct Timing {
     /// Shortest time between acts on the same frame set; none: one act for each.
     pub act_interval_ms: Option<f64>,
     pub sync_tolerance_ms: f64,
+    pub lead: Lead,
 }
 
 impl Timing {
@@ -92,6 +96,7 @@ impl Timing {
             budget_ms: settings.latency_budget_ms,
             act_interval_ms: (settings.act_rate_hz > 0.0).then(|| 1e3 / settings.act_rate_hz),
             sync_tolerance_ms: settings.sync_tolerance_ms,
+            lead: Lead::new(settings),
         }
     }
 }
@@ -121,6 +126,8 @@ pub(super) struct Now<'a> {
     pub runs: bool,
     /// Which number of denoising steps to take, where it is not for the budget to say.
     pub steps: Option<usize>,
+    /// Whether what leads the chunk is known, from a recording.
+    pub is_guide_known: bool,
 }
 
 /// When a chunk's making began, by the node's clock and by this machine's, and what took how long.
@@ -147,7 +154,7 @@ impl Began {
 impl Cycle {
     /// Steps whenever something has come, until `stop`. `clock` is the clock of the messages' receivers.
     pub fn run(&mut self, clock: impl Fn() -> Stamp, stop: &AtomicBool) {
-        let now = Now { clock: &clock, runs: true, steps: None };
+        let now = Now { clock: &clock, runs: true, steps: None, is_guide_known: false };
         while !stop.load(Relaxed) {
             self.step_by(&now);
             self.wake.wait(self.sleep(clock()));
@@ -157,12 +164,12 @@ impl Cycle {
     /// Looks at the mailboxes once, and makes a chunk if there is something new. `now` is the time on the clock of the
     /// messages' receivers, which stands still meanwhile: what comes out does not depend on how long this takes.
     pub fn step(&mut self, now: Stamp) -> Outcome {
-        self.step_by(&Now { clock: &|| now, runs: false, steps: None })
+        self.step_by(&Now { clock: &|| now, runs: false, steps: None, is_guide_known: false })
     }
 
     /// As [`Self::step`], by a clock that runs: the budget decides how many denoising steps there are.
     pub fn step_in_time(&mut self, clock: &dyn Fn() -> Stamp) -> Outcome {
-        self.step_by(&Now { clock, runs: true, steps: None })
+        self.step_by(&Now { clock, runs: true, steps: None, is_guide_known: false })
     }
 
     fn step_by(&mut self, now: &Now) -> Outcome {
@@ -174,6 +181,7 @@ impl Cycle {
         self.follow_enable((now.clock)());
         if !self.shared.is_active() {
             self.view = None;
+            self.led.fresh_from = self.sequence;
             self.shared.set(Phase::Waiting, None);
             return Outcome::Idle;
         }
@@ -197,7 +205,11 @@ impl Cycle {
     /// Takes over what somebody has set.
     fn follow_tuning(&mut self) {
         if self.tuning.take() {
-            self.timing = *self.tuning.value();
+            let timing = *self.tuning.value();
+            if !timing.lead.joins_as(&self.timing.lead) {
+                self.led.fresh_from = self.sequence;
+            }
+            self.timing = timing;
             self.frames.set_times(self.timing.sync_tolerance_ms, self.timing.max_image_age_ms);
         }
     }
@@ -218,8 +230,9 @@ impl Cycle {
         if self.prompt.take()
             && let Some(prompt) = self.prompt.held()
         {
-            // The KV cache is of the old prompt, and maybe of other programs.
+            // The KV cache is of the old prompt, and maybe of other programs; what was sent is of the old task.
             self.view = None;
+            self.led.fresh_from = self.sequence;
             // With a state in it, it is written before each perceive.
             if self.state_writer.is_none() {
                 self.model.set_prompt(&prompt.tokens)?;

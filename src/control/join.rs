@@ -30,6 +30,12 @@ pub(super) fn blend(chunk: &mut Chunk, sent: InForce, now: Stamp, blend_ms: f64)
     }
 }
 
+/// How far `chunk` is from what was `sent` at this moment: the largest distance of a joint.
+pub(super) fn jump(chunk: &Chunk, sent: InForce, now: Stamp) -> f64 {
+    let distance = |joint| Some((chunk.position_at(joint, now)? - sent.position_at(joint, now)?).abs());
+    (0..chunk.joints).filter_map(distance).fold(0.0, f64::max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::limits::Limits;

@@ -13,6 +13,7 @@ mod cores;
 mod cycle;
 mod deadline;
 mod follower;
+mod guide;
 mod inputs;
 mod join;
 mod limits;
@@ -39,6 +40,7 @@ mod witness;
 pub use assemble::{AssembleError, Monitor, OpenDevice, Wiring, assemble, assemble_on};
 pub use chunk::Chunk;
 pub use cycle::{Cycle, Outcome};
+pub use guide::Guide;
 pub use inputs::{CameraInput, JointInput, PromptInput};
 pub use limits::LimitsError;
 pub use model::padded_prompt;
@@ -49,9 +51,9 @@ pub use real_time::{make_almost_as_urgent, make_as_urgent, make_most_urgent, mak
 pub use reason::{
     camera_stamp_trouble, joint_stamp_trouble, trouble as stamp_trouble, what_to_do, why_no_chunk,
 };
-pub use repeat::{Repeat, RepeatError};
+pub use repeat::{RecordedGuide, Repeat, RepeatError};
 pub use state::{Enable, LoopState, Phase, Shared};
 pub use stream::{Pace, Stream, Tick, TickState};
-pub use tuning::{Change, Tuner};
+pub use tuning::{Change, ChangeError, Tuner};
 pub use wake::Wake;
 pub use witness::{Arrival, Departure, Used, Witness};

@@ -6,8 +6,8 @@ use crate::device::{Account, Device, DeviceError, ProgramId, Progress, SectionTi
 use crate::graph::{Graph, GraphError, HostTensor, HostView, TensorType, Weights};
 use crate::observe::PromptTokens;
 use crate::policy::{
-    ACTIONS, Checkpoint, IMAGE_MASKS, Intermediates, NOISE, PolicyConfig, PolicyGraphs, STATE, StateInput,
-    TOKEN_MASK, TOKENS, image_input,
+    ACTIONS, Checkpoint, Continuation, IMAGE_MASKS, Intermediates, NOISE, PREFIX_WEIGHTS, PREVIOUS_CHUNK,
+    PolicyConfig, PolicyGraphs, STATE, StateInput, TOKEN_MASK, TOKENS, image_input,
 };
 
 // Programs are made for several lengths of prompts: by the mask no token sees padding, so less of it is the same for less
@@ -44,6 +44,12 @@ pub(super) struct Model {
     pub state: Vec<f32>,
     /// `[action_horizon, action_dim]`
     pub noise: Vec<f32>,
+    /// What chunks have to do with the one before.
+    continuation: Continuation,
+    /// `[action_horizon, action_dim]`: the chunk before, as the model gives actions.
+    pub previous_chunk: Vec<f32>,
+    /// `[action_horizon]`: how much its points count.
+    pub prefix_weights: Vec<f32>,
     actions: HostTensor,
 }
 
@@ -97,6 +103,9 @@ impl Model {
             state_input,
             state: vec![0.0; config.state_dim],
             noise: vec![0.0; actions.elements()],
+            continuation: config.continuation,
+            previous_chunk: vec![0.0; actions.elements()],
+            prefix_weights: vec![0.0; config.action_horizon],
             actions: HostTensor::zeros(&actions),
         })
     }
@@ -109,6 +118,11 @@ impl Model {
     /// The device's own words about itself.
     pub fn device(&self) -> String {
         self.device.describe()
+    }
+
+    /// What chunks have to do with the one before.
+    pub fn continuation(&self) -> Continuation {
+        self.continuation
     }
 
     /// Numbers of denoising steps to choose from, the largest first.
@@ -181,6 +195,10 @@ impl Model {
             self.device.write(act, STATE, HostView::F32(&self.state))?;
         }
         self.device.write(act, NOISE, HostView::F32(&self.noise))?;
+        if self.continuation != Continuation::Free {
+            self.device.write(act, PREVIOUS_CHUNK, HostView::F32(&self.previous_chunk))?;
+            self.device.write(act, PREFIX_WEIGHTS, HostView::F32(&self.prefix_weights))?;
+        }
         self.device.run(act)
     }
 

@@ -152,6 +152,15 @@ impl Motion {
         (self.joints, self.knots, self.interval_ns) = (other.joints, other.knots, other.interval_ns);
     }
 
+    pub(super) fn joints(&self) -> usize {
+        self.joints
+    }
+
+    /// When its last point is.
+    pub(super) fn end(&self) -> Stamp {
+        self.times[self.knots.saturating_sub(1)]
+    }
+
     /// When it was sent.
     pub fn start(&self) -> Stamp {
         self.times[0]

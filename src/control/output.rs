@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::chunk::Chunk;
 use super::deadline::Blame;
-use super::join::blend;
+use super::guide::{Delays, Underway};
+use super::join::{blend, jump};
 use super::limits::{Before, Limits};
 use super::mailbox::{Receiver, Sender, mailbox};
 use super::motion::Motion;
@@ -75,6 +76,9 @@ pub struct ChunkOutput {
     sent: Sent,
     /// Where the streams get the motions from, if there are any.
     streams: Option<Sender<Motion>>,
+    /// Where the cycle gets what was sent from.
+    underway: Sender<Underway>,
+    delays: Delays,
     /// Where the joints were to be one point before the first of the leaving chunk.
     before: Vec<f64>,
     blame: Blame,
@@ -94,16 +98,28 @@ struct Refusal {
     hold: bool,
 }
 
-/// The cycle's end, the end through which the rules change, and the consumer's; `room` is a chunk of the right size.
+/// The other ends of an output.
+pub(super) struct OutputEnds {
+    /// The cycle's.
+    pub chunks: Sender<Chunk>,
+    /// The cycle's too: what was sent.
+    pub underway: Receiver<Underway>,
+    /// Through which the rules change.
+    pub rules: Sender<Rules>,
+}
+
+/// An output and its other ends; `room` is a chunk of the right size.
 pub(super) fn output(
     room: &Chunk,
     rules: Rules,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-) -> (Sender<Chunk>, Sender<Rules>, ChunkOutput) {
+) -> (OutputEnds, ChunkOutput) {
     let wake = Wake::default();
     let (sender, receiver) = mailbox(room, &wake);
     let (rules_sender, rules) = mailbox(&rules, &wake);
+    // Nobody waits for it.
+    let (underway_sender, underway) = mailbox(&Underway::room(&Motion::room(room)), &Wake::default());
     let output = ChunkOutput {
         receiver,
         wake,
@@ -112,6 +128,8 @@ pub(super) fn output(
         motion: Motion::room(room),
         sent: Sent::new(room),
         streams: None,
+        underway: underway_sender,
+        delays: Delays::default(),
         before: vec![0.0; room.joints],
         blame: Blame::default(),
         late: None,
@@ -120,7 +138,7 @@ pub(super) fn output(
         metrics,
         witness: None,
     };
-    (sender, rules_sender, output)
+    (OutputEnds { chunks: sender, underway, rules: rules_sender }, output)
 }
 
 impl ChunkOutput {
@@ -190,14 +208,30 @@ impl ChunkOutput {
         self.leaving.copy_from(chunk);
         self.rules.take();
         self.refused = None;
+        if self.leaving.hold.is_none() {
+            let delay_ms = now.ms_since(self.leaving.observation);
+            self.delays.record(delay_ms);
+            self.metrics.joins.delayed(delay_ms);
+        }
         let leaves = self.may_leave(now, live);
         if leaves {
             let Rules { interpolation, limits, .. } = self.rules.value();
             self.sent.begin(&self.leaving, now, *interpolation, limits, &mut self.motion);
         } else {
             self.tell(false, now);
+            self.tell_cycle();
         }
         leaves
+    }
+
+    /// Tells the cycle what was sent, and how long it took.
+    fn tell_cycle(&mut self) {
+        let underway = self.underway.buffer();
+        underway.sent = self.sent.has_sent();
+        underway.motion.copy_from(self.sent.motion());
+        underway.before.copy_from(self.sent.before());
+        underway.delay_ms = self.delays.expected_ms();
+        self.underway.send();
     }
 
     fn may_leave(&mut self, now: Stamp, live: bool) -> bool {
@@ -251,9 +285,15 @@ impl ChunkOutput {
                 for (joint, position) in before.iter_mut().enumerate() {
                     *position = sent.position_at(joint, time).unwrap_or(chunk.measured[joint]);
                 }
-                if let ChunkJoin::Blend { blend_ms } = rules.join {
-                    blend(chunk, sent, now, blend_ms);
-                }
+                let jump = jump(chunk, sent, now);
+                let joined_jump = match rules.join {
+                    ChunkJoin::Blend { blend_ms } => {
+                        blend(chunk, sent, now, blend_ms);
+                        self::jump(chunk, sent, now)
+                    }
+                    _ => jump,
+                };
+                metrics.joins.joined(jump, joined_jump);
                 rules.limits.check(chunk, Before::Sent(before))
             }
         };
@@ -308,6 +348,8 @@ impl ChunkOutput {
             streams.buffer().copy_from(&self.motion);
             streams.send();
         }
+        self.tell_cycle();
+        let chunk = &self.leaving;
         if chunk.hold.is_some() {
             return;
         }

@@ -8,6 +8,7 @@ use super::cycle::{Began, Cycle, Now, Outcome, View};
 use super::witness::Arrival;
 use crate::device::DeviceError;
 use crate::observe::messages::Stamp;
+use crate::policy::Continuation;
 use crate::telemetry::DropReason;
 
 /// What a recorded cycle did. Its messages must have been put into the inputs before it is repeated, and no others.
@@ -20,6 +21,17 @@ pub struct Repeat<'a> {
     pub looked: Stamp,
     pub acted: Stamp,
     pub denoising_steps: usize,
+    /// What led its chunk, if something did.
+    pub guide: Option<RecordedGuide<'a>>,
+}
+
+/// What led a chunk, as a recording has it.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordedGuide<'a> {
+    pub delay: usize,
+    pub until: usize,
+    /// `[until, joints]`
+    pub positions: &'a [f64],
 }
 
 /// A cycle that cannot be repeated.
@@ -34,6 +46,14 @@ pub enum RepeatError {
         .prepared.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
     )]
     Steps { steps: usize, prepared: Vec<usize> },
+    #[error(
+        "what led its chunk has {found} numbers; {until} points of {joints} joints would be as many as a chunk has, or fewer"
+    )]
+    Guide { found: usize, until: usize, joints: usize },
+    #[error(
+        "its chunk continued the one before, and the model is not prepared for that; set chunk_join as it was when it was recorded"
+    )]
+    NotLed,
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
@@ -48,6 +68,7 @@ impl Cycle {
         let steps = prepared.iter().position(|&steps| steps == cycle.denoising_steps).ok_or_else(|| {
             RepeatError::Steps { steps: cycle.denoising_steps, prepared: prepared.to_vec() }
         })?;
+        self.take_guide(cycle.guide)?;
         let mut began = Began::now(cycle.looked);
         if let Some(set) = cycle.new_set {
             self.view = None;
@@ -68,7 +89,29 @@ impl Cycle {
             return Ok(self.dropped(reason));
         }
         let acted = || cycle.acted;
-        Ok(self.act(cycle.observation, began, &Now { clock: &acted, runs: false, steps: Some(steps) })?)
+        Ok(self.act(
+            cycle.observation,
+            began,
+            &Now { clock: &acted, runs: false, steps: Some(steps), is_guide_known: true },
+        )?)
+    }
+
+    /// Takes what led a recorded chunk.
+    fn take_guide(&mut self, recorded: Option<RecordedGuide>) -> Result<(), RepeatError> {
+        (self.led.guide.delay, self.led.guide.until) = (0, 0);
+        let Some(RecordedGuide { delay, until, positions }) = recorded else { return Ok(()) };
+        if self.model.continuation() == Continuation::Free {
+            return Err(RepeatError::NotLed);
+        }
+        let joints = self.model_joints.len();
+        match self.led.guide.positions.get_mut(..positions.len()) {
+            Some(room) if until.checked_mul(joints) == Some(positions.len()) => {
+                room.copy_from_slice(positions)
+            }
+            _ => return Err(RepeatError::Guide { found: positions.len(), until, joints }),
+        }
+        (self.led.guide.delay, self.led.guide.until) = (delay.min(until), until);
+        Ok(())
     }
 
     /// Tells the robot to hold, as a recorded cycle did.

@@ -14,6 +14,8 @@ use crate::settings::Interpolation;
 pub(super) struct Sent {
     chunk: Chunk,
     motion: Motion,
+    /// What the joints did before.
+    before: Motion,
     /// When; none before the first.
     at: Option<Stamp>,
 }
@@ -27,19 +29,32 @@ pub(super) struct InForce<'a> {
 
 impl Sent {
     pub fn new(room: &Chunk) -> Self {
-        Self { chunk: room.clone(), motion: Motion::room(room), at: None }
+        let (motion, before) = (Motion::room(room), Motion::room(room));
+        Self { chunk: room.clone(), motion, before, at: None }
     }
 
     /// This has left.
     pub fn set(&mut self, chunk: &Chunk, motion: &Motion, now: Stamp) {
         self.chunk.copy_from(chunk);
+        // Of the first, too: before it nothing was sent.
+        self.before.copy_from(if self.at.is_some() { &self.motion } else { motion });
         self.motion.copy_from(motion);
         self.at = Some(now);
+    }
+
+    /// Whether anything was sent.
+    pub fn has_sent(&self) -> bool {
+        self.at.is_some()
     }
 
     /// The motion that was sent last.
     pub fn motion(&self) -> &Motion {
         &self.motion
+    }
+
+    /// The motion that was sent before that one; of the first, that itself.
+    pub fn before(&self) -> &Motion {
+        &self.before
     }
 
     /// What the robot is following now: nothing once the last point has passed, or when the clock was set back.

@@ -11,7 +11,8 @@ use super::limits::{Limits, LimitsError};
 use super::mailbox::Sender;
 use super::output::Rules;
 use super::witness::Witness;
-use crate::settings::{Settings, Value};
+use crate::policy::Continuation;
+use crate::settings::{ChunkJoin, Settings, Value};
 
 /// Lets somebody change a running loop.
 pub struct Tuner {
@@ -19,6 +20,8 @@ pub struct Tuner {
     rules: Sender<Rules>,
     /// By joint: what the joint input judges jumps by.
     velocity_max: Sender<Vec<f64>>,
+    /// What the model was compiled for.
+    continuation: Continuation,
     /// Changes so far.
     number: u32,
     pub(super) witness: Option<Arc<dyn Witness>>,
@@ -32,16 +35,41 @@ pub struct Change {
     velocity_max: Vec<f64>,
 }
 
+/// A change that a running loop cannot take.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    #[error(
+        "chunk_join: the model was not compiled for '{0}': set it before the node is configured (lifecycle: deactivate, cleanup, \
+         set, configure)"
+    )]
+    Join(&'static str),
+}
+
 impl Tuner {
     /// What of `settings` can change while the loop runs. Reads the URDF, if there is one.
-    pub fn prepare(settings: &Settings) -> Result<Change, LimitsError> {
+    pub fn prepare(&self, settings: &Settings) -> Result<Change, ChangeError> {
+        let fits = match settings.chunk_join {
+            ChunkJoin::Guided => matches!(self.continuation, Continuation::Guided { .. }),
+            ChunkJoin::Trained => matches!(self.continuation, Continuation::Given { .. }),
+            ChunkJoin::Auto | ChunkJoin::Replace | ChunkJoin::Blend { .. } => true,
+        };
+        if !fits {
+            return Err(ChangeError::Join(settings.chunk_join.name()));
+        }
         let limits = Limits::new(&settings.limits, &settings.joints)?;
         let velocity_max = limits.velocity_max().to_vec();
         Ok(Change { timing: Timing::new(settings), rules: Rules::new(settings, limits), velocity_max })
     }
 
-    pub(super) fn new(timing: Sender<Timing>, rules: Sender<Rules>, velocity_max: Sender<Vec<f64>>) -> Self {
-        Self { timing, rules, velocity_max, number: 0, witness: None }
+    pub(super) fn new(
+        timing: Sender<Timing>,
+        rules: Sender<Rules>,
+        velocity_max: Sender<Vec<f64>>,
+        continuation: Continuation,
+    ) -> Self {
+        Self { timing, rules, velocity_max, continuation, number: 0, witness: None }
     }
 
     /// From now on the loop runs so. `changes` are the parameters that made the difference.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chunk::Chunk;
+use super::guide::Guide;
 use super::motion::Motion;
 use super::stream::Tick;
 use super::{CameraInput, Wiring};
@@ -60,7 +61,7 @@ impl Departure<'_> {
 }
 
 /// The messages that a chunk was made of, and when. With the messages themselves, this is enough to make it again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Used {
     /// Each camera's frame; none where a camera was missing.
     pub frames: Vec<Option<Arrival>>,
@@ -69,19 +70,22 @@ pub struct Used {
     pub prompt: u32,
     /// The clock when the cameras were looked at.
     pub looked: Stamp,
+    /// What led the chunk.
+    pub guide: Guide,
     /// The clock when the joint state was taken: for a model that has it in the prompt, when the cameras were looked at.
     pub acted: Stamp,
 }
 
 impl Used {
-    /// Room for so many cameras.
-    pub(super) fn room(cameras: usize) -> Self {
-        Self { frames: vec![None; cameras], ..Self::default() }
+    /// Room for so many cameras and points.
+    pub(super) fn room(cameras: usize, points: usize, joints: usize) -> Self {
+        Self { frames: vec![None; cameras], guide: Guide::room(points, joints), ..Self::default() }
     }
 
     /// Takes over another one of the same size without allocating.
     pub(super) fn copy_from(&mut self, other: &Self) {
         self.frames.copy_from_slice(&other.frames);
+        self.guide.copy_from(&other.guide);
         (self.joints, self.prompt) = (other.joints, other.prompt);
         (self.looked, self.acted) = (other.looked, other.acted);
     }

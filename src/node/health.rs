@@ -168,6 +168,12 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, s
         ("frame_sets".to_owned(), now.frame_sets.to_string()),
         ("frame_sets_hz".to_owned(), format!("{:.2}", rates.frame_sets_hz)),
         ("clamped_states".to_owned(), now.clamped_states.to_string()),
+        ("chunks_led".to_owned(), now.joins.led.to_string()),
+        ("delay_assumed_ms".to_owned(), format!("{:.1}", now.joins.assumed_delay_ms)),
+        ("delay_ms".to_owned(), format!("{:.1}", now.joins.delay_ms)),
+        ("join_mismatch".to_owned(), format!("{:.4}", now.joins.mismatch)),
+        ("join_jump".to_owned(), format!("{:.4}", now.joins.jump)),
+        ("join_jump_joined".to_owned(), format!("{:.4}", now.joins.joined_jump)),
         ("chunks".to_owned(), now.chunks.to_string()),
         ("chunks_hz".to_owned(), format!("{:.2}", rates.chunks_hz)),
     ];
@@ -189,8 +195,8 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, s
 /// What may change while the loop runs, as it is now.
 fn in_force(settings: &Settings) -> Vec<(String, String)> {
     let join = match settings.chunk_join {
-        ChunkJoin::Replace => "replace".to_owned(),
         ChunkJoin::Blend { blend_ms } => format!("blend over {blend_ms} ms"),
+        join => join.name().to_owned(),
     };
     let late = match settings.on_deadline_miss {
         OnDeadlineMiss::Publish => "publish",

@@ -215,7 +215,7 @@ impl Running {
     /// Changes the loop; everything that can fail is done first.
     fn change(&mut self, settings: Settings, changed: &[Changed]) -> Result<(), String> {
         const PROMPT: &str = "prompt";
-        let change = Tuner::prepare(&settings).map_err(|error| error.to_string())?;
+        let change = self.tuner.prepare(&settings).map_err(|error| error.to_string())?;
         if changed.iter().any(|changed| changed.parameter.name == PROMPT) {
             self.prompt.put(&settings.prompt).map_err(|error: TokenizerError| format!("prompt: {error}"))?;
         }

@@ -42,10 +42,19 @@ impl DeltaMask {
 
     /// Turns differences into positions: `actions` `[horizon, joints]` plus `state` `[joints]` where masked.
     pub fn add_state(&self, state: &[f64], actions: &mut [f64]) {
-        for point in actions.chunks_exact_mut(self.0.len().max(1)) {
-            for ((action, &state), &masked) in point.iter_mut().zip(state).zip(&self.0) {
+        self.each(state, actions, |action, state| action + state);
+    }
+
+    /// Turns positions into differences.
+    pub fn subtract_state(&self, state: &[f64], positions: &mut [f64]) {
+        self.each(state, positions, |position, state| position - state);
+    }
+
+    fn each(&self, state: &[f64], points: &mut [f64], f: impl Fn(f64, f64) -> f64) {
+        for point in points.chunks_exact_mut(self.0.len().max(1)) {
+            for ((value, &state), &masked) in point.iter_mut().zip(state).zip(&self.0) {
                 if masked {
-                    *action += state;
+                    *value = f(*value, state);
                 }
             }
         }

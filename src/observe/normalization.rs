@@ -181,6 +181,22 @@ impl Normalizer {
             }
         }
     }
+
+    /// Joint positions `[points, joints]` to actions as the model gives them `[points, action_dim]`: the other way of
+    /// [`Self::unnormalize_actions`], padded with 0, as in training.
+    pub fn normalize_actions(&self, positions: &[f64], out: &mut [f32]) {
+        /// A policy's own are a few units from 0. Further out is a joint that hardly moved in training, and is a little off.
+        const FURTHEST: f64 = 10.0;
+        let points = positions.chunks_exact(self.joints().max(1));
+        for (point, out) in points.zip(out.chunks_exact_mut(self.action_dim)) {
+            let (values, padding) = out.split_at_mut(point.len());
+            for ((out, &x), line) in values.iter_mut().zip(point).zip(&self.actions) {
+                let scaled = if line.factor == 0.0 { 0.0 } else { (x - line.center) / line.factor };
+                *out = (scaled + line.shift).clamp(-FURTHEST, FURTHEST) as f32;
+            }
+            padding.fill(0.0);
+        }
+    }
 }
 
 impl stats::Statistics {

@@ -1,5 +1,5 @@
 //! From what a policy's actions are relative to, to positions: differences from the state, velocities, or nothing. Called by
-//! `control`; `to_positions` on the control thread, where nothing here allocates.
+//! `control`; `to_positions` and `to_actions` on the control thread, where nothing here allocates.
 
 use super::delta::{DeltaError, DeltaMask};
 use super::stats::RelativeStep;
@@ -63,6 +63,12 @@ impl RelativeActions {
     pub fn to_positions(&self, state: &[f64], actions: &mut [f64]) {
         self.delta.add_state(state, actions);
         self.velocity.add_up(state, actions);
+    }
+
+    /// Makes positions actions again: the other way of [`Self::to_positions`], from any state.
+    pub fn to_actions(&self, state: &[f64], positions: &mut [f64]) {
+        self.velocity.take_apart(state, positions);
+        self.delta.subtract_state(state, positions);
     }
 }
 

@@ -37,6 +37,19 @@ impl VelocitySteps {
             }
         }
     }
+
+    /// Turns positions into velocities: the other way of [`Self::add_up`], from any state.
+    pub fn take_apart(&self, state: &[f64], positions: &mut [f64]) {
+        let joints = self.0.len();
+        for (joint, step) in self.0.iter().enumerate().filter(|(_, step)| **step != 0.0) {
+            let mut before = state[joint];
+            for position in positions[joint..].iter_mut().step_by(joints) {
+                let here = *position;
+                *position = (here - before) / step;
+                before = here;
+            }
+        }
+    }
 }
 
 /// Steps that do not fit the robot.

@@ -185,6 +185,14 @@ impl PolicyConfig {
                 vision.tokens()
             ));
         }
+        if let Continuation::Given { most } = self.continuation
+            && most >= self.action_horizon
+        {
+            return Err(format!(
+                "'rtc_training_max_delay' is {most}; it must be less than the {} points of a chunk",
+                self.action_horizon
+            ));
+        }
         Ok(self)
     }
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::config::{GemmaConfig, PolicyConfig, VisionConfig};
+use super::continuation::Continuation;
 use super::variant::{StateInput, Variant};
 
 /// A `config.json` that cannot be used.
@@ -101,6 +102,10 @@ impl PolicyConfig {
             state_dim: or(file.max_state_dim.or(file.max_action_dim), Self::PI0.state_dim),
             denoising_steps: or(file.num_inference_steps, Self::PI0.denoising_steps),
             prompt_tokens: or(file.tokenizer_max_length, variant.prompt_tokens),
+            continuation: match file.rtc_training_max_delay {
+                None | Some(0) => Continuation::Free,
+                Some(most) => Continuation::Given { most },
+            },
             ..config
         }
         .checked()
@@ -118,6 +123,9 @@ impl PolicyConfig {
             "tokenizer_max_length": self.prompt_tokens,
             "image_resolution": [vision.image, vision.image],
         });
+        if let Continuation::Given { most } = self.continuation {
+            file["rtc_training_max_delay"] = json!(most);
+        }
         let usual = Variant::named(self.variant.name).map(|variant| variant.state);
         match self.variant.state {
             state if Some(state) == usual => {}
@@ -177,6 +185,8 @@ struct ConfigFile {
     tokenizer_max_length: Option<usize>,
     #[serde(alias = "resize_imgs_with_padding")]
     image_resolution: Option<[usize; 2]>,
+    /// lerobot's: how many points may be given, where the policy was trained for that.
+    rtc_training_max_delay: Option<usize>,
     architecture: Option<Architecture>,
 }
 
@@ -283,6 +293,8 @@ mod tests {
             let variant = Variant { state, ..Variant::PI05 };
             presets.push(PolicyConfig { variant, ..PolicyConfig::PI05_TINY });
         }
+        presets
+            .push(PolicyConfig { continuation: Continuation::Given { most: 8 }, ..PolicyConfig::PI05_TINY });
         for config in presets {
             assert_eq!(parse(config.to_json()), Ok(config));
         }
@@ -335,6 +347,11 @@ mod tests {
             ),
             ("image_resolution", json!([224, 200]), "'image_resolution' is 224x200"),
             ("image_resolution", json!([225, 225]), "must be a multiple of vision.patch_size (14)"),
+            (
+                "rtc_training_max_delay",
+                json!(50),
+                "'rtc_training_max_delay' is 50; it must be less than the 50 points of a chunk",
+            ),
             ("type", json!("act"), "'type' is \"act\""),
             ("paligemma_variant", json!("gemma_7b"), "known are"),
         ] {

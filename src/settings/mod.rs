@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use crate::device::cpu::Precision;
 use crate::device::tenstorrent::Tuning;
 use crate::observe::JointConversion;
+use crate::policy::Schedule;
 
 pub use current::CurrentSettings;
 pub use outputs::{Output, OutputKind, TrajectoryStamp};
@@ -82,6 +83,8 @@ pub struct Settings {
     /// Rate of chunks from newer joint states between frame sets; 0: none.
     pub act_rate_hz: f64,
     pub chunk_join: ChunkJoin,
+    /// How chunks are guided by the one before.
+    pub rtc: Rtc,
     pub interpolation: Interpolation,
     /// Where chunks go, beside `~/action_chunk`.
     pub outputs: Vec<Output>,
@@ -148,10 +151,43 @@ pub enum OnDeadlineMiss {
 /// How a chunk follows the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum ChunkJoin {
+    /// As the checkpoint was trained: with given points if it was, else it replaces it.
     #[default]
+    Auto,
     Replace,
     /// Leads over to the new one along a cosine.
-    Blend { blend_ms: f64 },
+    Blend {
+        blend_ms: f64,
+    },
+    /// It is drawn towards what was sent while it is made (real-time chunking).
+    Guided,
+    /// Its first points are given: those that are sent already. For checkpoints that were trained for that.
+    Trained,
+}
+
+impl ChunkJoin {
+    /// As the parameter `chunk_join` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Replace => "replace",
+            Self::Blend { .. } => "blend",
+            Self::Guided => "guided",
+            Self::Trained => "trained",
+        }
+    }
+}
+
+/// How chunks are led by what was sent (real-time chunking).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rtc {
+    /// Points that count.
+    pub horizon: usize,
+    pub schedule: Schedule,
+    /// The guidance is never stronger.
+    pub most_guidance: f64,
+    /// From observation to leaving; none: as measured.
+    pub delay_ms: Option<f64>,
 }
 
 /// How joints move between the points of a chunk.

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 
 use super::robot::{check_topic, not_unique, stamp_source};
 use super::value::{Problem, Value, Values, complete, problem};
-use super::{ChunkJoin, Interpolation, Normalization, OnDeadlineMiss, RealTimeSettings, Settings};
+use super::{ChunkJoin, Interpolation, Normalization, OnDeadlineMiss, RealTimeSettings, Rtc, Settings};
 use crate::device::cpu::{Dtype, Precision};
 use crate::device::tenstorrent::{DataType, Precisions, Tuning};
+use crate::policy::Schedule;
 
 /// Parameters that cannot be used: all of them, not just the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,9 +82,13 @@ impl Values {
             },
             act_rate_hz: self.float("act_rate_hz"),
             chunk_join: match self.text("chunk_join").as_str() {
+                "replace" => ChunkJoin::Replace,
                 "blend" => ChunkJoin::Blend { blend_ms: self.float("blend_ms") },
-                _ => ChunkJoin::Replace,
+                "guided" => ChunkJoin::Guided,
+                "trained" => ChunkJoin::Trained,
+                _ => ChunkJoin::Auto,
             },
+            rtc: self.rtc(),
             interpolation: match self.text("interpolation").as_str() {
                 "spline" => Interpolation::Spline,
                 _ => Interpolation::Linear,
@@ -102,6 +107,17 @@ impl Values {
             diagnostics_hz: self.float("diagnostics_hz"),
             dashboard: self.dashboard(problems),
             latency_folder: optional(self.text("latency_folder")).map(Into::into),
+        }
+    }
+
+    fn rtc(&self) -> Rtc {
+        let schedule = self.text("rtc_schedule");
+        let delay_ms = self.float("rtc_delay_ms");
+        Rtc {
+            horizon: self.count("rtc_horizon"),
+            schedule: Schedule::ALL.into_iter().find(|known| known.name() == schedule).unwrap_or_default(),
+            most_guidance: self.float("rtc_max_guidance"),
+            delay_ms: (delay_ms > 0.0).then_some(delay_ms),
         }
     }
 

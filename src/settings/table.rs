@@ -269,10 +269,43 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "chunk_join",
-        default: Text("replace"),
+        default: Text("auto"),
         unit: "",
-        allowed: OneOf(&["replace", "blend"]),
-        description: "How a chunk follows the one before: it replaces it at once, or its first blend_ms lead over to it",
+        allowed: OneOf(&["auto", "replace", "blend", "guided", "trained"]),
+        description: "How a chunk follows the one before: it replaces it at once; or its first blend_ms lead over to it; or it is \
+                      guided towards what was sent while it is made (real-time chunking, any checkpoint); or its first points are \
+                      given, for checkpoints that were trained for that; auto is trained where the checkpoint was, else replace. \
+                      guided and trained are compiled into the model: they cannot be switched to while it runs",
+    },
+    Parameter {
+        name: "rtc_horizon",
+        default: Integer(10),
+        unit: "points",
+        allowed: Range(1.0, 1024.0),
+        description: "`chunk_join: guided`: how many points of what was sent count, at most; twice the delay if that is more",
+    },
+    Parameter {
+        name: "rtc_schedule",
+        default: Text("linear"),
+        unit: "",
+        allowed: OneOf(&["linear", "exp", "ones", "zeros"]),
+        description: "`chunk_join: guided`: how the weight of these points falls behind the delay: evenly, more quickly, not at \
+                      all, or at once",
+    },
+    Parameter {
+        name: "rtc_max_guidance",
+        default: Float(10.0),
+        unit: "",
+        allowed: Range(0.0, 1000.0),
+        description: "`chunk_join: guided`: the guidance is never stronger; read when the node is configured",
+    },
+    Parameter {
+        name: "rtc_delay_ms",
+        default: Float(0.0),
+        unit: "ms",
+        allowed: Range(0.0, 10_000.0),
+        description: "`chunk_join: guided` and `trained`: how long after its observation a chunk leaves; 0 means as measured: \
+                      what nine of ten recent chunks took, and at least what the last one did",
     },
     Parameter {
         name: "blend_ms",
@@ -449,6 +482,9 @@ pub const CHANGEABLE: &[&str] = &[
     "act_rate_hz",
     "chunk_join",
     "blend_ms",
+    "rtc_horizon",
+    "rtc_schedule",
+    "rtc_delay_ms",
     "joint_position_min",
     "joint_position_max",
     "joint_velocity_max",

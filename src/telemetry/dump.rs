@@ -40,6 +40,7 @@ pub fn dump(metrics: &Metrics, folder: &Path) -> io::Result<Vec<PathBuf>> {
         "uptime_s": metrics.uptime().as_secs_f64(),
         "frame_sets": snapshot.frame_sets,
         "clamped_states": snapshot.clamped_states,
+        "chunks_led": snapshot.joins.led,
         "chunks": snapshot.chunks,
         "dropped": serde_json::Map::from_iter(dropped),
         "missed_deadlines": serde_json::Map::from_iter(missed),

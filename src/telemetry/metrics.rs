@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::complaints::Complaints;
 use super::cycles::{CycleRecord, CycleRing, FinishedCycle, KEPT_CYCLES};
 use super::distribution::{Distribution, LatencySummary};
+use super::joins::Joins;
 use super::latency::{Latency, from_ms};
 use super::names::{DropReason, LatencyName, Stage};
 use super::snapshot::{SensorSnapshot, Snapshot, Stamps};
@@ -95,6 +96,8 @@ pub struct Metrics {
     /// States in a prompt that lay outside the model's bins, so that it saw the nearest.
     pub clamped_states: Counter,
     pub chunks: Counter,
+    /// How they follow each other.
+    pub joins: Joins,
     /// Ticks of the streams, and those that were left out because the one before was late.
     pub ticks: Counter,
     pub missed_ticks: Counter,
@@ -125,6 +128,7 @@ impl Metrics {
             frame_sets: Counter::default(),
             clamped_states: Counter::default(),
             chunks: Counter::default(),
+            joins: Joins::default(),
             ticks: Counter::default(),
             missed_ticks: Counter::default(),
             last_spread_ms: AtomicU64::new(0.0_f64.to_bits()),
@@ -267,6 +271,7 @@ impl Metrics {
             prompts: self.prompts.snapshot(now, &summary),
             frame_sets: self.frame_sets.get(),
             clamped_states: self.clamped_states.get(),
+            joins: self.joins.snapshot(),
             chunks: self.chunks.get(),
             ticks: self.ticks.get(),
             missed_ticks: self.missed_ticks.get(),

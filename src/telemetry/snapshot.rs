@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::complaints::Complaint;
 use super::distribution::LatencySummary;
+use super::joins::JoinSnapshot;
 use super::names::{DropReason, Stage};
 
 /// The metrics of one node at one moment.
@@ -18,6 +19,8 @@ pub struct Snapshot {
     pub clamped_states: u64,
     /// Chunks sent.
     pub chunks: u64,
+    /// How the last ones followed each other.
+    pub joins: JoinSnapshot,
     /// Ticks of the streams, and those that were left out because the one before was late.
     pub ticks: u64,
     pub missed_ticks: u64,
@@ -109,6 +112,9 @@ impl fmt::Display for Snapshot {
             writeln!(f, "{:<30} {:>8}", "states outside the bins", self.clamped_states)?;
         }
         writeln!(f, "{:<30} {:>8}", "chunks out", self.chunks)?;
+        if self.joins.led > 0 {
+            writeln!(f, "{:<30} {:>8}", "continuing what was sent", self.joins.led)?;
+        }
         for (name, count) in [("stream ticks", self.ticks), ("missed: stream ticks", self.missed_ticks)] {
             if count > 0 {
                 writeln!(f, "{name:<30} {count:>8}")?;

@@ -10,11 +10,11 @@ use pi0_node::device::cpu::Precision;
 use pi0_node::graph::WeightFormat;
 use pi0_node::observe::messages::{Image, JointState, Stamp};
 use pi0_node::observe::write_small_tokenizer;
-use pi0_node::policy::PolicyConfig;
 use pi0_node::policy::checkpoint::init::write_random;
+use pi0_node::policy::{PolicyConfig, Schedule};
 use pi0_node::settings::{
     Camera, ChunkJoin, Interpolation, LimitSettings, MissingCamera, Normalization, OnDeadlineMiss,
-    RealTimeSettings, Settings, StampSource, Transport,
+    RealTimeSettings, Rtc, Settings, StampSource, Transport,
 };
 
 static PIXELS: [u8; 60 * 40 * 3] = [100; 60 * 40 * 3];
@@ -68,6 +68,7 @@ pub fn settings(folder: &Path) -> Settings {
         on_deadline_miss: OnDeadlineMiss::Publish,
         act_rate_hz: 0.0,
         chunk_join: ChunkJoin::Replace,
+        rtc: Rtc { horizon: 10, schedule: Schedule::Linear, most_guidance: 10.0, delay_ms: None },
         interpolation: Interpolation::Linear,
         outputs: Vec::new(),
         stream_hz: 100.0,

@@ -8,24 +8,29 @@ use anyhow::{Context, bail};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::rtc;
 use crate::graph::{DType, HostTensor, HostView};
-use crate::policy::{IMAGE_MASKS, NOISE, PolicyConfig, STATE, StateInput, TOKEN_MASK, TOKENS, image_input};
+use crate::policy::{
+    Continuation, IMAGE_MASKS, NOISE, PREFIX_WEIGHTS, PREVIOUS_CHUNK, PolicyConfig, STATE, StateInput,
+    TOKEN_MASK, TOKENS, image_input,
+};
 
 /// The inputs of both graphs by name.
 pub struct Inputs {
     tensors: BTreeMap<String, HostTensor>,
     cameras: usize,
+    continuation: Continuation,
 }
 
 impl Inputs {
-    pub fn load(path: &Path, config: &PolicyConfig) -> anyhow::Result<Self> {
+    pub fn load(path: &Path, config: &PolicyConfig, rtc: &rtc::RtcOptions) -> anyhow::Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let file = SafeTensors::deserialize(&bytes)
             .with_context(|| format!("{} is not a complete safetensors file", path.display()))?;
-        Self::parse(&file, config).with_context(|| format!("inputs of {}", path.display()))
+        Self::parse(&file, config, rtc).with_context(|| format!("inputs of {}", path.display()))
     }
 
-    fn parse(file: &SafeTensors, config: &PolicyConfig) -> anyhow::Result<Self> {
+    fn parse(file: &SafeTensors, config: &PolicyConfig, rtc: &rtc::RtcOptions) -> anyhow::Result<Self> {
         let names: Vec<&str> = file.iter().map(|(name, _)| name).collect();
         let cameras = names.iter().filter(|name| is_image(name)).count();
         let side = config.vision.image;
@@ -55,14 +60,28 @@ impl Inputs {
         }
         problems.extend(token_problem(tensors.get(TOKENS), config));
         for name in names {
-            if expected.iter().all(|(known, ..)| known != name) {
+            if name != PREVIOUS_CHUNK && expected.iter().all(|(known, ..)| known != name) {
                 problems.push(format!("'{name}' is not an input of this model"));
             }
+        }
+        let before = rtc.read(file, config).unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            None
+        });
+        let continuation = before.as_ref().map_or(Continuation::Free, |before| before.continuation);
+        if let Some(rtc::Before { chunk, weights, .. }) = before {
+            tensors.insert(PREVIOUS_CHUNK.to_owned(), chunk);
+            tensors.insert(PREFIX_WEIGHTS.to_owned(), weights);
         }
         if !problems.is_empty() {
             bail!("{}", problems.join("\n  "));
         }
-        Ok(Self { tensors, cameras })
+        Ok(Self { tensors, cameras, continuation })
+    }
+
+    /// What the chunk before has to do with the new one.
+    pub fn continuation(&self) -> Continuation {
+        self.continuation
     }
 
     pub fn cameras(&self) -> usize {

@@ -9,10 +9,12 @@ use anyhow::{Context, bail};
 use super::Player;
 use super::outgoing::Outgoing;
 use super::topics::Target;
-use crate::bag::messages::{Cycle, JointTrajectory, StreamTick, Text};
+use crate::bag::messages::{Cycle, Guide, JointTrajectory, StreamTick, Text};
 use crate::bag::parameters::ParameterEvent;
-use crate::bag::{Bag, CHUNK_TOPIC, CYCLE_TOPIC, Message, PARAMETER_TOPIC, PROMPT_TOPIC, STREAM_TOPIC, cdr};
-use crate::control::{Arrival, Chunk, Outcome, Repeat, TickState, Wiring};
+use crate::bag::{
+    Bag, CHUNK_TOPIC, CYCLE_TOPIC, GUIDE_TOPIC, Message, PARAMETER_TOPIC, PROMPT_TOPIC, STREAM_TOPIC, cdr,
+};
+use crate::control::{Arrival, Chunk, Outcome, RecordedGuide, Repeat, TickState, Wiring};
 use crate::observe::messages::Stamp;
 use crate::settings::{Settings, Transport};
 use crate::telemetry::DropReason;
@@ -110,7 +112,8 @@ pub fn follow(bag: &mut Bag, settings: &Settings, player: &mut Player) -> anyhow
             }
         }
         followed.chunks.recorded += u64::from(cycle.sent);
-        let repeated = repeat(cycle, settings, player, &kept, &mut images);
+        let guide = recording.guides.get(&cycle.sequence);
+        let repeated = repeat(cycle, guide, settings, player, &kept, &mut images);
         kept.retain(|key, _| last_use.get(key).is_some_and(|&last| last > index));
         match repeated.with_context(|| format!("cycle {} cannot be repeated", cycle.sequence)) {
             Err(error) => {
@@ -149,6 +152,7 @@ fn is_live_only(cycle: &Cycle) -> bool {
 /// Puts a cycle's messages in and repeats it. `images` are those of the frame set before.
 fn repeat(
     cycle: &Cycle,
+    guide: Option<&Guide>,
     settings: &Settings,
     player: &mut Player,
     kept: &HashMap<Key, Message>,
@@ -187,6 +191,11 @@ fn repeat(
         looked: cycle.looked.into(),
         acted: cycle.acted.into(),
         denoising_steps: cycle.denoising_steps as usize,
+        guide: guide.map(|guide| RecordedGuide {
+            delay: guide.delay as usize,
+            until: guide.until as usize,
+            positions: &guide.positions,
+        }),
     });
     match outcome.inspect_err(|_| images.clear())? {
         Outcome::Chunk => Ok(()),
@@ -222,6 +231,8 @@ fn keys(cycle: &Cycle, settings: &Settings) -> Vec<Key> {
 struct Recording {
     /// In the order in which they were made.
     cycles: Vec<Cycle>,
+    /// By the cycle's number: what led its chunk.
+    guides: BTreeMap<u64, Guide>,
     prompts: Vec<String>,
     changes: Vec<ParameterEvent>,
     /// By observation and the time when they were sent, as encoded.
@@ -236,7 +247,7 @@ impl Recording {
     fn read(bag: &mut Bag, outgoing: &Outgoing) -> anyhow::Result<Self> {
         let topics = bag.topics().to_vec();
         let mut recording = Self::default();
-        let own = [CYCLE_TOPIC, PROMPT_TOPIC, PARAMETER_TOPIC, STREAM_TOPIC].map(str::to_owned);
+        let own = [CYCLE_TOPIC, GUIDE_TOPIC, PROMPT_TOPIC, PARAMETER_TOPIC, STREAM_TOPIC].map(str::to_owned);
         let sent = outgoing.topics().into_iter().map(|(topic, _)| topic);
         let names: Vec<String> = own.into_iter().chain(sent).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -252,6 +263,10 @@ impl Recording {
                 || format!("a message on {} logged at {}", topics[message.topic].name, message.log_time);
             match topics[message.topic].name.as_str() {
                 CYCLE_TOPIC => recording.cycles.push(cdr::decode(&message.data).with_context(damaged)?),
+                GUIDE_TOPIC => {
+                    let guide: Guide = cdr::decode(&message.data).with_context(damaged)?;
+                    recording.guides.insert(guide.sequence, guide);
+                }
                 PROMPT_TOPIC => {
                     recording.prompts.push(cdr::decode::<Text>(&message.data).with_context(damaged)?.data)
                 }
