@@ -17,9 +17,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use golden::{Golden, Tensor};
 use model::Difference;
+use pi0_node::device::cpu::{Isa, Precision};
 use pi0_node::device::tenstorrent::{Card, Precisions, Program, Residents, lower, simplify};
 use pi0_node::graph::{Graph, HostTensor};
-use pi0_node::policy::{Intermediates, PolicyConfig, PolicyGraphs};
+use pi0_node::policy::{Continuation, Intermediates, PREFIX_WEIGHTS, PolicyConfig, PolicyGraphs};
 
 const RELATIVE_RMS: f64 = 1e-5;
 
@@ -66,6 +67,41 @@ fn actions_alone_are_the_reference_s_on_every_card() {
     }
 }
 
+#[test]
+fn chunks_that_continue_another_are_the_reference_s() {
+    for file in golden::CONTINUED {
+        let golden = Golden::load(file);
+        let found = run(&golden, &lowered::lowered(&golden, &Card::P150, &Intermediates::All));
+        for (name, expected) in golden
+            .outputs
+            .iter()
+            .filter(|(name, _)| name.starts_with("x_t_") || name.starts_with("v_t_") || *name == "actions")
+        {
+            let Difference { relative_rms, .. } = Difference::of(&golden, name, &found[name], expected);
+            assert!(relative_rms <= RELATIVE_RMS, "{file} {name}: {relative_rms:e}");
+        }
+    }
+}
+
+/// Against the CPU device: the reference has no such chunks.
+#[test]
+fn chunks_with_given_points_are_those_of_the_cpu() {
+    for file in golden::CONTINUED {
+        let mut golden = Golden::load(file);
+        golden.config.continuation = Continuation::Given { most: 5 };
+        let weights = (0..golden.config.action_horizon).map(|point| f32::from(u8::from(point < 4))).collect();
+        golden.inputs.get_mut(PREFIX_WEIGHTS).unwrap().data = HostTensor::F32(weights);
+        let graphs = model::graphs(&golden, &Intermediates::None);
+        let expected = model::run(&golden, &graphs, Isa::Portable, Precision::F32);
+        for card in Card::ALL {
+            let found = run(&golden, &lowered::lowered(&golden, &card, &Intermediates::None));
+            let Difference { relative_rms, .. } =
+                Difference::of(&golden, "actions", &found["actions"], &expected["actions"]);
+            assert!(relative_rms <= RELATIVE_RMS, "{file} on {}: {relative_rms:e}", card.name);
+        }
+    }
+}
+
 /// A test of the test.
 #[test]
 fn another_state_gives_other_actions() {
@@ -93,4 +129,21 @@ fn full_size_programs_are_as_small_as_documented() {
     // docs/tenstorrent.md says so, and counts as ttnn does.
     assert_eq!([programs(&perceive, ""), programs(&act, "steps.5."), programs(&act, "")], [535, 295, 2962]);
     assert_eq!(residents.len(), 2 * 18 + 1, "a key and a value per layer, and the mask");
+
+    // What continuing a chunk costs: three programs in each step where it is guided, four where points are given; with adaRMS each
+    // norm is computed for both times.
+    for (config, continuation, expected) in [
+        (PolicyConfig::PI0, Continuation::Guided { most: 10.0 }, 298),
+        (PolicyConfig::PI05, Continuation::Free, 292),
+        (PolicyConfig::PI05, Continuation::Guided { most: 10.0 }, 295),
+        (PolicyConfig::PI0, Continuation::Given { most: 10 }, 299),
+        (PolicyConfig::PI05, Continuation::Given { most: 10 }, 403),
+    ] {
+        let config = PolicyConfig { continuation, ..config };
+        let graphs = PolicyGraphs::rewritten(&config, 3, &Intermediates::None, simplify).unwrap();
+        let mut residents = Residents::new();
+        lower(&graphs.perceive, &Card::P150, Precisions::default(), &mut residents).unwrap();
+        let act = lower(&graphs.act, &Card::P150, Precisions::default(), &mut residents).unwrap();
+        assert_eq!(programs(&act, "steps.5."), expected, "{} {continuation:?}", config.variant.name);
+    }
 }

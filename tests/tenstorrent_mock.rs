@@ -14,8 +14,8 @@ use pi0_node::device::{Device, DeviceError, ProgramId, Silent};
 use pi0_node::graph::{HostTensor, HostView, TensorType};
 use pi0_node::policy::checkpoint::random::RandomWeights;
 use pi0_node::policy::{
-    ACTIONS, Component, IMAGE_MASKS, Intermediates, NOISE, PolicyConfig, PolicyGraphs, STATE, StateInput,
-    TOKEN_MASK, TOKENS, image_input,
+    ACTIONS, Component, Continuation, IMAGE_MASKS, Intermediates, NOISE, PREFIX_WEIGHTS, PREVIOUS_CHUNK,
+    PolicyConfig, PolicyGraphs, STATE, StateInput, TOKEN_MASK, TOKENS, image_input,
 };
 
 /// Most programs in a denoising step of pi0; the sketch that this lowering is measured against had 334.
@@ -70,6 +70,10 @@ fn write_all(
     }
     let noise = vec![value; config.action_horizon * config.action_dim];
     device.write(act, NOISE, HostView::F32(&noise)).unwrap();
+    if config.continuation != Continuation::Free {
+        device.write(act, PREVIOUS_CHUNK, HostView::F32(&noise)).unwrap();
+        device.write(act, PREFIX_WEIGHTS, HostView::F32(&vec![1.0; config.action_horizon])).unwrap();
+    }
 }
 
 /// Programs of the calls whose node is in denoising step `step`.
@@ -87,6 +91,24 @@ fn full_size_pi0_runs_as_two_traces_without_the_host() {
 #[test]
 fn full_size_pi05_runs_as_two_traces_without_the_host() {
     runs_as_two_traces(PolicyConfig::PI05, PI05_PROGRAMS_PER_STEP);
+}
+
+#[test]
+fn chunks_that_continue_another_run_too() {
+    let Some(_guard) = mock() else { return };
+    for config in [PolicyConfig::TINY, PolicyConfig::PI05_TINY] {
+        for continuation in [Continuation::Guided { most: 10.0 }, Continuation::Given { most: 8 }] {
+            let config = PolicyConfig { continuation, ..config };
+            let mut device = open(TenstorrentOptions::default());
+            let ids = compile(&mut device, &config).unwrap();
+            write_all(&mut device, ids, &config, 0.5);
+            for id in ids {
+                device
+                    .run(id)
+                    .unwrap_or_else(|error| panic!("{} {continuation:?}: {error}", config.variant.name));
+            }
+        }
+    }
 }
 
 fn runs_as_two_traces(config: PolicyConfig, programs_per_step: usize) {

@@ -122,6 +122,7 @@ impl<'a> Operation<'a> {
             "ttnn.subtract" => self.elementwise(|a, b| a - b),
             "ttnn.multiply" => self.elementwise(|a, b| a * b),
             "ttnn.addcmul" => self.add_product(),
+            "ttnn.silu" => self.operand(0).mapped(|row| row.iter().map(|x| x / (1.0 + (-x).exp())).collect()),
             "ttnn.where" => self.choose(),
             "ttnn.concat" => self.concat(),
             "ttnn.slice" => self.slice(),
@@ -165,7 +166,7 @@ impl<'a> Operation<'a> {
     }
 
     fn norm(&self, centred: bool) -> Array {
-        let (epsilon, weight) = (self.number("epsilon"), self.tensor("weight").unwrap());
+        let (epsilon, weight) = (self.number("epsilon"), self.tensor("weight"));
         let bias = self.tensor("bias");
         self.operand(0).mapped(|row| {
             let count = row.len() as f32;
@@ -173,20 +174,22 @@ impl<'a> Operation<'a> {
             let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / count;
             let scale = 1.0 / (variance + epsilon).sqrt();
             let value = |(i, x): (usize, &f32)| {
-                (x - mean) * scale * weight.data[i] + bias.map_or(0.0, |bias| bias.data[i])
+                (x - mean) * scale * weight.map_or(1.0, |weight| weight.data[i])
+                    + bias.map_or(0.0, |bias| bias.data[i])
             };
             row.iter().enumerate().map(value).collect()
         })
     }
 
-    /// Two tensors, of which the second may have one row, or a tensor and a number.
+    /// Two tensors, of which the second may have one row or one column, or a tensor and a number.
     fn elementwise(&self, f: impl Fn(f32, f32) -> f32) -> Array {
         let a = self.operand(0);
         let b = match &self.call.operands[1] {
             Argument::Number(number) => &Array { shape: vec![1], data: vec![*number as f32] },
             _ => self.operand(1),
         };
-        let data = a.data.iter().enumerate().map(|(i, &x)| f(x, b.data[i % b.data.len()]));
+        let width = if b.shape.len() > 1 && b.last(1) == 1 { a.last(1) } else { 1 };
+        let data = a.data.iter().enumerate().map(|(i, &x)| f(x, b.data[i / width % b.data.len()]));
         Array { shape: a.shape.clone(), data: data.collect() }
     }
 

@@ -1,7 +1,8 @@
 //! How a chunk is led by the one before: an Euler step's result drawn towards it, and rows that are given.
 
+use super::super::axis::Axis;
 use super::super::precision::Role;
-use super::super::program::{Argument, DataType, TensorId};
+use super::super::program::{Argument, DataType, Tensor, TensorId};
 use super::{Content, Form, Lowering, Memory, Stored};
 use crate::device::DeviceError;
 use crate::graph::{Node, ValueId};
@@ -50,23 +51,83 @@ impl Lowering<'_> {
         Ok(widened)
     }
 
-    /// Row by row the first, or the second where the weight is 0.
-    pub(super) fn choose(&mut self, node: &Node) -> Result<Form, DeviceError> {
+    /// Row by row the first, or the second where the weight is 0. A choice between constants is left to its readers: a norm with
+    /// each of them is cheaper than a norm with what was chosen.
+    pub(super) fn choose(&mut self, node: &Node) -> Result<Option<Form>, DeviceError> {
         let [first, second, weights] = node.operands[..] else {
             return Err(self.unsupported("other than three operands"));
         };
-        let columns = match (self.is_constant(first), self.is_constant(second)) {
-            (false, _) => self.matrix(first)?.1,
-            (true, false) => self.matrix(second)?.1,
-            (true, true) => return Err(self.unsupported("a choice between constants")),
+        let Some(varying) = [first, second].into_iter().find(|&id| !self.is_constant(id)) else {
+            self.choices.insert(node.result, [first, second, weights]);
+            return Ok(None);
         };
-        let rows = self.row_axis(weights)?;
-        let (first, second) = (self.like(first, &rows, &columns)?, self.like(second, &rows, &columns)?);
-        let (choice, _) = self.matrix(weights)?;
-        let result = self.activation(vec![1, 1, rows.physical, columns.physical], Role::Flow);
-        let memory = vec![("memory_config", Argument::Memory(result.memory))];
+        let (columns, rows) = (self.matrix(varying)?.1, self.row_axis(weights)?);
+        let tensor = self.chosen([first, second, weights], &rows, &columns)?;
+        Ok(Some(Form::Matrix { tensor, columns }))
+    }
+
+    pub(super) fn chosen(
+        &mut self,
+        [first, second, weights]: [ValueId; 3],
+        rows: &Axis,
+        columns: &Axis,
+    ) -> Result<TensorId, DeviceError> {
+        let both = [self.like(first, rows, columns)?, self.like(second, rows, columns)?];
+        self.one_of(both, weights)
+    }
+
+    fn one_of(&mut self, [first, second]: [TensorId; 2], weights: ValueId) -> Result<TensorId, DeviceError> {
+        let Tensor { shape, dtype, .. } = self.program.tensor(first).clone();
+        let choice = self.choice(weights, shape[2], dtype)?;
+        let memory = self.memory(&shape, dtype);
+        let result = Stored::tiled(shape, dtype, memory);
+        let attributes = vec![("memory_config", Argument::Memory(memory))];
         let operands = [choice, first, second].map(Argument::Tensor).to_vec();
-        let tensor = self.call("ttnn.where", operands, memory, result);
+        Ok(self.call("ttnn.where", operands, attributes, result))
+    }
+
+    /// The column of weights in the type of what is chosen.
+    fn choice(&mut self, weights: ValueId, rows: usize, dtype: DataType) -> Result<TensorId, DeviceError> {
+        let (column, _) = self.matrix(weights)?;
+        if self.program.tensor(column).dtype == dtype {
+            return Ok(column);
+        }
+        if let Some(&known) = self.widened.get(&(weights, 1, dtype)) {
+            return Ok(known);
+        }
+        let stored = Stored::tiled(vec![1, 1, rows, 1], dtype, Memory::Dram);
+        let operands = vec![Argument::Tensor(column), Argument::Dtype(dtype)];
+        let choice = self.call("ttnn.typecast", operands, Vec::new(), stored);
+        self.widened.insert((weights, 1, dtype), choice);
+        Ok(choice)
+    }
+
+    /// A norm whose scale and shift are chosen row by row: the library's knows one for all rows, so there are two of them.
+    pub(super) fn norm_by_rows(
+        &mut self,
+        node: &Node,
+        operation: &'static str,
+        epsilon: f32,
+    ) -> Result<Form, DeviceError> {
+        let modulations = node.operands[1..].iter().map(|id| self.choices.get(id).copied());
+        let Some(modulations) = modulations.collect::<Option<Vec<_>>>() else {
+            return Err(self.unsupported("a norm whose weights are made on the card"));
+        };
+        let weights = modulations[0][2];
+        if modulations.iter().any(|choice| choice[2] != weights) {
+            return Err(self.unsupported("a norm whose scale and shift are chosen differently"));
+        }
+        let mut normed = |which: usize| {
+            let operands =
+                std::iter::once(node.operands[0]).chain(modulations.iter().map(|choice| choice[which]));
+            let of_one = Node { operands: operands.collect(), ..node.clone() };
+            match self.norm(&of_one, operation, epsilon)? {
+                Form::Matrix { tensor, columns } => Ok((tensor, columns)),
+                _ => Err(self.unsupported("a norm that is no matrix")),
+            }
+        };
+        let ((first, columns), (second, _)) = (normed(0)?, normed(1)?);
+        let tensor = self.one_of([first, second], weights)?;
         Ok(Form::Matrix { tensor, columns })
     }
 }

@@ -91,6 +91,7 @@ pub fn lower(
         heads: HeadPlan::of(graph),
         uses: graph.use_counts(),
         gated: HashMap::new(),
+        choices: HashMap::new(),
         widened: HashMap::new(),
         program: Program { name: graph.name.clone(), ..Program::default() },
         forms: HashMap::new(),
@@ -128,6 +129,8 @@ struct Lowering<'a> {
     uses: Vec<usize>,
     /// Products with one constant row that are left to the sums that read them: both factors.
     gated: HashMap<ValueId, [ValueId; 2]>,
+    /// Choices between constants that are left to whoever reads them: both, and the weights.
+    choices: HashMap<ValueId, [ValueId; 3]>,
     /// Columns that stand in all columns of a matrix: by value, columns and type.
     widened: HashMap<(ValueId, usize, DataType), TensorId>,
     program: Program,
@@ -159,7 +162,7 @@ impl Lowering<'_> {
             Op::Activate(activation) => Some(self.activate(node, *activation)?),
             Op::EulerStep { dt } => Some(self.euler_step(node, *dt)?),
             Op::Guide { ahead, strength } => Some(self.guide(node, *ahead, *strength)?),
-            Op::Choose => Some(self.choose(node)?),
+            Op::Choose => self.choose(node)?,
             Op::PrefixMask { image_tokens } => Some(self.prefix_mask(node, *image_tokens)?),
             Op::Positions => Some(self.positions(node)?),
             Op::PositionsAfter { .. } => Some(self.positions_after(node)?),

@@ -161,6 +161,9 @@ impl Lowering<'_> {
         if !columns.is_exact() {
             return Err(self.unsupported("a norm of padded columns"));
         }
+        if node.operands[1..].iter().any(|&id| !self.is_constant(id)) {
+            return self.norm_by_rows(node, operation, epsilon);
+        }
         let plus = if matches!(node.op, Op::RmsNorm { .. }) { 1.0 } else { 0.0 };
         let stored =
             Stored::tiled(vec![1, columns.physical], self.precisions.dtype(Role::Small), Memory::Dram);
@@ -169,10 +172,10 @@ impl Lowering<'_> {
                 Content::row(lowering.graph, value, &columns, &Scales::all(columns.logical, 1.0), plus);
             Argument::Tensor(lowering.content(content, stored.clone()))
         };
-        let weight = list(self, node.operands[1], plus);
-        let bias = node.operands.get(2).map(|&bias| list(self, bias, 0.0));
         let result = self
             .activation(vec![1, 1, self.row_axis(node.result)?.physical, columns.physical], Role::Activation);
+        let weight = list(self, node.operands[1], plus);
+        let bias = node.operands.get(2).map(|&bias| list(self, bias, 0.0));
         let mut attributes = vec![
             ("epsilon", Argument::Number(f64::from(epsilon))),
             ("weight", weight),
@@ -189,7 +192,8 @@ impl Lowering<'_> {
         let [first, second] = node.operands[..] else {
             return Err(self.unsupported("other than two operands"));
         };
-        let one_row = self.is_constant(second) && self.graph.value(second).ty.rows() == 1;
+        let one_row = self.is_constant(second) && self.graph.value(second).ty.rows() == 1
+            || self.choices.contains_key(&second);
         let reader = self.graph.nodes.iter().find(|other| other.operands.contains(&node.result));
         let only_added = self.uses[node.result.index()] == 1
             && reader.is_some_and(|reader| reader.op == Op::Add && reader.operands[1] == node.result);
@@ -236,7 +240,9 @@ impl Lowering<'_> {
 
     pub(super) fn is_constant(&self, id: ValueId) -> bool {
         matches!(self.graph.value(id).source, Source::Weight { .. } | Source::Constant(_))
-            || !self.forms.contains_key(&id) && !self.gated.contains_key(&id)
+            || !self.forms.contains_key(&id)
+                && !self.gated.contains_key(&id)
+                && !self.choices.contains_key(&id)
     }
 
     /// An operand that must lie like the other one; a constant is put there so, its rows repeated.
@@ -245,6 +251,9 @@ impl Lowering<'_> {
             let shape = vec![1, 1, rows.physical, columns.physical];
             let stored = Stored::tiled(shape, self.precisions.dtype(Role::Small), Memory::Dram);
             return Ok(self.content(Content::matrix(self.graph, id, rows, columns, 1.0), stored));
+        }
+        if let Some(&choice) = self.choices.get(&id) {
+            return self.chosen(choice, rows, columns);
         }
         let (tensor, other_rows, other_columns) = self.rows_and_columns(id)?;
         if other_rows != *rows || other_columns != *columns {
