@@ -115,7 +115,7 @@ struct Scrape {
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Out(&mut encoder);
-        let Snapshot { frame_sets, clamped_states, chunks, dropped, missed, .. } = &self.counts;
+        let Snapshot { frame_sets, clamped_states, chunks, joins, dropped, missed, .. } = &self.counts;
         let build =
             [("version", env!("CARGO_PKG_VERSION")), ("device", &self.device), ("model", &self.model)];
         out.gauge("build_info", "Version of the node, device and model in use", None, [(Some(build), 1.0)])?;
@@ -145,6 +145,19 @@ impl Collector for Scrape {
         out.counter("clamped_states", clamped, [(NONE, *clamped_states)])?;
         out.counter("cycles", "Cycles that ended, with or without a chunk", [(NONE, self.cycles)])?;
         out.counter("chunks", "Action chunks handed out", [(NONE, *chunks)])?;
+        let led = "Chunks that continue what was sent before them (real-time chunking)";
+        out.counter("chunks_led", led, [(NONE, joins.led)])?;
+        let delays = [("assumed", joins.assumed_delay_ms), ("real", joins.delay_ms)];
+        let delays = delays.map(|(which, ms)| (Some([("delay", which)]), ms / 1e3));
+        let delay = "From the last chunk's observation to its leaving: as a chunk that continues another assumed, and as it was";
+        out.gauge("join_delay", delay, Some(Unit::Seconds), delays)?;
+        let mismatch =
+            "Largest distance of the last led chunk's first points from what was sent, in the robot's units";
+        out.gauge("join_mismatch", mismatch, None, [(NONE, joins.mismatch)])?;
+        let jumps = [("before", joins.jump), ("after", joins.joined_jump)];
+        let jumps = jumps.map(|(when, jump)| (Some([("joining", when)]), jump));
+        let jump = "Largest distance of the last chunk from where the joints were to be when it left, in the robot's units";
+        out.gauge("join_jump", jump, None, jumps)?;
         let ticks = [(NONE, self.counts.ticks)];
         out.counter(
             "stream_ticks",

@@ -18,6 +18,7 @@ pub struct Status {
     frame_sets_hz: f64,
     chunks: u64,
     chunks_hz: f64,
+    joins: Joins,
     dropped: Vec<Count>,
     missed: Vec<Count>,
     /// What `recent` counts are over.
@@ -32,6 +33,18 @@ struct Node {
     model: String,
     uptime_s: f64,
     budget_ms: f64,
+}
+
+/// How the last chunks followed each other; positions are in the robot's units.
+#[derive(Serialize)]
+struct Joins {
+    /// Chunks that continue what was sent before them.
+    led: u64,
+    assumed_delay_ms: f64,
+    delay_ms: f64,
+    mismatch: f64,
+    jump: f64,
+    joined_jump: f64,
 }
 
 #[derive(Serialize)]
@@ -110,6 +123,14 @@ impl Status {
             frame_sets_hz: per_second(counts.frame_sets, before.frame_sets),
             chunks: counts.chunks,
             chunks_hz: per_second(counts.chunks, before.chunks),
+            joins: Joins {
+                led: counts.joins.led,
+                assumed_delay_ms: round(counts.joins.assumed_delay_ms, 10.0),
+                delay_ms: round(counts.joins.delay_ms, 10.0),
+                mismatch: round(counts.joins.mismatch, 1e5),
+                jump: round(counts.joins.jump, 1e5),
+                joined_jump: round(counts.joins.joined_jump, 1e5),
+            },
             dropped: DropReason::ALL
                 .map(|reason| count(reason.name(), counts.dropped(reason), past.dropped(reason)))
                 .into(),

@@ -8,6 +8,11 @@ model is built. In two files RoPE's frequencies are also made anew, see `keep_ro
     python tests/golden/generate.py                # writes the files beside this script
     python tests/golden/generate.py pi0_bf16       # writes one
     python tests/golden/generate.py --check        # recomputes the values of the files and compares
+
+`pi05_rtc_trained` needs lerobot's main branch of August 2026 (7427f3180), which knows points that are given:
+
+    git clone https://github.com/huggingface/lerobot && git -C lerobot checkout 7427f3180
+    PYTHONPATH=lerobot/src python tests/golden/generate.py pi05_rtc_trained
 """
 import argparse
 import contextlib
@@ -25,6 +30,9 @@ from lerobot.policies.pi0 import modeling_pi0 as pi0
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from lerobot.policies.pi05 import modeling_pi05 as pi05
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
+from lerobot.configs import RTCAttentionSchedule
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -33,6 +41,14 @@ SIZES = dict(v_width=64, v_depth=2, v_heads=2, v_mlp=136, patch=14, image=56, wi
              kv_heads=1, head_dim=16, e_width=32, e_mlp=64, vocab=320, action_dim=32, horizon=50, tok_len=48, steps=10)
 BF16 = dict(dtype="bfloat16")
 PI05 = dict(pi05=True, tok_len=64)
+
+
+def rtc(schedule, inference_delay, execution_horizon, max_guidance_weight=10.0, **more):
+    """A chunk that continues another: how its points count, as lerobot has it."""
+    return dict(horizon=20, rtc=dict(schedule=schedule, inference_delay=inference_delay, execution_horizon=execution_horizon,
+                                     max_guidance_weight=max_guidance_weight) | more)
+
+
 # Name: sizes and arithmetic that differ, cameras, which of them are absent, prompt tokens that are real.
 CASES = {
     "pi0_3cam_pad": ({}, 3, [], 11),
@@ -45,7 +61,13 @@ CASES = {
     "pi05_3cam": (PI05, 3, [2], 40),
     "pi05_bf16_all": (PI05 | BF16 | dict(rope_f32=True, vision_bf16=True), 1, [], 40),
     "pi05_bf16_f32ref": (PI05, 1, [], 40),
+    "pi0_rtc_linear": (rtc("LINEAR", 3, 10), 1, [], 9),
+    "pi0_rtc_exp_short": (rtc("EXP", 2, 12, 5.0), 1, [], 9),
+    "pi05_rtc_linear": (PI05 | rtc("LINEAR", 4, 10), 1, [], 40),
+    "pi05_rtc_trained": (PI05 | rtc("ZEROS", 4, 10, training_max_delay=8), 1, [], 40),
 }
+# Points and dimensions of the chunk before.
+PREVIOUS = {"pi0_rtc_linear": (14, 32), "pi0_rtc_exp_short": (6, 14), "pi05_rtc_linear": (20, 32), "pi05_rtc_trained": (20, 32)}
 # One model in several arithmetics: the same inputs, and weights with the same values, rounded to bf16 where this one of them
 # is.
 BF16_FAMILIES = {"pi0_bf16": "pi0_bf16", "pi05_bf16": "pi05_bf16_all"}
@@ -82,9 +104,12 @@ def build(sizes):
         max_state_dim=sizes["action_dim"], num_inference_steps=sizes["steps"],
         dtype=sizes.get("dtype", "float32"),
         image_resolution=(sizes["image"], sizes["image"]), tokenizer_max_length=sizes["tok_len"], device="cpu")
+    processor = None
+    if "rtc" in sizes:
+        processor = rtc_processor(config, sizes["rtc"])
     with unittest.mock.patch.multiple(
             module, get_gemma_config=gemma, PaliGemmaForConditionalGenerationWithPiGemma=paligemma):
-        model = getattr(module, network)(config).eval().requires_grad_(False)
+        model = getattr(module, network)(config, rtc_processor=processor).eval().requires_grad_(False)
     if sizes.get("rope_f32"):
         keep_rope_exact(model)
     if sizes.get("vision_bf16"):
@@ -92,6 +117,18 @@ def build(sizes):
         model.paligemma_with_expert.paligemma.model.vision_tower.to(torch.bfloat16)
         model.paligemma_with_expert.paligemma.model.multi_modal_projector.to(torch.bfloat16)
     return model
+
+
+def rtc_processor(config, sizes):
+    """What leads a chunk; also said in the model's configuration."""
+    settings = dict(prefix_attention_schedule=RTCAttentionSchedule[sizes["schedule"]],
+                    max_guidance_weight=sizes["max_guidance_weight"], execution_horizon=sizes["execution_horizon"])
+    if "training_max_delay" not in sizes:
+        config.rtc_config = RTCConfig(**settings)
+        return RTCProcessor(config.rtc_config)
+    config.rtc_training_max_delay = sizes["training_max_delay"]
+    config.rtc_config = RTCConfig(mode="trained", **settings)
+    return RTCProcessor(config.rtc_config, trained_mode_supported=True)
 
 
 def keep_rope_exact(model):
@@ -128,7 +165,7 @@ def load_weights(model, weights):
     assert not missing and not unexpected, (missing, unexpected)
 
 
-def draw_inputs(sizes, cameras, absent, real_tokens, generator):
+def draw_inputs(sizes, cameras, absent, real_tokens, previous, generator):
     side, length = sizes["image"], sizes["tok_len"]
     levels = torch.randint(0, 256, (cameras, 1, 3, side, side), generator=generator)
     images = levels / 255.0 * 2.0 - 1.0
@@ -142,6 +179,8 @@ def draw_inputs(sizes, cameras, absent, real_tokens, generator):
     inputs |= {"image_masks": present, "tokens": tokens.to(torch.int32), "token_mask": mask}
     inputs["state"] = torch.randn(1, sizes["action_dim"], generator=generator)
     inputs["noise"] = torch.randn(1, sizes["horizon"], sizes["action_dim"], generator=generator)
+    if previous is not None:
+        inputs["previous_chunk"] = torch.randn(1, *previous, generator=generator)
     return inputs
 
 
@@ -204,7 +243,7 @@ class Recorder(contextlib.ExitStack):
     def suffix(self, result, *_):
         embeddings, _, _, condition = result
         self.keep(f"suffix_embs_{self.step}", embeddings)
-        if condition is not None:
+        if condition is not None and condition.ndim == 2:
             self.keep(f"adarms_cond_{self.step}", condition)
 
     def forward(self, result, **kwargs):
@@ -217,7 +256,9 @@ class Recorder(contextlib.ExitStack):
 
     def denoising_step(self, velocity, **kwargs):
         self.keep(f"x_t_{self.step}", kwargs["x_t"])
-        self.keep(f"time_{self.step}", kwargs["timestep"])
+        # Where points are given there is a time for each: theirs is 0.
+        if kwargs["timestep"].ndim == 1:
+            self.keep(f"time_{self.step}", kwargs["timestep"])
         self.keep(f"v_t_{self.step}", velocity)
         self.step += 1
 
@@ -229,14 +270,26 @@ def compute(sizes, weights, inputs):
     cameras = inputs["image_masks"].shape[1]
     images = [inputs[f"image_{camera}"] for camera in range(cameras)]
     masks = [inputs["image_masks"][:, camera] for camera in range(cameras)]
+    # pi0.5 has the state in its tokens.
+    state = [] if sizes.get("pi05") else [inputs["state"]]
+
+    def sample(**more):
+        return model.sample_actions(images, masks, inputs["tokens"].long(), inputs["token_mask"], *state,
+                                    noise=inputs["noise"].clone(), **more)
+    continued = {}
+    if "rtc" in sizes:
+        continued = dict(prev_chunk_left_over=inputs["previous_chunk"], inference_delay=sizes["rtc"]["inference_delay"],
+                         execution_horizon=sizes["rtc"]["execution_horizon"])
     with Recorder(model) as recorder:
         recorder.attach()
-        # pi0.5 has the state in its tokens.
-        state = [] if sizes.get("pi05") else [inputs["state"]]
-        actions = model.sample_actions(
-            images, masks, inputs["tokens"].long(), inputs["token_mask"], *state, noise=inputs["noise"].clone())
-        recorder.keep("actions", actions)
-        return recorder.values
+        recorder.keep("actions", sample(**continued))
+    if continued:
+        # As lerobot does it: what the chunk before has less than this one counts nothing.
+        until = min(sizes["rtc"]["execution_horizon"], inputs["previous_chunk"].shape[1])
+        weights = model.rtc_processor.get_prefix_weights(sizes["rtc"]["inference_delay"], until, sizes["horizon"])
+        recorder.keep("prefix_weights", weights)
+        recorder.keep("actions_without_guidance", sample())
+    return recorder.values
 
 
 def write(name):
@@ -248,7 +301,7 @@ def write(name):
     weights = draw_weights(build(SIZES | rounded), generator)
     if "dtype" not in sizes:
         weights = {key: value.float() for key, value in weights.items()}
-    inputs = draw_inputs(sizes, cameras, absent, real_tokens, generator)
+    inputs = draw_inputs(sizes, cameras, absent, real_tokens, PREVIOUS.get(name), generator)
     outputs = compute(sizes, weights, inputs)
     parts = {"weights": weights, "in": inputs, "out": outputs}
     tensors = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}

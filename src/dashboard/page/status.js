@@ -29,6 +29,7 @@ export function show(news) {
   say(byId("version"), node.version);
   showSensors(news.sensors);
   showCounts(news);
+  say(byId("joins"), news.chunks > 1 ? joins(news.joins) : "");
 }
 
 /** Shows the end-to-end figures of an answer of /api/latency. */
@@ -39,6 +40,15 @@ export function showEndToEnd(news) {
   figure(byId("figure-p99"), ms(found.recent.p99_ms), "ms");
   byId("figure-typical").classList.toggle("over", found.recent.p50_ms > news.budget_ms);
   byId("figure-worst").classList.toggle("over", found.recent.p99_ms > news.budget_ms);
+}
+
+/** How the last chunk followed the one before, in words. */
+function joins({ led, assumed_delay_ms, delay_ms, mismatch, jump, joined_jump }) {
+  const number = (value) => value.toFixed(4);
+  const joined = joined_jump === jump ? "" : `, ${number(joined_jump)} once joined`;
+  const text = `The last chunk left ${ms(delay_ms)} ms after its observation, ${number(jump)} from where the joints were to be${joined}.`;
+  if (led === 0) return text;
+  return `${text} It continued what was sent: ${ms(assumed_delay_ms)} ms were assumed, its first points are ${number(mismatch)} off.`;
 }
 
 function showSensors(sensors) {
