@@ -61,6 +61,7 @@ pub(super) struct PackedView {
     pub blocks: RowBlocks,
     pub words: usize,
     pub precision: Precision,
+    pub whole: bool,
 }
 
 /// A result in the forms that its readers want, before its buffers have addresses.
@@ -213,8 +214,8 @@ impl Addresses {
     }
 
     pub fn packed(&self, view: PackedView) -> PackedRows {
-        let PackedView { buffer, blocks, words, precision } = view;
-        PackedRows { data: self.matrix(buffer).data, blocks, words, precision }
+        let PackedView { buffer, blocks, words, precision, whole } = view;
+        PackedRows { data: self.matrix(buffer).data, blocks, words, precision, whole }
     }
 
     pub fn destination(&self, place: Place) -> Destination {

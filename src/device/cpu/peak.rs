@@ -38,6 +38,7 @@ impl Kernel for Tiles {
             form: Form::of(self.precision, self.precision),
             rows: self.rows,
             left,
+            row_step: TILE_WORDS,
             panel: left.wrapping_add(self.rows * TILE_WORDS),
             words: TILE_WORDS,
             fresh: true,
@@ -81,7 +82,7 @@ impl Kernel for Read {
 /// `precision` is that of the weights; what is multiplied are numbers as this CPU multiplies them.
 pub(super) fn measure(pool: &mut Pool, isa: Isa, precision: Precision) -> Peak {
     let precision = isa.rows(precision);
-    let (threads, rows) = (pool.threads(), isa.tile_rows());
+    let (threads, rows) = (pool.threads(), isa.tile_rows(precision));
     let factors = Words::new((rows + PANEL) * TILE_WORDS);
     let seconds = best(pool, isa, Tiles { rows, precision, factors, threads });
     let depth = TILE_WORDS * if precision == Precision::Bf16 { 2 } else { 1 };

@@ -10,7 +10,7 @@ use super::product::{
     Destination, Factors, Form, MOST_ROWS, PANEL, PackedRows, Panels, Precision, RowBlocks, Tile, multiply,
 };
 use super::rotary::rotate;
-use super::{Arithmetic, Kernel, LANES, share};
+use super::{Arithmetic, Isa, Kernel, LANES, share};
 use crate::device::cpu::memory::Matrix;
 use crate::graph::Attention;
 
@@ -66,6 +66,8 @@ pub(crate) struct Attend {
     head_dim: usize,
     scale: f32,
     precision: Precision,
+    /// Whether tiles take rows whole.
+    whole: bool,
     query: Matrix,
     /// Turns the queries on their way, `[queries, head_dim]`.
     rotary: Option<Matrix>,
@@ -93,13 +95,15 @@ struct Places {
 impl Attend {
     pub fn new(
         attention: &Attention,
-        (tile_rows, threads): (usize, usize),
+        (isa, threads): (Isa, usize),
         (query, rotary): (Matrix, Option<Matrix>),
         past: Option<Segment>,
         own: Segment,
         to: Destination,
     ) -> Self {
         let Attention { heads, kv_heads, head_dim, scale, sequences, .. } = *attention;
+        let precision = own.keys.shape.precision;
+        let (tile_rows, whole) = (isa.tile_rows(precision), isa.whole_rows(precision));
         let queries = query.rows / sequences;
         // The queries are the last of the own keys.
         let blocks = &attention.blocks;
@@ -113,7 +117,8 @@ impl Attend {
             kv_heads,
             head_dim,
             scale,
-            precision: own.keys.shape.precision,
+            precision,
+            whole,
             query,
             rotary,
             past,
@@ -133,11 +138,12 @@ impl Attend {
 
     fn places(&self) -> Places {
         let rows = self.queries.div_ceil(self.groups);
-        let scores = rows * self.precision.words(self.head_dim).next_multiple_of(LANES);
+        let room = |words| PackedRows::room(rows, words, self.whole).next_multiple_of(LANES);
+        let scores = room(self.precision.words(self.head_dim));
         let weights = scores + rows * self.segments().map(|segment| segment.score_words()).sum::<usize>();
         let weight_words =
             self.segments().map(|segment| self.precision.words(segment.length())).sum::<usize>();
-        let row = (weights + rows * weight_words).next_multiple_of(LANES);
+        let row = weights + room(weight_words);
         Places { queries: 0, scores, weights, row, words: row + self.head_dim }
     }
 
@@ -238,17 +244,20 @@ impl Kernel for Attend {
             blocks,
             words,
             precision: self.precision,
+            whole: self.whole,
         };
-        let product = |left: *const f32, rows: usize, panels: Panels, panel: usize| Factors {
-            form: Form::of(self.precision, self.precision),
-            rows,
-            left,
-            panel: panels.at(panel, 0),
-            words: panels.words,
-            fresh: true,
-            widened: std::ptr::null_mut(),
-            ahead: left,
-        };
+        let product =
+            |left: *const f32, row_step: usize, rows: usize, panels: Panels, panel: usize| Factors {
+                form: Form::of(self.precision, self.precision),
+                rows,
+                left,
+                row_step,
+                panel: panels.at(panel, 0),
+                words: panels.words,
+                fresh: true,
+                widened: std::ptr::null_mut(),
+                ahead: left,
+            };
         let mut tile = Tile::zero();
 
         // SAFETY: rows, panels and scratch are within their buffers; tasks write disjoint parts of the result.
@@ -277,7 +286,8 @@ impl Kernel for Attend {
                 for panel in 0..used_of(index).div_ceil(PANEL) {
                     for block in 0..blocks.count() {
                         let rows = blocks.range(block);
-                        let factors = product(queries.at(&rows, 0), rows.len(), panels, panel);
+                        let factors =
+                            product(queries.at(&rows, 0), queries.row_step(), rows.len(), panels, panel);
                         multiply::<A>(factors, &mut tile.0);
                         for (sums, row) in tile.0.iter().zip(rows) {
                             *scores.add(row * stride + start + panel * PANEL).cast() = *sums;
@@ -312,7 +322,8 @@ impl Kernel for Attend {
                     let mut word = 0;
                     for (index, segment) in self.segments().enumerate() {
                         let panels = segment.values.panels(sequence, kv_head);
-                        let factors = product(weights.at(&rows, word), rows.len(), panels, panel);
+                        let factors =
+                            product(weights.at(&rows, word), weights.row_step(), rows.len(), panels, panel);
                         let words = self.precision.words(used_of(index));
                         multiply::<A>(Factors { words, fresh: index == 0, ..factors }, &mut tile.0);
                         word += panels.words;

@@ -210,6 +210,7 @@ impl<const W: usize> Blocked<W> {
             form: self.form,
             rows: rows.len(),
             left,
+            row_step: self.x.row_step(),
             panel: of_weight.at(panel, word(piece)),
             words: depth.len(),
             fresh: piece == 0,

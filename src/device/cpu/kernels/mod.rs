@@ -35,6 +35,9 @@ pub enum Isa {
     /// The same with products of bf16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// The same with tiles that are multiplied at once (AMX).
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Isa {
@@ -48,26 +51,37 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
+            let bf16 = avx2 && avx512 && is_x86_feature_detected!("avx512bf16");
             let each = [
                 (Isa::Avx2, avx2),
                 (Isa::Avx512, avx2 && avx512),
-                (Isa::Avx512Bf16, avx2 && avx512 && is_x86_feature_detected!("avx512bf16")),
+                (Isa::Avx512Bf16, bf16),
+                (Isa::Amx, bf16 && product::amx::is_available()),
             ];
             sets.extend(each.into_iter().filter_map(|(isa, there)| there.then_some(isa)));
         }
         sets
     }
 
-    /// Rows of the largest tile.
-    pub(super) fn tile_rows(self) -> usize {
+    /// Rows of the largest tile of rows that are stored so.
+    pub(super) fn tile_rows(self, rows: Precision) -> usize {
         match self {
-            Isa::Portable => Portable::ROWS,
+            Isa::Portable => lanes::ROWS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => x86::Avx2::ROWS,
+            Isa::Avx2 => product::avx2::ROWS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86::Avx512::ROWS,
+            Isa::Amx if rows == Precision::Bf16 => product::MOST_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => x86::Avx512Bf16::ROWS,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => product::avx512::ROWS,
+        }
+    }
+
+    /// Whether tiles take rows that are stored so whole, one after another.
+    pub(super) fn whole_rows(self, rows: Precision) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => rows == Precision::Bf16,
+            _ => false,
         }
     }
 
@@ -75,7 +89,7 @@ impl Isa {
     pub fn multiplies_bf16(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => true,
+            Isa::Avx512Bf16 | Isa::Amx => true,
             _ => false,
         }
     }
@@ -99,7 +113,7 @@ impl Isa {
     fn depth(self, form: Form) -> usize {
         match (self, form) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512 | Isa::Avx512Bf16, Form::F32 | Form::Bf16) => usize::MAX,
+            (Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx, Form::F32 | Form::Bf16) => usize::MAX,
             _ => 512,
         }
     }
@@ -115,15 +129,14 @@ impl fmt::Display for Isa {
             Isa::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => "amx",
         })
     }
 }
 
 /// What differs between instruction sets in the source; the compiler's vectoriser does the rest.
 pub(super) trait Arithmetic {
-    /// Rows of the largest tile.
-    const ROWS: usize;
-
     /// `a * b + c`, rounded once where the CPU can do that in one instruction.
     fn mul_add(a: f32, b: f32, c: f32) -> f32;
 
@@ -144,8 +157,6 @@ pub(super) trait Arithmetic {
 struct Portable;
 
 impl Arithmetic for Portable {
-    const ROWS: usize = lanes::ROWS;
-
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         // Every 64-bit ARM has the fused instruction; on x86-64 without FMA it would be a call.
@@ -162,16 +173,14 @@ impl Arithmetic for Portable {
 mod x86 {
     //! The instruction sets of x86-64. `multiply` is a call into code compiled for them; all else is inlined into it.
 
-    use super::product::{Factors, MOST_ROWS, Sums, avx2, avx512, lanes};
+    use super::product::{Factors, Sums, amx, avx2, avx512, lanes};
     use super::{Arithmetic, Kernel};
 
     macro_rules! arithmetic {
-        ($name:ident, $run:ident, $rows:expr, $multiply:path, $interleave:path, $features:literal) => {
+        ($name:ident, $run:ident, $multiply:path, $interleave:path, $features:literal) => {
             pub struct $name;
 
             impl Arithmetic for $name {
-                const ROWS: usize = $rows;
-
                 #[inline(always)]
                 fn mul_add(a: f32, b: f32, c: f32) -> f32 {
                     a.mul_add(b, c)
@@ -206,11 +215,10 @@ mod x86 {
         };
     }
 
-    arithmetic!(Avx2, run_avx2, avx2::ROWS, avx2::multiply, avx2::interleave, "avx2,fma");
+    arithmetic!(Avx2, run_avx2, avx2::multiply, avx2::interleave, "avx2,fma");
     arithmetic!(
         Avx512,
         run_avx512,
-        MOST_ROWS,
         avx512::multiply,
         lanes::interleave,
         "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"
@@ -218,8 +226,14 @@ mod x86 {
     arithmetic!(
         Avx512Bf16,
         run_avx512_bf16,
-        MOST_ROWS,
         avx512::multiply_bf16,
+        lanes::interleave,
+        "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+    );
+    arithmetic!(
+        Amx,
+        run_amx,
+        amx::multiply,
         lanes::interleave,
         "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
     );
@@ -293,6 +307,9 @@ impl<K: Kernel> Step for Compiled<K> {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => unsafe { x86::run_avx512_bf16(&self.kernel, task, scratch) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => unsafe { x86::run_amx(&self.kernel, task, scratch) },
         }
     }
 }
@@ -395,11 +412,11 @@ pub(super) mod testing {
     impl OwnedPacked {
         /// Room for `[rows, cols]`; NaN stands for what an earlier use of the memory left.
         pub fn empty(rows: usize, cols: usize, precision: Precision, isa: Isa) -> Self {
-            let words = precision.words(cols);
-            let memory = Owned::filled(1, rows * words, |_, _| f32::NAN);
-            let blocks = RowBlocks::new(rows, isa.tile_rows());
+            let (words, whole) = (precision.words(cols), isa.whole_rows(precision));
+            let memory = Owned::filled(1, PackedRows::room(rows, words, whole), |_, _| f32::NAN);
+            let blocks = RowBlocks::new(rows, isa.tile_rows(precision));
             let count = rows;
-            let rows = PackedRows { data: memory.matrix().data, blocks, words, precision };
+            let rows = PackedRows { data: memory.matrix().data, blocks, words, precision, whole };
             Self { _words: memory, count, rows }
         }
 
@@ -419,7 +436,7 @@ pub(super) mod testing {
                     Precision::Bf16 => (col / 2, col % 2 == 1),
                 };
                 // SAFETY: the word lies within the block, and the memory is alive.
-                let bits = unsafe { *self.rows.at(&block, word).add(row - block.start) }.to_bits();
+                let bits = unsafe { *self.rows.at_row(&block, row, word) }.to_bits();
                 match precision {
                     Precision::F32 => f32::from_bits(bits),
                     Precision::Bf16 if second => f32::from_bits(bits & 0xffff_0000),

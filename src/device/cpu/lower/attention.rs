@@ -61,7 +61,7 @@ impl Compiler<'_> {
 
         let touched = [query.x].into_iter().chain(query.rotary).chain(mask).chain(own.views());
         let touched = touched.chain(past.iter().flat_map(PackedSegment::views)).chain(place.views());
-        let (attention, target) = (attention.clone(), (self.target.isa.tile_rows(), self.target.threads));
+        let (attention, target) = (attention.clone(), (self.target.isa, self.target.threads));
         self.draft(touched.collect::<Vec<_>>(), move |at| {
             // The mask is of the past if there is one.
             let (past, own) = match past {

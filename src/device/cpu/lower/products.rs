@@ -5,7 +5,7 @@ use crate::device::cpu::compile::Compiler;
 use crate::device::cpu::fuse::Sum;
 use crate::device::cpu::kernels::constant::ConstantLinear;
 use crate::device::cpu::kernels::linear::{Epilogue, GatedLinear, Linear};
-use crate::device::cpu::kernels::product::{Precision, RowBlocks};
+use crate::device::cpu::kernels::product::{PackedRows, Precision, RowBlocks};
 use crate::device::cpu::kernels::shape::Pack;
 use crate::device::cpu::layout::{PackedView, Place, View};
 use crate::graph::{Activation, Node, Op, ValueId};
@@ -112,13 +112,14 @@ impl Compiler<'_> {
 
     fn packed_buffer(&mut self, value: ValueId, precision: Precision) -> PackedView {
         let ty = &self.graph.value(value).ty;
-        let words = precision.words(ty.columns());
+        let (words, whole) = (precision.words(ty.columns()), self.target.isa.whole_rows(precision));
         let home = self.home();
         let view = PackedView {
-            buffer: self.layout.buffer(1, ty.rows() * words, home),
-            blocks: RowBlocks::new(ty.rows(), self.target.isa.tile_rows()),
+            buffer: self.layout.buffer(1, PackedRows::room(ty.rows(), words, whole), home),
+            blocks: RowBlocks::new(ty.rows(), self.target.isa.tile_rows(precision)),
             words,
             precision,
+            whole,
         };
         self.packed_rows.insert((value, precision), view);
         view

@@ -106,7 +106,7 @@ fn check_one(case: &Case, isa: Isa, precision: Precision) {
     let out = Owned::filled(case.queries, width, |_, _| f32::NAN);
     let query = (q.matrix(), case.rotated.then(|| part(&table, first_query, case.keys)));
     let past_segment = past.as_ref().map(|(segment, _)| *segment);
-    run(Attend::new(&case.attention, (isa.tile_rows(), 1), query, past_segment, own, out.destination()), isa);
+    run(Attend::new(&case.attention, (isa, 1), query, past_segment, own, out.destination()), isa);
 
     let (q, k) = match case.rotated {
         true => (turned(&q, &table, first_query), turned(&k, &table, 0)),

@@ -8,7 +8,10 @@ use std::arch::x86_64::{
     _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
-use super::{Factors, Form, MOST_ROWS, PANEL, Sums, with_rows};
+use super::{Factors, Form, PANEL, Sums, with_rows};
+
+/// Rows of a tile: 14 x 32 sums fill 28 of AVX-512's 32 registers, the rest hold operands.
+pub(crate) const ROWS: usize = 14;
 
 /// [`super::multiply`] for up to 14 rows, of f32.
 ///
@@ -126,7 +129,7 @@ unsafe fn widened_rows<const R: usize>(factors: Factors, sums: &mut Sums) {
 
 #[target_feature(enable = "avx512f")]
 fn load<const R: usize>(fresh: bool, sums: &Sums) -> [[__m512; 2]; R] {
-    const { assert!(R <= MOST_ROWS) };
+    const { assert!(R <= ROWS) };
     let mut tile = [[_mm512_setzero_ps(); 2]; R];
     if fresh {
         return tile;
