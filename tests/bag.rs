@@ -278,8 +278,29 @@ fn bags_that_cannot_be_used_say_why() {
     let metadata = "rosbag2_bagfile_information:\n  relative_file_paths: [gone.mcap]\n";
     fs::write(broken.join("metadata.yaml"), metadata).unwrap();
     assert!(refused(&broken).contains("gone.mcap: metadata.yaml names this file, but it is not there"));
-    fs::write(broken.join("metadata.yaml"), metadata.replace("gone.mcap", "")).unwrap();
-    assert!(refused(&broken).contains("metadata.yaml: it names no files (relative_file_paths)"));
+}
+
+#[test]
+fn a_bag_whose_metadata_are_damaged_is_read_without_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let bag = folder.path().join("bag");
+    fs::create_dir(&bag).unwrap();
+    fs::copy(data("bags/plain/plain.mcap"), bag.join("bag_0.mcap")).unwrap();
+    let whole: u64 = Bag::open(&data("bags/plain")).unwrap().topics().iter().map(|topic| topic.count).sum();
+    for (metadata, expected) in [
+        ("", "missing field `rosbag2_bagfile_information`; every bag file of the folder is read"),
+        ("rosbag2_bagfile_information: {", "; every bag file of the folder is read"),
+        (
+            "rosbag2_bagfile_information:\n  relative_file_paths: []\n",
+            "it names no files (relative_file_paths); every bag",
+        ),
+    ] {
+        fs::write(bag.join("metadata.yaml"), metadata).unwrap();
+        let found = Bag::open(&bag).unwrap();
+        let problem = found.problems()[0].to_string();
+        assert!(problem.contains("metadata.yaml: ") && problem.contains(expected), "{problem}");
+        assert_eq!(found.topics().iter().map(|topic| topic.count).sum::<u64>(), whole);
+    }
 }
 
 #[test]

@@ -38,22 +38,22 @@ pub(super) fn files(path: &Path) -> Result<Found, BagError> {
     }
     let metadata = path.join(METADATA);
     if !metadata.is_file() {
-        return without_metadata(path);
+        return every_file(path, path, format!("there is no {METADATA}"));
     }
     let text = fs::read_to_string(&metadata).map_err(|error| fail(&metadata, error.to_string()))?;
-    let parsed: Metadata =
-        serde_yaml_ng::from_str(&text).map_err(|error| fail(&metadata, error.to_string()))?;
-    let information = parsed.rosbag2_bagfile_information;
+    let information = match serde_yaml_ng::from_str::<Metadata>(&text) {
+        Ok(parsed) if !parsed.rosbag2_bagfile_information.relative_file_paths.is_empty() => {
+            parsed.rosbag2_bagfile_information
+        }
+        // As after a loss of power; the files may still be good.
+        Ok(_) => return every_file(path, &metadata, "it names no files (relative_file_paths)".into()),
+        Err(error) => return every_file(path, &metadata, error.to_string()),
+    };
     let format = information.compression_format;
     if !format.is_empty() && !format.eq_ignore_ascii_case("zstd") {
         let message =
             format!("it is compressed by '{format}'; zstd is supported: convert it with `ros2 bag convert`");
         return Err(fail(path, message));
-    }
-    if information.relative_file_paths.is_empty() {
-        let message =
-            "it names no files (relative_file_paths); without it every bag file of the folder is read";
-        return Err(fail(&metadata, message.into()));
     }
     let named = information.relative_file_paths.iter().map(|file| as_found(path.join(file)));
     let (files, missing): (Vec<PathBuf>, Vec<PathBuf>) = named.partition(|file| file.is_file());
@@ -71,8 +71,8 @@ fn as_found(file: PathBuf) -> PathBuf {
     if !file.is_file() && other.is_file() { other } else { file }
 }
 
-/// A recorder that was killed leaves no metadata; its files may still be good.
-fn without_metadata(folder: &Path) -> Result<Found, BagError> {
+/// A recorder that was killed leaves no metadata, or damaged ones; its files may still be good. `problem` is what `of` has.
+fn every_file(folder: &Path, of: &Path, problem: String) -> Result<Found, BagError> {
     let fail = |message: String| BagError::NotABag { path: folder.into(), message };
     let entries = fs::read_dir(folder).map_err(|error| fail(error.to_string()))?;
     let is_plain = |path: &Path| path.extension().is_some_and(|end| end == "mcap" || end == "db3");
@@ -90,6 +90,6 @@ fn without_metadata(folder: &Path) -> Result<Found, BagError> {
             "this folder has no {METADATA}, no .mcap and no .db3 file (compressed or not): it is no bag"
         )));
     }
-    let message = format!("there is no {METADATA}; every bag file of the folder is read");
-    Ok(Found { files, problems: vec![BagProblem { file: folder.into(), message }] })
+    let message = format!("{problem}; every bag file of the folder is read");
+    Ok(Found { files, problems: vec![BagProblem { file: of.into(), message }] })
 }

@@ -11,6 +11,7 @@ pub(super) fn outputs(settings: &Settings) -> Vec<Verdict> {
     }
     let mut verdicts: Vec<Verdict> = outputs.iter().map(|output| line(output, *stream_hz)).collect();
     verdicts.push(table(settings));
+    verdicts.extend(twice(settings));
     if outputs.iter().any(Output::is_stream) && stream_hz < control_hz {
         let message = format!("{stream_hz} is below control_hz ({control_hz}): points are passed over");
         verdicts.push(Verdict::warning("stream_hz", message));
@@ -28,6 +29,22 @@ fn line(output: &Output, stream_hz: f64) -> Verdict {
         &format!("output {name}"),
         format!("{topic} ({}, {how}), joints: {}", kind.name(), joints.len()),
     )
+}
+
+/// Two controllers that both get trajectories of a joint fight for it, or one of them refuses what is not its own.
+fn twice(settings: &Settings) -> Option<Verdict> {
+    let Settings { joints, outputs, .. } = settings;
+    let takers = |joint: &usize| outputs.iter().filter(|output| output.joints.contains(joint)).count();
+    let several: Vec<&str> =
+        (0..joints.len()).filter(|joint| takers(joint) > 1).map(|joint| joints[joint].as_str()).collect();
+    (!several.is_empty()).then(|| {
+        let message = format!(
+            "several outputs move {}: is that meant? A controller refuses joints that are not its own; output_joints says which \
+             joints an output has, and an empty text there means all",
+            several.join(", ")
+        );
+        Verdict::warning("output_joints", message)
+    })
 }
 
 /// Joint by joint.

@@ -89,7 +89,8 @@ fn actions(settings: &Settings) -> Verdict {
             let differences: i64 = delta_actions.iter().filter(|run| **run > 0).sum();
             let velocities = velocity_step.iter().filter(|step| **step != 0.0).count();
             let message = match (differences, velocities) {
-                (0, 0) => "every action is an absolute position".to_owned(),
+                (0, 0) => "every action is an absolute position, if the checkpoint does not say otherwise"
+                    .to_owned(),
                 (_, 0) => format!("{differences} of {joints} joints are differences from the state"),
                 (0, _) => format!("{velocities} of {joints} joints are velocities"),
                 _ => format!("of {joints} joints {differences} are differences, {velocities} velocities"),

@@ -209,14 +209,15 @@ impl JointInput {
         let result =
             self.metrics.received(&self.metrics.joints, since, result).inspect_err(|error| match error {
                 // One complaint, whichever joint shows it first.
-                JointError::Jump { .. } => {
+                error if error.is_dispute() => {
                     let (about, text) = (&self.metrics.joints.name, error.to_string());
                     self.metrics.complaints.add_kind(about, "jump".into(), text, received.0);
                 }
                 _ => complain(error),
             });
         // Of a jump the loop must know: neither where the joints are nor where they were is to be believed.
-        let has_changed = matches!(result, Ok(Joined::Whole) | Err(JointError::Jump { .. }));
+        let is_dispute = result.as_ref().is_err_and(JointError::is_dispute);
+        let has_changed = is_dispute || matches!(result, Ok(Joined::Whole));
         if has_changed && self.joined.is_whole() {
             self.send(received);
         }

@@ -93,11 +93,14 @@ pub fn what_to_do(reason: DropReason, snapshot: &Snapshot, settings: &Settings) 
                 settings.max_joint_age_ms
             )
         }),
-        DropReason::JointsDisagree => format!(
-            "The joints jump{}. Stop all publishers but the robot's driver, such as a forgotten joint_state_publisher (`ros2 topic \
-             info -v` lists them), or raise joint_velocity_max if the robot is so fast",
-            said(snapshot, &snapshot.joints.name)
-        ),
+        DropReason::JointsDisagree => {
+            let said = said(snapshot, &snapshot.joints.name);
+            format!(
+                "The joints jump{said}{} Stop all publishers but the robot's driver, such as a forgotten joint_state_publisher (`ros2 \
+                 topic info -v` lists them), or raise joint_velocity_max if the robot is so fast",
+                if said.ends_with('?') { "" } else { "." }
+            )
+        }
         DropReason::ImagesStale | DropReason::StampsAhead => stamp_troubles(snapshot, settings)
             .or_else(|| joint_stamp_trouble(&snapshot.joints, settings))
             .unwrap_or_else(|| {

@@ -42,6 +42,8 @@ pub struct Health {
     pub parts: Vec<Part>,
     pub rates: Rates,
     pub snapshot: Snapshot,
+    /// Why there was no chunk since the last look, although something was to be acted on, and what to do.
+    pub stopped: Option<(DropReason, String)>,
 }
 
 /// Per second, since the last look.
@@ -79,6 +81,8 @@ pub struct Observer {
 }
 
 impl Observer {
+    const STARTING: Duration = Duration::from_secs(3);
+
     pub fn new(monitor: &Monitor, settings: &CurrentSettings, publishers: &Publishers) -> Self {
         Self {
             monitor: monitor.clone(),
@@ -98,7 +102,15 @@ impl Observer {
         let rates = Rates::between(&before, &snapshot, now - then);
         let uptime = now - self.started;
         let parts = self.parts(&before, &snapshot, &rates, uptime);
-        Health { parts, rates, snapshot }
+        // At the start everything is late.
+        let is_up = snapshot.chunks > 0 || uptime > Self::STARTING;
+        let stopped = (is_up && snapshot.chunks == before.chunks)
+            .then(|| {
+                DropReason::ALL.map(|reason| (reason, snapshot.dropped(reason) - before.dropped(reason)))
+            })
+            .and_then(|drops| drops.into_iter().filter(|drop| drop.1 > 0).max_by_key(|drop| drop.1))
+            .map(|(reason, _)| (reason, what_to_do(reason, &snapshot, &self.settings.get())));
+        Health { parts, rates, snapshot, stopped }
     }
 
     fn parts(&self, before: &Snapshot, now: &Snapshot, rates: &Rates, uptime: Duration) -> Vec<Part> {

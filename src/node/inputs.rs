@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::{FutureExt, Stream, StreamExt};
@@ -21,7 +21,6 @@ use super::parameters::Parameters;
 use super::session::Switch;
 use super::stop::{Stop, StopOnDrop};
 use crate::control::{self, CameraInput, JointInput};
-use crate::observe::JointError;
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::settings::{RealTimeSettings, Transport};
 
@@ -108,18 +107,50 @@ pub fn joints(
     };
     let mut topics = input.topics().iter().map(subscribe).collect::<anyhow::Result<Vec<_>>>()?;
     let clock = clock.clone();
+    let mut dispute = Dispute::default();
     Ok(Box::new(move || {
         for (topic, states) in topics.iter_mut().enumerate() {
             for state in ready(states) {
                 let put = input.put_from(topic, &joint_state(&state), clock.now());
-                let who = match put {
-                    Err(JointError::Jump { .. }) => publishers.who(input.topics()),
-                    _ => String::new(),
-                };
-                input.news().iter().for_each(|line| tracing::warn!("{line}{who}"));
+                if put.is_err_and(|error| error.is_dispute()) {
+                    dispute.note(Instant::now());
+                }
+                input.news().iter().for_each(|line| tracing::warn!("{line}"));
             }
         }
+        if dispute.is_to_be_explained(Instant::now()) {
+            let who = publishers.who(input.topics());
+            tracing::warn!("joints disagree{who}");
+        }
     }))
+}
+
+/// Joint states that contradict each other: who publishes them is told once, when the graph knows whoever has just come.
+#[derive(Default)]
+struct Dispute {
+    first: Option<Instant>,
+    last: Option<Instant>,
+    told: bool,
+}
+
+impl Dispute {
+    /// The graph is looked at every second.
+    const DISCOVERY: Duration = Duration::from_secs(2);
+    /// After so long without any, the next one is another.
+    const OVER: Duration = Duration::from_secs(10);
+
+    fn note(&mut self, now: Instant) {
+        if self.last.is_none_or(|last| now - last > Self::OVER) {
+            (self.first, self.told) = (Some(now), false);
+        }
+        self.last = Some(now);
+    }
+
+    fn is_to_be_explained(&mut self, now: Instant) -> bool {
+        let due = !self.told && self.first.is_some_and(|first| now - first > Self::DISCOVERY);
+        self.told |= due;
+        due
+    }
 }
 
 /// Subscribes to `~/prompt`: another way to set the parameter of that name.

@@ -26,7 +26,7 @@ use super::status::{Status, Style, print};
 use super::stop::Stop;
 use crate::device::Progress;
 use crate::settings::NODE_NAME;
-use crate::telemetry::Repeats;
+use crate::telemetry::{DropReason, Repeats};
 
 /// How the node is run.
 #[derive(Clone, Debug, Default)]
@@ -120,6 +120,8 @@ struct Watched {
     session: Session,
     for_diagnostics: Observer,
     for_status: Option<(Status, Observer)>,
+    /// Why there are no chunks, as it was told.
+    stopped: Option<DropReason>,
 }
 
 impl Live<'_> {
@@ -208,6 +210,7 @@ impl Live<'_> {
         let status = |style| Status::new(style, session.monitor.device(), &session.settings.get().joints);
         self.session = Some(Watched {
             for_diagnostics: observer(),
+            stopped: None,
             for_status: self.options.status.map(|style| (status(style), observer())),
             session,
         });
@@ -261,7 +264,19 @@ impl Live<'_> {
         let mut parts = vec![lifecycle_part(self.lifecycle.state(), self.trouble.as_deref())];
         let mut hardware = "";
         if let Some(watched) = &mut self.session {
-            parts.extend(watched.for_diagnostics.look().parts);
+            let health = watched.for_diagnostics.look();
+            match &health.stopped {
+                Some((reason, remedy)) if watched.stopped != Some(*reason) => {
+                    tracing::warn!("no chunks: {}. {remedy}", reason.name());
+                    watched.stopped = Some(*reason);
+                }
+                None if watched.stopped.is_some() && health.rates.chunks_hz > 0.0 => {
+                    tracing::info!("there are chunks again");
+                    watched.stopped = None;
+                }
+                _ => {}
+            }
+            parts.extend(health.parts);
             hardware = watched.session.monitor.device();
         }
         self.diagnostics.publish(&parts, hardware, self.house.clock.now());

@@ -183,6 +183,7 @@ mod tests {
             }],
             rates: Rates { cameras_hz: vec![29.97], ..Rates::default() },
             snapshot: metrics.snapshot(),
+            stopped: None,
         }
     }
 

@@ -3,15 +3,23 @@
 //! received the message.
 //!
 //! A joint that is somewhere else than it can have moved to is not believed, and neither is where it was before: two publishers
-//! disagree, or one is at fault, and nothing tells which. Only when all messages have agreed for a while is it believed again.
+//! disagree, or one is at fault, and nothing tells which. Only when all messages have agreed for a while is it believed again. So it
+//! is with a joint that goes back and forth from message to message, however near the two places are.
 
 use super::joints::{JointError, JointOrder};
 use super::messages::{JointState, Stamp};
 
 /// Faster than any arm moves, radians or metres per second.
 const FASTEST: f64 = 30.0;
-/// What a position may be off between two drivers' readings, whatever the time between them.
+/// What a position may be off between two drivers' readings, whatever the time between them; of a joint whose unit is larger than
+/// the model's, as much less.
 const SCATTER: f64 = 0.05;
+/// How much alike a way and the way back are of somebody who was not there in between: the difference's share.
+const ALIKE: f64 = 0.25;
+/// Radians or metres per second squared: no arm turns round so sharply.
+const SHARPEST: f64 = 1000.0;
+/// So many ways back, within about a second, are no coincidence; a sharp one counts twice.
+const DOUBTS: f64 = 4.0;
 /// How much faster than its limit a joint may be, for limits are for commands and stamps are not exact.
 const ALLOWANCE: f64 = 2.0;
 /// How long all messages must agree before a joint is believed again: more than the period of the slowest publisher.
@@ -38,6 +46,8 @@ pub struct JoinedJoints {
     speeds: Vec<(f64, f64)>,
     /// By joint: the factor where there is no limit.
     units: Vec<f64>,
+    /// By joint, in its unit: what it may be off.
+    scatter: Vec<f64>,
     /// By joint: number in the message at hand.
     places: Vec<Option<usize>>,
     /// When the last jump came.
@@ -53,6 +63,11 @@ struct Piece {
     stamp: Stamp,
     received: Stamp,
     has_come: bool,
+    /// How far it moved with the last message, and how fast.
+    moved: f64,
+    speed: f64,
+    /// How often it went back where it had come from, lately.
+    doubts: f64,
 }
 
 impl Piece {
@@ -78,6 +93,9 @@ impl JoinedJoints {
             pieces: vec![Piece::default(); joints],
             speeds: vec![(0.0, 0.0); joints],
             units: (0..joints).map(unit).collect(),
+            scatter: (0..joints)
+                .map(|joint| SCATTER / scale.get(joint).map_or(1.0, |s| s.abs().max(1.0)))
+                .collect(),
             places: vec![None; joints],
             jumped: None,
             others: Vec::new(),
@@ -115,11 +133,14 @@ impl JoinedJoints {
         let mut jump = None;
         for (joint, place) in self.places.iter().enumerate() {
             let Some(place) = *place else { continue };
-            let piece = Piece { position: message.positions[place], stamp, received, has_come: true };
-            let before = std::mem::replace(&mut self.pieces[joint], piece);
-            if jump.is_none() && before.has_come {
-                jump = self.jump(joint, &before, &piece);
+            let before = self.pieces[joint];
+            let mut piece =
+                Piece { position: message.positions[place], stamp, received, has_come: true, ..before };
+            if before.has_come {
+                let found = self.jump(joint, &before, &mut piece);
+                jump = jump.or(found);
             }
+            self.pieces[joint] = piece;
         }
         match jump {
             Some(jump) => {
@@ -131,16 +152,35 @@ impl JoinedJoints {
         }
     }
 
-    /// What is wrong with a joint that was `before` and is now, if it cannot have moved so fast.
-    fn jump(&self, joint: usize, before: &Piece, now: &Piece) -> Option<JointError> {
-        let (speed, unit) = self.speeds[joint];
+    /// What is wrong with a joint that was `before` and is now, if it cannot have moved so fast, or moves as none does.
+    fn jump(&self, joint: usize, before: &Piece, now: &mut Piece) -> Option<JointError> {
+        let ((speed, unit), scatter) = (self.speeds[joint], self.scatter[joint]);
         let seconds = now.since().ms_since(before.since()).abs() / 1e3;
-        let moved = (now.position - before.position).abs() * unit;
-        (moved > speed * seconds + SCATTER).then(|| JointError::Jump {
-            joint: self.names()[joint].clone(),
-            before: format!("{:.4}", before.position),
-            now: format!("{:.4}", now.position),
-            ms: format!("{:.1}", 1e3 * seconds),
+        // A joint that turns round and round is at one of the ends when it passes the other.
+        let turn = std::f64::consts::TAU / self.units[joint];
+        let moved = now.position - before.position;
+        now.moved = if moved.abs() > turn / 2.0 { moved - turn.copysign(moved) } else { moved };
+        now.speed = now.moved * self.units[joint] / seconds.max(1e-6);
+        let is_back = now.moved.abs() > scatter
+            && before.moved.abs() > scatter
+            && (now.moved + before.moved).abs() < ALIKE * now.moved.abs();
+        let is_sharp = (now.speed - before.speed).abs() > SHARPEST * seconds;
+        now.doubts = match (is_back, is_sharp) {
+            (true, true) => before.doubts + 2.0,
+            (true, false) => before.doubts + 1.0,
+            (false, _) => (before.doubts - DOUBTS * seconds).max(0.0),
+        }
+        .min(2.0 * DOUBTS);
+        let (name, place) =
+            (|| self.names()[joint].clone(), |piece: &Piece| format!("{:.4}", piece.position));
+        if now.moved.abs() * unit > speed * seconds + scatter * unit {
+            let ms = format!("{:.1}", 1e3 * seconds);
+            return Some(JointError::Jump { joint: name(), before: place(before), now: place(now), ms });
+        }
+        (is_back && now.doubts >= DOUBTS).then(|| JointError::BackAndForth {
+            joint: name(),
+            before: place(before),
+            now: place(now),
         })
     }
 
@@ -283,6 +323,58 @@ mod tests {
                 fits,
                 "{velocity_max:?} {scale:?} {at}"
             );
+        }
+    }
+
+    #[test]
+    fn two_publishers_are_noticed_however_slow_they_are_and_however_near() {
+        // Both at 10 Hz, 50 ms apart: 1.4 rad are not too fast for an arm.
+        for (apart, every_ms) in [(1.4, 50), (0.1, 50), (0.1, 10)] {
+            let mut joints = joined(&[], &[]);
+            let mut ok = |index: i64| {
+                let at = if index % 2 == 0 { 0.0 } else { apart };
+                put(&mut joints, "waist elbow", &[at, 0.3], index * every_ms).is_ok()
+            };
+            let accepted = (0..40).filter(|&index| ok(index)).count();
+            assert!(accepted < 8, "{apart} rad apart every {every_ms} ms: {accepted} of 40");
+            assert!(joints.is_contested(Stamp(40 * every_ms * 1_000_000)));
+        }
+        // One at 100 Hz, and a slow one beside it.
+        let mut joints = joined(&[], &[]);
+        let mut refused = 0;
+        for index in 0..100 {
+            let at = if index % 10 == 5 { 0.25 } else { 0.0 };
+            refused += usize::from(put(&mut joints, "waist elbow", &[at, 0.0], index * 10).is_err());
+        }
+        assert!(refused > 3 && joints.is_contested(Stamp(1_000_000_000)), "{refused}");
+        // A gripper's finger of 40 mm, which the model sees from 0 to 1.
+        let mut joints = joined(&[], &[25.0, 25.0]);
+        let refused = (0..20)
+            .filter(|i| put(&mut joints, "waist elbow", &[0.04 * (i % 2) as f64, 0.0], i * 20).is_err());
+        assert!(refused.count() > 10);
+    }
+
+    #[test]
+    fn a_joint_that_trembles_or_swings_is_no_dispute() {
+        let mut joints = joined(&[], &[]);
+        for index in 0..400_i64 {
+            let t = index as f64 / 100.0;
+            // 3 Hz with 0.2 rad, and noise of 10 mrad.
+            let swing = 0.2 * (std::f64::consts::TAU * 3.0 * t).sin();
+            let noise = 0.01 * if index % 2 == 0 { 1.0 } else { -1.0 };
+            put(&mut joints, "waist elbow", &[swing, noise], index * 10).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_joint_that_passes_pi_does_not_jump() {
+        let mut joints = joined(&[], &[]);
+        for (index, at) in (0..).zip([3.10, 3.13, -3.13, -3.10, -3.13, 3.13, 3.10]) {
+            put(&mut joints, "waist elbow", &[at, 0.0], index * 10).unwrap();
+        }
+        let mut degrees = joined(&[], &[0.0174533, 0.0174533]);
+        for (index, at) in (0..).zip([179.0, -180.0, -178.0]) {
+            put(&mut degrees, "waist elbow", &[at, 0.0], index * 10).unwrap();
         }
     }
 

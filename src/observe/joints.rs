@@ -76,6 +76,17 @@ pub enum JointError {
         "{joint} was at {before} and {ms} ms later is at {now}, faster than it can move: do two publishers disagree about it?"
     )]
     Jump { joint: String, before: String, now: String, ms: String },
+    #[error(
+        "{joint} goes back and forth between {before} and {now} from message to message: do two publishers disagree about it?"
+    )]
+    BackAndForth { joint: String, before: String, now: String },
+}
+
+impl JointError {
+    /// Whether the message is as good as others, but contradicts them.
+    pub fn is_dispute(&self) -> bool {
+        matches!(self, Self::Jump { .. } | Self::BackAndForth { .. })
+    }
 }
 
 #[cfg(test)]

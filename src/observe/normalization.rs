@@ -115,6 +115,14 @@ impl Normalizer {
         factors.filter(|(_, factor)| *factor >= MOST)
     }
 
+    /// Joints that an action of 1, which is not much, moves further than any joint goes, in whatever unit; and that factor.
+    fn wild_actions(&self) -> impl Iterator<Item = (usize, f64)> {
+        /// A servo's ticks are the smallest unit in use: a turn is 4096 of them.
+        const MOST: f64 = 1e5;
+        let factors = self.actions.iter().map(|line| line.factor).enumerate();
+        factors.filter(|(_, factor)| factor.abs() >= MOST)
+    }
+
     /// What whoever starts this should know of these statistics.
     pub fn remarks(&self, joints: &[String]) -> Vec<String> {
         let source = self.among_weights().map(|file| {
@@ -132,7 +140,14 @@ impl Normalizer {
                 0.01 * factor
             )
         });
-        source.into_iter().chain(blown_up).collect()
+        let actions = self.wild_actions().map(|(joint, factor)| {
+            format!(
+                "by the statistics an action of 1 moves joint '{}' by {factor:.0e} of the model's units: are they this robot's, or \
+                 did a line of another one slip in?",
+                joints.get(joint).map_or("?", String::as_str)
+            )
+        });
+        source.into_iter().chain(blown_up).chain(actions).collect()
     }
 
     /// How many dimensions of the state the statistics know to vary, if those behind are padding: the joints of the robot

@@ -46,6 +46,11 @@ impl PromptTokenizer {
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
         let fail = |message: String| TokenizerError::Unreadable { file: path.into(), message };
         let bytes = fs::read(path).map_err(|error| fail(error.to_string()))?;
+        if bytes.starts_with(b"version https://git-lfs") {
+            return Err(fail(
+                "it is a Git LFS pointer, not the file itself: `git lfs pull` fetches that".into(),
+            ));
+        }
         let tokenizer = if path.extension().is_some_and(|extension| extension == "model") {
             sentencepiece::tokenizer(&bytes).map_err(fail)?
         } else {

@@ -31,6 +31,7 @@ impl RelativeActions {
         joints: &[String],
     ) -> Result<Self, RelativeActionsError> {
         let Some(step) = step else { return Self::new(delta_actions, velocity_step, joints.len()) };
+        step.check_order(joints)?;
         let said = step.mask(joints)?;
         if !delta_actions.is_empty() {
             let given = DeltaMask::from_openpi(delta_actions, joints.len())?;
@@ -73,6 +74,22 @@ impl RelativeActions {
 }
 
 impl RelativeStep {
+    /// That the robot's joints stand where those of these names stood in training, as far as names tell.
+    fn check_order(&self, joints: &[String]) -> Result<(), RelativeActionsError> {
+        // lerobot's robots call a joint's position `waist.pos`.
+        let name = |name: &String| name.strip_suffix(".pos").unwrap_or(name).to_owned();
+        let trained: Vec<String> = self.action_names.iter().flatten().map(name).collect();
+        let misplaced = joints.iter().enumerate().find(|(place, joint)| {
+            trained.iter().position(|name| name == *joint).is_some_and(|trained| trained != *place)
+        });
+        match misplaced {
+            None => Ok(()),
+            Some((place, joint)) => {
+                Err(RelativeActionsError::OtherOrder { joint: joint.clone(), place: place + 1, trained })
+            }
+        }
+    }
+
     /// Which of the robot's joints have relative actions. As lerobot does it: all, but those in whose names in training one
     /// of the excluded ones occurs, whatever its case; the names are the actions' in their order.
     fn mask(&self, joints: &[String]) -> Result<Vec<bool>, RelativeActionsError> {
@@ -122,6 +139,10 @@ pub enum RelativeActionsError {
         .trained.len(), .trained.join(", ")
     )]
     OtherJoints { trained: Vec<String>, joints: usize },
+    #[error(
+        "{joint} is the joint number {place}, but was another one in training: the order there was {}", .trained.join(", ")
+    )]
+    OtherOrder { joint: String, place: usize, trained: Vec<String> },
     #[error(
         "the checkpoint's actions are relative to the states {map:?} (state_action_index_map): only those that are relative to \
          the state of their own joint are supported"

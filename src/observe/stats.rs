@@ -146,7 +146,16 @@ fn openpi(file: &Path, mode: Mode) -> Result<Statistics, NormalizationError> {
 fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, NormalizationError> {
     let fail = |message: String| NormalizationError::Unreadable { file: file.into(), message };
     let text = fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| fail(error.to_string()))
+    serde_json::from_str(&text).map_err(|error| {
+        // Python writes what JSON does not have.
+        let strange = ["NaN", "Infinity"].into_iter().find(|strange| text.contains(strange));
+        fail(match strange {
+            None => error.to_string(),
+            Some(strange) => format!(
+                "it has '{strange}', which is no number of JSON's: compute the statistics anew ({error})"
+            ),
+        })
+    })
 }
 
 impl Statistics {

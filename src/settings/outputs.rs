@@ -134,6 +134,16 @@ impl Values {
                 problems.push(problem("output_topics", message));
             }
         }
+        let own = |topic: &&String| {
+            let names = ["action_chunk", "prompt", "enable", "status"];
+            let is_own =
+                |name| ["~", "/pi0_node"].into_iter().any(|node| **topic == format!("{node}/{name}"));
+            names.into_iter().any(is_own)
+                || ["/diagnostics", "/rosout", "/parameter_events", "/clock", "/tf"].contains(&topic.as_str())
+        };
+        if let Some(topic) = topics.iter().find(own) {
+            problems.push(problem("output_topics", format!("'{topic}' is for something else already")));
+        }
         let read = [self.texts("joint_states_topic"), self.texts("camera_topics")].concat();
         if let Some(topic) = topics.iter().find(|topic| read.contains(topic)) {
             problems.push(problem("output_topics", format!("the node itself reads '{topic}'")));

@@ -188,6 +188,10 @@ fn read_tensors(folder: &Path, files: &[PathBuf]) -> Result<BTreeMap<String, Sto
                     tensors.insert(name, Stored { file: file.clone(), range, dtype, shape });
                 }
             }
+            Err(_) if file.starts_with(b"version https://git-lfs") => problems.push(format!(
+                "{}: it is a Git LFS pointer, not the file itself: `git lfs pull` fetches that",
+                path.display()
+            )),
             Err(error) => problems.push(format!(
                 "{}: not a complete safetensors file ({} bytes): {error}; copy or download it again",
                 path.display(),
