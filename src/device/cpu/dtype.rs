@@ -8,7 +8,7 @@ use super::kernels::Isa;
 use super::kernels::product::Precision;
 use crate::device::DeviceError;
 
-/// Forces the kernels of one instruction set, for tests and comparisons: `portable`, `avx2`, `avx512`, `avx512bf16`.
+/// Forces the kernels of one instruction set, for tests and comparisons: `portable`, `avx2`, `avx512`, `avx512bf16`, `amx`.
 const KERNELS_VARIABLE: &str = "PI0_CPU_KERNELS";
 
 /// The parameter and option `dtype`.
@@ -57,9 +57,9 @@ impl FromStr for Dtype {
 /// # Errors
 /// The environment asks for kernels that this machine cannot run.
 pub(super) fn chosen_kernels() -> Result<Isa, DeviceError> {
-    let mut available = Isa::available();
+    let available = Isa::available();
     match env::var(KERNELS_VARIABLE) {
-        Err(_) => Ok(available.pop().unwrap_or(Isa::Portable)),
+        Err(_) => Ok(Isa::fastest()),
         Ok(name) => available.iter().find(|isa| isa.to_string() == name).copied().ok_or_else(|| {
             let available = available.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
             DeviceError::Kernels { variable: KERNELS_VARIABLE, found: name, available }

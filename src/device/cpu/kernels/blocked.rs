@@ -121,10 +121,19 @@ impl<const W: usize> Blocked<W> {
         let (widened_words, sum_rows) = (self.widened_words(), self.sum_rows());
         let sums = scratch.wrapping_add(W * widened_words);
         let rows = self.x.blocks.range(blocks.start).start..self.x.blocks.range(blocks.end - 1).end;
+        // Panels that are not widened may as well all wait in the second-level cache for each block of rows.
+        let (outer, inner) = match self.pieces > 1 && self.form == Form::Bf16 {
+            true => (blocks.clone(), panels.clone()),
+            false => (panels.clone(), blocks.clone()),
+        };
         for piece in 0..self.pieces {
             let last = piece + 1 == self.pieces;
-            for panel in panels.clone() {
-                for block in blocks.clone() {
+            for outer in outer.clone() {
+                for inner in inner.clone() {
+                    let (panel, block) = match self.pieces > 1 && self.form == Form::Bf16 {
+                        true => (inner, outer),
+                        false => (outer, inner),
+                    };
                     let of_block = self.x.blocks.range(block);
                     if last {
                         finish.fetch(&of_block, panel * PANEL);
