@@ -54,7 +54,10 @@ fn a_cycle_allocates_and_frees_nothing() {
     no_cycle_allocates(&Settings { precision: Precision::F32, ..plain.clone() });
     no_cycle_allocates(&Settings { precision: Precision::Bf16, ..plain.clone() });
     no_cycle_allocates(&with_everything(plain.clone()));
-    no_cycle_allocates(&Settings { chunk_join: ChunkJoin::Guided, ..with_everything(plain) });
+    no_cycle_allocates(&Settings {
+        chunk_join: ChunkJoin::Guided { blend_ms: 100.0 },
+        ..with_everything(plain)
+    });
 
     // With points that are given.
     let folder = tempfile::tempdir().unwrap();
@@ -117,8 +120,8 @@ fn no_cycle_allocates(settings: &Settings) {
         // While a missing camera is waited for, these are acts on the set before.
         assert_eq!((first, idle), (Outcome::Chunk, Outcome::Idle), "cycle {cycle}");
 
-        // Numbers of two digits and of three in pi0.5's prompt; further than that no joint gets in this time.
-        put_positions(&mut wiring, now + 20, [0.1 * cycle as f64 - 0.3, 0.6]);
+        // Numbers of three digits in pi0.5's prompt, and once of two; more often would be a joint that goes back and forth.
+        put_positions(&mut wiring, now + 20, [if cycle == 5 { -0.3 } else { 0.12 }, 0.2]);
         let again = counted_step(&mut wiring, now + 20, &mut sequence);
         assert_eq!(again == Outcome::Chunk, settings.act_rate_hz > 0.0, "cycle {cycle}");
     }

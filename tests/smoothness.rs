@@ -13,7 +13,7 @@ use pi0_node::settings::{ChunkJoin, Interpolation};
 
 /// The camera's picture is 30 ms old when its chunk leaves.
 fn roughness(interpolation: Interpolation) -> Executed {
-    execute(interpolation, ChunkJoin::Blend { blend_ms: 100.0 }, 100, 30)
+    execute(interpolation, ChunkJoin::Blend { blend_ms: 100.0 }, (100, 30), 3)
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn a_spline_moves_joints_without_the_steps_of_velocity_that_straight_lines_have(
         println!("{name:<26} {linear:>17.3} {spline:>15.3}");
     }
     // By how much depends on the policy's points; that a line's corners are gone does not.
-    assert!(linear.velocity_step > 0.1, "{linear:?}");
-    assert!(spline.velocity_step < linear.velocity_step / 4.0, "{spline:?} beside {linear:?}");
-    assert!(spline.jerk < linear.jerk / 4.0, "{spline:?} beside {linear:?}");
+    assert!(linear.velocity_step > 0.1, "{}", linear.velocity_step);
+    assert!(spline.velocity_step < linear.velocity_step / 4.0, "{} beside {}", spline.jerk, linear.jerk);
+    assert!(spline.jerk < linear.jerk / 4.0, "{} beside {}", spline.jerk, linear.jerk);
 }

@@ -135,8 +135,8 @@ impl Lead {
     fn is_on(&self, continuation: Continuation) -> bool {
         match continuation {
             Continuation::Free => false,
-            Continuation::Guided { .. } => self.join == ChunkJoin::Guided,
-            Continuation::Given { .. } => matches!(self.join, ChunkJoin::Trained | ChunkJoin::Auto),
+            Continuation::Guided { .. } => matches!(self.join, ChunkJoin::Guided { .. }),
+            Continuation::Given { .. } => matches!(self.join, ChunkJoin::Trained { .. } | ChunkJoin::Auto),
         }
     }
 
@@ -241,6 +241,7 @@ mod tests {
 
     const HZ: f64 = 50.0;
     const POINTS: usize = 20;
+    const GUIDE: ChunkJoin = ChunkJoin::Guided { blend_ms: 100.0 };
     const GUIDED: Continuation = Continuation::Guided { most: 10.0 };
 
     fn at_ms(ms: i64) -> Stamp {
@@ -288,7 +289,7 @@ mod tests {
     fn a_guide_is_what_was_sent_at_the_new_chunks_times() {
         let mut sent = empty();
         send(&mut sent, 0, 0, 40, 0.0);
-        let guide = guide(&underway(&sent, 55.0), lead(ChunkJoin::Guided, 10), GUIDED, 100);
+        let guide = guide(&underway(&sent, 55.0), lead(GUIDE, 10), GUIDED, 100);
         // 55 ms are three points at 50 Hz, of which the last has not quite come.
         assert_eq!((guide.delay, guide.until), (3, 10));
         for (point, &position) in guide.points(1).iter().enumerate() {
@@ -301,7 +302,7 @@ mod tests {
         let mut sent = empty();
         send(&mut sent, 0, 0, 40, 0.0);
         send(&mut sent, 1, 100, 145, 5.0);
-        let guide = guide(&underway(&sent, 45.0), lead(ChunkJoin::Guided, 10), GUIDED, 120);
+        let guide = guide(&underway(&sent, 45.0), lead(GUIDE, 10), GUIDED, 120);
         // Until it left at 145 ms, the robot followed the first.
         assert!((guide.positions[0] - 0.12).abs() < 1e-9 && (guide.positions[1] - 0.14).abs() < 1e-9);
         assert!((guide.positions[3] - 5.08).abs() < 1e-9, "{:?}", guide.positions);
@@ -313,10 +314,10 @@ mod tests {
         send(&mut sent, 0, 0, 40, 0.0);
         // The last point is at 380 ms.
         for (observation, until) in [(300, 5), (380, 1), (381, 0), (900, 0)] {
-            let guide = guide(&underway(&sent, 45.0), lead(ChunkJoin::Guided, 10), GUIDED, observation);
+            let guide = guide(&underway(&sent, 45.0), lead(GUIDE, 10), GUIDED, observation);
             assert_eq!((guide.until, guide.delay), (until, until.min(3)), "{observation}");
             let mut weights = [f32::NAN; POINTS];
-            lead(ChunkJoin::Guided, 10).write_weights(&guide, GUIDED, &mut weights);
+            lead(GUIDE, 10).write_weights(&guide, GUIDED, &mut weights);
             assert!(weights[until..].iter().all(|&weight| weight == 0.0), "{observation}: {weights:?}");
         }
     }
@@ -325,7 +326,7 @@ mod tests {
     fn a_delay_beyond_the_horizon_makes_the_horizon_longer() {
         let mut sent = empty();
         send(&mut sent, 0, 0, 10, 0.0);
-        let guide = guide(&underway(&sent, 160.0), lead(ChunkJoin::Guided, 4), GUIDED, 40);
+        let guide = guide(&underway(&sent, 160.0), lead(GUIDE, 4), GUIDED, 40);
         assert_eq!((guide.delay, guide.until), (8, 16));
     }
 
@@ -358,15 +359,15 @@ mod tests {
             guide.leads()
         };
         let now = (1100, 1105);
-        assert!(leads(&underway, ChunkJoin::Guided, GUIDED, now, 3));
-        assert!(!leads(&underway, ChunkJoin::Guided, GUIDED, now, 4), "from before a new prompt");
+        assert!(leads(&underway, GUIDE, GUIDED, now, 3));
+        assert!(!leads(&underway, GUIDE, GUIDED, now, 4), "from before a new prompt");
         assert!(!leads(&underway, ChunkJoin::Replace, GUIDED, now, 0));
-        assert!(!leads(&underway, ChunkJoin::Guided, Continuation::Free, now, 0));
-        assert!(!leads(&underway, ChunkJoin::Guided, GUIDED, (500, 505), 0), "the clock was set back");
-        assert!(!leads(&Underway { sent: false, ..underway.clone() }, ChunkJoin::Guided, GUIDED, now, 0));
+        assert!(!leads(&underway, GUIDE, Continuation::Free, now, 0));
+        assert!(!leads(&underway, GUIDE, GUIDED, (500, 505), 0), "the clock was set back");
+        assert!(!leads(&Underway { sent: false, ..underway.clone() }, GUIDE, GUIDED, now, 0));
         let mut held = underway;
         held.motion.hold = true;
-        assert!(!leads(&held, ChunkJoin::Guided, GUIDED, now, 0));
+        assert!(!leads(&held, GUIDE, GUIDED, now, 0));
     }
 
     #[test]

@@ -287,11 +287,13 @@ impl ChunkOutput {
                 }
                 let jump = jump(chunk, sent, now);
                 let joined_jump = match rules.join {
-                    ChunkJoin::Blend { blend_ms } => {
+                    ChunkJoin::Blend { blend_ms }
+                    | ChunkJoin::Guided { blend_ms }
+                    | ChunkJoin::Trained { blend_ms } => {
                         blend(chunk, sent, now, blend_ms);
                         self::jump(chunk, sent, now)
                     }
-                    _ => jump,
+                    ChunkJoin::Auto | ChunkJoin::Replace => jump,
                 };
                 metrics.joins.joined(jump, joined_jump);
                 rules.limits.check(chunk, Before::Sent(before))

@@ -51,8 +51,8 @@ impl Tuner {
     /// What of `settings` can change while the loop runs. Reads the URDF, if there is one.
     pub fn prepare(&self, settings: &Settings) -> Result<Change, ChangeError> {
         let fits = match settings.chunk_join {
-            ChunkJoin::Guided => matches!(self.continuation, Continuation::Guided { .. }),
-            ChunkJoin::Trained => matches!(self.continuation, Continuation::Given { .. }),
+            ChunkJoin::Guided { .. } => matches!(self.continuation, Continuation::Guided { .. }),
+            ChunkJoin::Trained { .. } => matches!(self.continuation, Continuation::Given { .. }),
             ChunkJoin::Auto | ChunkJoin::Replace | ChunkJoin::Blend { .. } => true,
         };
         if !fits {

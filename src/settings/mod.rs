@@ -159,10 +159,15 @@ pub enum ChunkJoin {
     Blend {
         blend_ms: f64,
     },
-    /// It is drawn towards what was sent while it is made (real-time chunking).
-    Guided,
-    /// Its first points are given: those that are sent already. For checkpoints that were trained for that.
-    Trained,
+    /// It is drawn towards what was sent while it is made (real-time chunking); what is left between them is led over.
+    Guided {
+        blend_ms: f64,
+    },
+    /// Its first points are given: those that are sent already. For checkpoints that were trained for that. What is left between
+    /// them is led over.
+    Trained {
+        blend_ms: f64,
+    },
 }
 
 impl ChunkJoin {
@@ -172,8 +177,8 @@ impl ChunkJoin {
             Self::Auto => "auto",
             Self::Replace => "replace",
             Self::Blend { .. } => "blend",
-            Self::Guided => "guided",
-            Self::Trained => "trained",
+            Self::Guided { .. } => "guided",
+            Self::Trained { .. } => "trained",
         }
     }
 }

@@ -84,8 +84,8 @@ impl Values {
             chunk_join: match self.text("chunk_join").as_str() {
                 "replace" => ChunkJoin::Replace,
                 "blend" => ChunkJoin::Blend { blend_ms: self.float("blend_ms") },
-                "guided" => ChunkJoin::Guided,
-                "trained" => ChunkJoin::Trained,
+                "guided" => ChunkJoin::Guided { blend_ms: self.float("blend_ms") },
+                "trained" => ChunkJoin::Trained { blend_ms: self.float("blend_ms") },
                 _ => ChunkJoin::Auto,
             },
             rtc: self.rtc(),

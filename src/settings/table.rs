@@ -275,7 +275,8 @@ pub const PARAMETERS: &[Parameter] = &[
         description: "How a chunk follows the one before: it replaces it at once; or its first blend_ms lead over to it; or it is \
                       guided towards what was sent while it is made (real-time chunking, any checkpoint); or its first points are \
                       given, for checkpoints that were trained for that; auto is trained where the checkpoint was, else replace. \
-                      guided and trained are compiled into the model: they cannot be switched to while it runs",
+                      what is left between them is led over as with blend. guided and trained are compiled into the model: they cannot \
+                      be switched to while it runs",
     },
     Parameter {
         name: "rtc_horizon",
@@ -312,7 +313,7 @@ pub const PARAMETERS: &[Parameter] = &[
         default: Float(100.0),
         unit: "ms",
         allowed: Range(1.0, 10_000.0),
-        description: "How long `chunk_join: blend` leads from one chunk to the next, along a cosine",
+        description: "How long chunk_join leads from one chunk to the next, along a cosine (blend, guided, trained)",
     },
     Parameter {
         name: "interpolation",
