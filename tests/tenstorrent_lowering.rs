@@ -83,7 +83,7 @@ fn chunks_that_continue_another_are_the_reference_s() {
     }
 }
 
-/// Against the CPU device: the reference has no such chunks.
+/// Against the CPU device: the reference has such chunks of pi0.5 alone, which are among those above.
 #[test]
 fn chunks_with_given_points_are_those_of_the_cpu() {
     for file in golden::CONTINUED {

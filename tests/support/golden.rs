@@ -23,7 +23,8 @@ pub const FILES: [&str; 6] = [
 ];
 
 /// Those in which a chunk continues the one before.
-pub const CONTINUED: [&str; 3] = ["pi0_rtc_linear", "pi0_rtc_exp_short", "pi05_rtc_linear"];
+pub const CONTINUED: [&str; 4] =
+    ["pi0_rtc_linear", "pi0_rtc_exp_short", "pi05_rtc_linear", "pi05_rtc_trained"];
 
 #[derive(Clone)]
 pub struct Tensor {
@@ -78,7 +79,10 @@ impl Golden {
     fn continue_chunk(&mut self, rtc: &Value) {
         let number = |key: &str| rtc[key].as_f64().unwrap();
         let (horizon, width) = (self.config.action_horizon, self.config.action_dim);
-        self.config.continuation = Continuation::Guided { most: number("max_guidance_weight") };
+        self.config.continuation = match rtc.get("training_max_delay").and_then(Value::as_u64) {
+            Some(most) => Continuation::Given { most: most as usize },
+            None => Continuation::Guided { most: number("max_guidance_weight") },
+        };
         let left = self.inputs.remove("previous_chunk").unwrap();
         let &[_, points, columns] = &left.shape[..] else { panic!("{:?}", left.shape) };
         let HostTensor::F32(values) = left.data else { panic!("the chunk is f32") };
