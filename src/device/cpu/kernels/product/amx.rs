@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 
 use super::{Factors, Form, MOST_ROWS, PANEL, Sums, avx512};
 
@@ -44,20 +45,19 @@ struct Shape {
 }
 
 thread_local! {
-    /// The rows that this thread's registers are shaped for; 0: none yet.
-    static SHAPED_FOR: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread's registers have their shape.
+    static SHAPED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Shapes the registers for tiles of so many rows.
-fn shape(rows: usize) {
-    if SHAPED_FOR.replace(rows) == rows {
+/// Gives this thread's registers their shape, once: it takes as long as ten steps. They have 16 rows whatever a tile has.
+fn shape() {
+    if SHAPED.replace(true) {
         return;
     }
-    let (first, second) = (rows.min(HALF) as u8, rows.saturating_sub(HALF).max(1) as u8);
     let mut shape =
         Shape { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
     shape.bytes_per_row[..8].fill(4 * STEP as u16);
-    shape.rows[..8].copy_from_slice(&[first, first, second, second, first, second, HALF as u8, HALF as u8]);
+    shape.rows[..8].fill(HALF as u8);
     // SAFETY: the operand is what the instruction reads; the CPU has it, because these kernels were chosen.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shape, options(nostack, readonly)) }
 }
@@ -65,7 +65,8 @@ fn shape(rows: usize) {
 /// [`super::multiply`] for up to 32 rows of bf16, or 14 of f32.
 ///
 /// # Safety
-/// As [`super::multiply`], on a CPU with AVX-512F, AVX-512 BF16 and AMX ([`is_available`]); rows of bf16 lie whole.
+/// As [`super::multiply`], on a CPU with AVX-512F, AVX-512 BF16 and AMX ([`is_available`]); rows of bf16 lie whole, and there is room
+/// to read up to 15 more behind them ([`super::PackedRows::room`]).
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(crate) unsafe fn multiply(factors: Factors, sums: &mut Sums) {
     // SAFETY: promised by the caller.
@@ -84,11 +85,18 @@ unsafe fn tiles(factors: Factors, sums: &mut Sums) {
     let Factors { rows, left, row_step, panel, words, fresh, ahead, .. } = factors;
     debug_assert!(rows <= MOST_ROWS && sums.len() >= rows);
     let both = rows > HALF;
-    shape(rows);
-    // SAFETY: promised by the caller: rows and panel have these words, the sums these rows. Registers are clobbered that Rust
-    // does not use.
+    shape();
+    // The registers' other rows are of what lies behind the tile's, and go nowhere.
+    let mut aside = MaybeUninit::<[[f32; PANEL]; MOST_ROWS]>::uninit();
+    let is_full = rows.is_multiple_of(HALF);
+    // SAFETY: promised by the caller: rows and panel have these words, the sums these rows, and behind the rows there is room to
+    // read. Registers are clobbered that Rust does not use.
     unsafe {
-        let first = sums.as_mut_ptr().cast::<f32>();
+        let of_sums = sums.as_mut_ptr().cast::<f32>();
+        let first = if is_full { of_sums } else { aside.as_mut_ptr().cast() };
+        if !is_full && !fresh {
+            first.copy_from_nonoverlapping(of_sums, rows * PANEL);
+        }
         let second = first.wrapping_add(HALF * PANEL);
         if fresh {
             asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nomem, nostack));
@@ -135,6 +143,9 @@ unsafe fn tiles(factors: Factors, sums: &mut Sums) {
                 "tilestored [{sums} + {step} + 64], tmm3",
                 sums = in(reg) second, step = in(reg) PANEL_BYTES, options(nostack)
             );
+        }
+        if !is_full {
+            of_sums.copy_from_nonoverlapping(first, rows * PANEL);
         }
     }
 }

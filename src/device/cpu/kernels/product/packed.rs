@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::Arithmetic;
-use super::{Precision, interleave, pair};
+use super::{MOST_ROWS, Precision, interleave, pair};
 
 /// How rows are dealt into blocks: as few as possible of at most as many rows as a tile has, differing by at most one,
 /// the larger ones first.
@@ -75,9 +75,10 @@ unsafe impl Send for PackedRows {}
 unsafe impl Sync for PackedRows {}
 
 impl PackedRows {
-    /// Words that so many rows take.
+    /// Words that so many rows take. A tile reads rows behind the last, whatever they are, where rows lie whole.
     pub fn room(rows: usize, words: usize, whole: bool) -> usize {
-        rows * Self::step(words, whole)
+        let behind = if whole { MOST_ROWS / 2 - 1 } else { 0 };
+        (rows + behind) * Self::step(words, whole)
     }
 
     fn step(words: usize, whole: bool) -> usize {
