@@ -48,7 +48,7 @@ impl Joins {
     }
 }
 
-/// As [`Joins`], at one moment.
+/// How the last chunks followed each other, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct JoinSnapshot {
     pub led: u64,
