@@ -165,7 +165,7 @@ def load_weights(model, weights):
     assert not missing and not unexpected, (missing, unexpected)
 
 
-def draw_inputs(sizes, cameras, absent, real_tokens, previous, generator):
+def draw_inputs(sizes, cameras, absent, real_tokens, generator, previous=None):
     side, length = sizes["image"], sizes["tok_len"]
     levels = torch.randint(0, 256, (cameras, 1, 3, side, side), generator=generator)
     images = levels / 255.0 * 2.0 - 1.0
@@ -301,7 +301,7 @@ def write(name):
     weights = draw_weights(build(SIZES | rounded), generator)
     if "dtype" not in sizes:
         weights = {key: value.float() for key, value in weights.items()}
-    inputs = draw_inputs(sizes, cameras, absent, real_tokens, PREVIOUS.get(name), generator)
+    inputs = draw_inputs(sizes, cameras, absent, real_tokens, generator, PREVIOUS.get(name))
     outputs = compute(sizes, weights, inputs)
     parts = {"weights": weights, "in": inputs, "out": outputs}
     tensors = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
