@@ -63,6 +63,8 @@ fn what_does_not_fit_is_named_with_what_to_do() {
     assert!(said.contains("error    delta_actions") && said.contains("covers 8 joints"), "{said}");
     let said = with("prompt: Transfer cube", &format!("prompt: {}", "cube ".repeat(60)));
     assert!(said.contains("error    tokenizer") && said.contains("shorten it"), "{said}");
+    let said = with("chunk_join: replace", "chunk_join: trained");
+    assert!(said.contains("error    chunk_join") && said.contains("has no rtc_training_max_delay"), "{said}");
     let said = with("control_hz: 50.0", "control_hz: 1000.0");
     assert!(said.contains("error    control_hz"), "{said}");
 

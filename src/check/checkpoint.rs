@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use super::Verdict;
-use crate::control::{Prompts, trained};
+use crate::control::{AssembleError, Prompts, trained};
 use crate::observe::{NormalizationError, Normalizer, RelativeActions, RelativeActionsError, TokenizerError};
-use crate::policy::{Checkpoint, PolicyConfig, StateInput};
-use crate::settings::Settings;
+use crate::policy::{Checkpoint, Continuation, PolicyConfig, StateInput};
+use crate::settings::{ChunkJoin, Settings};
 
 /// What there is to say about the settings with their checkpoint.
 pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
@@ -33,6 +33,7 @@ pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
     verdicts.extend(state_padding(folder, &config));
     verdicts.extend(cameras(settings, folder));
     verdicts.push(times(settings, &config));
+    verdicts.push(join(settings, &config));
     verdicts
 }
 
@@ -196,6 +197,25 @@ fn times(settings: &Settings, config: &PolicyConfig) -> Verdict {
         Verdict::error("control_hz", message)
     } else {
         Verdict::ok("control_hz", format!("a chunk lasts {lasts_ms:.0} ms"))
+    }
+}
+
+/// How chunks follow each other, and whether the policy was trained for it.
+fn join(settings: &Settings, config: &PolicyConfig) -> Verdict {
+    const PART: &str = "chunk_join";
+    let name = settings.chunk_join.name();
+    match (settings.chunk_join, config.continuation) {
+        (ChunkJoin::Trained { .. }, Continuation::Free | Continuation::Guided { .. }) => {
+            Verdict::error(PART, AssembleError::NotTrained.to_string())
+        }
+        (ChunkJoin::Auto | ChunkJoin::Trained { .. }, Continuation::Given { most }) => {
+            Verdict::ok(PART, format!("{name}: up to {most} points of each chunk are given, as in training"))
+        }
+        (_, Continuation::Given { .. }) => Verdict::warning(
+            PART,
+            format!("{name}, but the policy was trained with given points: auto gives them"),
+        ),
+        _ => Verdict::ok(PART, name),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::{Checkpoint, PolicyConfig};
+use crate::policy::Continuation;
 use crate::policy::keys::{EMBEDDING, EXPERT, PROJECTOR, VISION, VLM};
 
 /// Tensor and parameter counts of one component.
@@ -69,6 +70,9 @@ impl fmt::Display for Summary {
             "", c.denoising_steps, c.prompt_tokens
         )?;
         writeln!(f, "{:indent$}the state is {}", "", c.variant.state)?;
+        if let Continuation::Given { most } = c.continuation {
+            writeln!(f, "{:indent$}up to {most} points of a chunk may be given (real-time chunking)", "")?;
+        }
         let v = &c.vision;
         writeln!(
             f,
