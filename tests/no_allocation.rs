@@ -65,7 +65,10 @@ fn a_cycle_allocates_and_frees_nothing() {
     for config in [PolicyConfig::TINY, PolicyConfig::PI05_TINY] {
         let folder = folder.path().join(config.variant.name);
         write_checkpoint_of(&folder, &PolicyConfig { continuation, ..config });
-        no_cycle_allocates(&Settings { chunk_join: ChunkJoin::Auto, ..settings(&folder) });
+        no_cycle_allocates(&Settings {
+            chunk_join: ChunkJoin::Auto { blend_ms: 100.0 },
+            ..settings(&folder)
+        });
     }
 
     // With a prompt for each state, of all lengths.

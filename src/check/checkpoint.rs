@@ -208,7 +208,7 @@ fn join(settings: &Settings, config: &PolicyConfig) -> Verdict {
         (ChunkJoin::Trained { .. }, Continuation::Free | Continuation::Guided { .. }) => {
             Verdict::error(PART, AssembleError::NotTrained.to_string())
         }
-        (ChunkJoin::Auto | ChunkJoin::Trained { .. }, Continuation::Given { most }) => {
+        (ChunkJoin::Auto { .. } | ChunkJoin::Trained { .. }, Continuation::Given { most }) => {
             Verdict::ok(PART, format!("{name}: up to {most} points of each chunk are given, as in training"))
         }
         (_, Continuation::Given { .. }) => Verdict::warning(

@@ -283,7 +283,7 @@ fn continuation(settings: &Settings, config: &PolicyConfig) -> Result<Continuati
         (ChunkJoin::Guided { .. }, _) => Ok(Continuation::Guided { most: settings.rtc.most_guidance }),
         (ChunkJoin::Trained { .. }, Continuation::Given { most }) => Ok(Continuation::Given { most }),
         (ChunkJoin::Trained { .. }, _) => Err(AssembleError::NotTrained),
-        (ChunkJoin::Auto, trained) => Ok(trained),
+        (ChunkJoin::Auto { .. }, trained) => Ok(trained),
         (ChunkJoin::Replace | ChunkJoin::Blend { .. }, _) => Ok(Continuation::Free),
     }
 }

@@ -136,7 +136,9 @@ impl Lead {
         match continuation {
             Continuation::Free => false,
             Continuation::Guided { .. } => matches!(self.join, ChunkJoin::Guided { .. }),
-            Continuation::Given { .. } => matches!(self.join, ChunkJoin::Trained { .. } | ChunkJoin::Auto),
+            Continuation::Given { .. } => {
+                matches!(self.join, ChunkJoin::Trained { .. } | ChunkJoin::Auto { .. })
+            }
         }
     }
 
@@ -336,9 +338,14 @@ mod tests {
         send(&mut sent, 0, 0, 10, 0.0);
         let given = |delay_ms, most| {
             let continuation = Continuation::Given { most };
-            let guide = guide(&underway(&sent, delay_ms), lead(ChunkJoin::Auto, 10), continuation, 40);
+            let guide = guide(
+                &underway(&sent, delay_ms),
+                lead(ChunkJoin::Auto { blend_ms: 100.0 }, 10),
+                continuation,
+                40,
+            );
             let mut weights = [f32::NAN; POINTS];
-            lead(ChunkJoin::Auto, 10).write_weights(&guide, continuation, &mut weights);
+            lead(ChunkJoin::Auto { blend_ms: 100.0 }, 10).write_weights(&guide, continuation, &mut weights);
             assert_eq!(weights.iter().filter(|&&weight| weight == 1.0).count(), guide.until);
             (guide.delay, guide.until)
         };

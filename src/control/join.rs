@@ -30,9 +30,10 @@ pub(super) fn blend(chunk: &mut Chunk, sent: InForce, now: Stamp, blend_ms: f64)
     }
 }
 
-/// How far `chunk` is from what was `sent` at this moment: the largest distance of a joint.
+/// How far `chunk` is from what was `sent`, at its first point that is not past: the largest distance of a joint.
 pub(super) fn jump(chunk: &Chunk, sent: InForce, now: Stamp) -> f64 {
-    let distance = |joint| Some((chunk.position_at(joint, now)? - sent.position_at(joint, now)?).abs());
+    let at = chunk.time_of(chunk.first).max(now);
+    let distance = |joint| Some((chunk.position_at(joint, at)? - sent.position_at(joint, at)?).abs());
     (0..chunk.joints).filter_map(distance).fold(0.0, f64::max)
 }
 

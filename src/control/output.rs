@@ -286,15 +286,18 @@ impl ChunkOutput {
                     *position = sent.position_at(joint, time).unwrap_or(chunk.measured[joint]);
                 }
                 let jump = jump(chunk, sent, now);
+                let led = chunk.used.guide.leads();
                 let joined_jump = match rules.join {
                     ChunkJoin::Blend { blend_ms }
                     | ChunkJoin::Guided { blend_ms }
-                    | ChunkJoin::Trained { blend_ms } => {
-                        blend(chunk, sent, now, blend_ms);
-                        self::jump(chunk, sent, now)
-                    }
-                    ChunkJoin::Auto | ChunkJoin::Replace => jump,
-                };
+                    | ChunkJoin::Trained { blend_ms } => Some(blend_ms),
+                    ChunkJoin::Auto { blend_ms } => led.then_some(blend_ms),
+                    ChunkJoin::Replace => None,
+                }
+                .map_or(jump, |blend_ms| {
+                    blend(chunk, sent, now, blend_ms);
+                    self::jump(chunk, sent, now)
+                });
                 metrics.joins.joined(jump, joined_jump);
                 rules.limits.check(chunk, Before::Sent(before))
             }

@@ -43,7 +43,8 @@ impl VelocitySteps {
         let joints = self.0.len();
         for (joint, step) in self.0.iter().enumerate().filter(|(_, step)| **step != 0.0) {
             let mut before = state[joint];
-            for position in positions[joint..].iter_mut().step_by(joints) {
+            // There may be no points at all.
+            for position in positions.iter_mut().skip(joint).step_by(joints) {
                 let here = *position;
                 *position = (here - before) / step;
                 before = here;
@@ -76,6 +77,20 @@ mod tests {
         let mut actions = [1.0, 1.0, 0.9, 0.5, 0.0, 0.1, -1.0, 2.0, 0.5];
         steps.add_up(&[1.0, 2.0, 3.0], &mut actions);
         assert_eq!(actions, [1.5, 1.75, 0.9, 1.75, 1.75, 0.1, 1.25, 1.25, 0.5]);
+    }
+
+    #[test]
+    fn positions_taken_apart_add_up_again_from_any_state() {
+        let steps = VelocitySteps::new(&[0.5, -0.25, 0.0], 3).unwrap();
+        let positions = [1.5, 1.75, 0.9, 1.75, 1.75, 0.1];
+        for state in [[1.0, 2.0, 3.0], [-4.0, 0.5, 0.0]] {
+            let mut found = positions;
+            steps.take_apart(&state, &mut found);
+            assert_eq!(found[2], 0.9);
+            steps.add_up(&state, &mut found);
+            assert_eq!(found, positions);
+        }
+        steps.take_apart(&[0.0; 3], &mut []);
     }
 
     #[test]

@@ -149,11 +149,12 @@ pub enum OnDeadlineMiss {
 }
 
 /// How a chunk follows the one before.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ChunkJoin {
     /// As the checkpoint was trained: with given points if it was, else it replaces it.
-    #[default]
-    Auto,
+    Auto {
+        blend_ms: f64,
+    },
     Replace,
     /// Leads over to the new one along a cosine.
     Blend {
@@ -174,7 +175,7 @@ impl ChunkJoin {
     /// As the parameter `chunk_join` has it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Auto => "auto",
+            Self::Auto { .. } => "auto",
             Self::Replace => "replace",
             Self::Blend { .. } => "blend",
             Self::Guided { .. } => "guided",

@@ -86,7 +86,7 @@ impl Values {
                 "blend" => ChunkJoin::Blend { blend_ms: self.float("blend_ms") },
                 "guided" => ChunkJoin::Guided { blend_ms: self.float("blend_ms") },
                 "trained" => ChunkJoin::Trained { blend_ms: self.float("blend_ms") },
-                _ => ChunkJoin::Auto,
+                _ => ChunkJoin::Auto { blend_ms: self.float("blend_ms") },
             },
             rtc: self.rtc(),
             interpolation: match self.text("interpolation").as_str() {

@@ -298,7 +298,8 @@ pub const PARAMETERS: &[Parameter] = &[
         default: Float(10.0),
         unit: "",
         allowed: Range(0.0, 1000.0),
-        description: "`chunk_join: guided`: the guidance is never stronger; read when the node is configured",
+        description: "`chunk_join: guided`: the guidance is never stronger; more than there are denoising steps overshoots. Read when the \
+                      node is configured",
     },
     Parameter {
         name: "rtc_delay_ms",
