@@ -146,6 +146,8 @@ fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
             enable.set(false);
             feed_until(true, &|fed| fed == 5 || holds.load(SeqCst) > 0);
         }
+        // Long enough for the streams to see it.
+        feed_until(true, &|fed| fed == 5);
         enable.set(true);
         feed_until(false, &|fed| fed == 12);
         set("chunk_join", Value::Text("replace".into()));
