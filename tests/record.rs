@@ -137,6 +137,7 @@ fn run_live(wiring: Wiring, values: &BTreeMap<String, Value>) {
         });
         feed_until(true, &|fed| fed == 10);
         set("blend_ms", Value::Float(40.0));
+        set("rtc_schedule", Value::Text("exp".into()));
         feed_until(true, &|fed| fed == 10);
         // A robot that still moves by the last chunk is told to hold.
         while holds.load(SeqCst) == 0 {
@@ -213,7 +214,7 @@ fn replayed_bit_for_bit(config: &PolicyConfig, join: &str) -> Vec<Guide> {
     let summary = record(folder.path(), &bag, config, join);
     assert!(summary.dropped.is_empty(), "{summary}");
     assert_eq!(summary.written[PROMPT_TOPIC], 2);
-    assert_eq!(summary.written[PARAMETER_TOPIC], 4);
+    assert_eq!(summary.written[PARAMETER_TOPIC], 5);
     assert!(summary.written[ENABLE_TOPIC] >= 3, "{summary}");
     assert!(summary.written["/joint_states"] > summary.written["/left"], "{summary}");
 
@@ -231,7 +232,7 @@ fn replayed_bit_for_bit(config: &PolicyConfig, join: &str) -> Vec<Guide> {
     assert!(cycles.iter().any(|cycle| cycle.prompt == 2), "the second task");
     assert!(cycles.iter().any(|cycle| cycle.hold == "not_enabled" && cycle.sent), "a hold");
     assert!(cycles.iter().any(|cycle| cycle.refused == "step_limit"), "a limit that was set");
-    assert!(cycles.iter().any(|cycle| cycle.parameters == 4 && cycle.refused.is_empty()), "and taken back");
+    assert!(cycles.iter().any(|cycle| cycle.parameters == 5 && cycle.refused.is_empty()), "and taken back");
     assert!(
         cycles.iter().all(|cycle| cycle.stages.len() == cycle.latencies_ms.len() && !cycle.stages.is_empty())
     );

@@ -121,6 +121,7 @@ std_msgs/Header header
 uint64 sequence
 uint32 delay
 uint32 until
+string schedule
 float64[] positions
 ",
             "",

@@ -252,6 +252,8 @@ pub struct Guide {
     /// Points that the robot was to have come to when the chunk left, and points that count.
     pub delay: u32,
     pub until: u32,
+    /// How the points count between the two, as the parameter `rtc_schedule` has it.
+    pub schedule: String,
     /// `[until, joints]`: where the joints were to be by what was sent, at the times of the chunk's points.
     pub positions: Vec<f64>,
 }

@@ -292,6 +292,7 @@ fn guide(made: &Chunk) -> Guide {
         sequence: made.sequence,
         delay: count(guide.delay),
         until: count(guide.until),
+        schedule: guide.schedule.name().to_owned(),
         positions: guide.points(made.joints).to_vec(),
     }
 }

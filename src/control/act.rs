@@ -61,7 +61,7 @@ impl Cycle {
             self.model.previous_chunk.fill(0.0);
             normalizer.normalize_actions(actions, &mut self.model.previous_chunk);
             let weights = &mut self.model.prefix_weights;
-            self.timing.lead.write_weights(&self.led.guide, continuation, weights);
+            self.led.guide.write_weights(continuation, weights);
         }
         let device_start = Instant::now();
         self.model.act(choice)?;

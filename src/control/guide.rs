@@ -43,6 +43,8 @@ pub struct Guide {
     pub delay: usize,
     /// Points that count; none where the chunk continues nothing.
     pub until: usize,
+    /// How they count between the two.
+    pub schedule: Schedule,
     /// `[points, joints]`: where the joints are to be at each point by what was sent, in the robot's units; what lies behind
     /// `until` means nothing.
     pub positions: Vec<f64>,
@@ -51,12 +53,12 @@ pub struct Guide {
 impl Guide {
     /// Room for so many points.
     pub(super) fn room(points: usize, joints: usize) -> Self {
-        Self { delay: 0, until: 0, positions: vec![0.0; points * joints] }
+        Self { delay: 0, until: 0, schedule: Schedule::default(), positions: vec![0.0; points * joints] }
     }
 
     /// Takes over another one of the same size without allocating.
     pub(super) fn copy_from(&mut self, other: &Self) {
-        (self.delay, self.until) = (other.delay, other.until);
+        (self.delay, self.until, self.schedule) = (other.delay, other.until, other.schedule);
         self.positions.copy_from_slice(&other.positions);
     }
 
@@ -68,6 +70,15 @@ impl Guide {
     /// The points that count `[until, joints]`.
     pub fn points(&self, joints: usize) -> &[f64] {
         &self.positions[..self.until * joints]
+    }
+
+    /// Writes how much each point counts.
+    pub(super) fn write_weights(&self, continuation: Continuation, weights: &mut [f32]) {
+        match continuation {
+            Continuation::Guided { .. } => self.schedule.write(self.delay, self.until, weights),
+            Continuation::Given { .. } => Schedule::Zeros.write(self.until, self.until, weights),
+            Continuation::Free => weights.fill(0.0),
+        }
     }
 
     /// The largest distance of `actions` `[points, joints]` from it, among the points that the robot has come to when they leave.
@@ -152,7 +163,7 @@ impl Lead {
         fresh_from: u64,
         guide: &mut Guide,
     ) {
-        (guide.delay, guide.until) = (0, 0);
+        (guide.delay, guide.until, guide.schedule) = (0, 0, self.rtc.schedule);
         let Underway { sent, motion, before, delay_ms } = underway;
         let is_followed = *sent
             && !motion.hold
@@ -181,15 +192,6 @@ impl Lead {
             guide.positions.chunks_exact_mut(joints.max(1)).take(guide.until).enumerate()
         {
             underway.positions_at(time_of(point), positions);
-        }
-    }
-
-    /// Writes how much each point counts.
-    pub fn write_weights(&self, guide: &Guide, continuation: Continuation, weights: &mut [f32]) {
-        match continuation {
-            Continuation::Guided { .. } => self.rtc.schedule.write(guide.delay, guide.until, weights),
-            Continuation::Given { .. } => Schedule::Zeros.write(guide.until, guide.until, weights),
-            Continuation::Free => weights.fill(0.0),
         }
     }
 }
@@ -319,7 +321,7 @@ mod tests {
             let guide = guide(&underway(&sent, 45.0), lead(GUIDE, 10), GUIDED, observation);
             assert_eq!((guide.until, guide.delay), (until, until.min(3)), "{observation}");
             let mut weights = [f32::NAN; POINTS];
-            lead(GUIDE, 10).write_weights(&guide, GUIDED, &mut weights);
+            guide.write_weights(GUIDED, &mut weights);
             assert!(weights[until..].iter().all(|&weight| weight == 0.0), "{observation}: {weights:?}");
         }
     }
@@ -345,7 +347,7 @@ mod tests {
                 40,
             );
             let mut weights = [f32::NAN; POINTS];
-            lead(ChunkJoin::Auto { blend_ms: 100.0 }, 10).write_weights(&guide, continuation, &mut weights);
+            guide.write_weights(continuation, &mut weights);
             assert_eq!(weights.iter().filter(|&&weight| weight == 1.0).count(), guide.until);
             (guide.delay, guide.until)
         };

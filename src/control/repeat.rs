@@ -8,7 +8,7 @@ use super::cycle::{Began, Cycle, Now, Outcome, View};
 use super::witness::Arrival;
 use crate::device::DeviceError;
 use crate::observe::messages::Stamp;
-use crate::policy::Continuation;
+use crate::policy::{Continuation, Schedule};
 use crate::telemetry::DropReason;
 
 /// What a recorded cycle did. Its messages must have been put into the inputs before it is repeated, and no others.
@@ -30,6 +30,7 @@ pub struct Repeat<'a> {
 pub struct RecordedGuide<'a> {
     pub delay: usize,
     pub until: usize,
+    pub schedule: Schedule,
     /// `[until, joints]`
     pub positions: &'a [f64],
 }
@@ -99,7 +100,7 @@ impl Cycle {
     /// Takes what led a recorded chunk.
     fn take_guide(&mut self, recorded: Option<RecordedGuide>) -> Result<(), RepeatError> {
         (self.led.guide.delay, self.led.guide.until) = (0, 0);
-        let Some(RecordedGuide { delay, until, positions }) = recorded else { return Ok(()) };
+        let Some(RecordedGuide { delay, until, schedule, positions }) = recorded else { return Ok(()) };
         if self.model.continuation() == Continuation::Free {
             return Err(RepeatError::NotLed);
         }
@@ -111,6 +112,7 @@ impl Cycle {
             _ => return Err(RepeatError::Guide { found: positions.len(), until, joints }),
         }
         (self.led.guide.delay, self.led.guide.until) = (delay.min(until), until);
+        self.led.guide.schedule = schedule;
         Ok(())
     }
 

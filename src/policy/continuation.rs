@@ -52,6 +52,11 @@ pub enum Schedule {
 impl Schedule {
     pub const ALL: [Self; 4] = [Self::Linear, Self::Exp, Self::Ones, Self::Zeros];
 
+    /// The schedule of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|schedule| schedule.name() == name)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Linear => "linear",

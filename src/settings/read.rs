@@ -111,11 +111,10 @@ impl Values {
     }
 
     fn rtc(&self) -> Rtc {
-        let schedule = self.text("rtc_schedule");
         let delay_ms = self.float("rtc_delay_ms");
         Rtc {
             horizon: self.count("rtc_horizon"),
-            schedule: Schedule::ALL.into_iter().find(|known| known.name() == schedule).unwrap_or_default(),
+            schedule: Schedule::named(&self.text("rtc_schedule")).unwrap_or_default(),
             most_guidance: self.float("rtc_max_guidance"),
             delay_ms: (delay_ms > 0.0).then_some(delay_ms),
         }

@@ -91,7 +91,7 @@ impl Golden {
             row[..columns].copy_from_slice(values);
         }
         let schedule = rtc["schedule"].as_str().unwrap().to_lowercase();
-        let schedule = Schedule::ALL.into_iter().find(|known| known.name() == schedule).unwrap();
+        let schedule = Schedule::named(&schedule).unwrap();
         let mut weights = vec![0.0; horizon];
         let until = (number("execution_horizon") as usize).min(points);
         schedule.write(number("inference_delay") as usize, until, &mut weights);

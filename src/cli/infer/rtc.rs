@@ -25,8 +25,7 @@ pub struct RtcOptions {
 }
 
 fn schedule(text: &str) -> Result<Schedule, String> {
-    let found = Schedule::ALL.into_iter().find(|schedule| schedule.name() == text);
-    found.ok_or_else(|| format!("there are {}", Schedule::ALL.map(Schedule::name).join(", ")))
+    Schedule::named(text).ok_or_else(|| format!("there are {}", Schedule::ALL.map(Schedule::name).join(", ")))
 }
 
 /// The chunk before and how its points count, as the model takes them: `[horizon, action_dim]` and `[horizon, 1]`.

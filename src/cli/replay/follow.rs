@@ -16,6 +16,7 @@ use crate::bag::{
 };
 use crate::control::{Arrival, Chunk, Outcome, RecordedGuide, Repeat, TickState, Wiring};
 use crate::observe::messages::Stamp;
+use crate::policy::Schedule;
 use crate::settings::{Settings, Transport};
 use crate::telemetry::DropReason;
 
@@ -185,22 +186,26 @@ fn repeat(
         }
         *images = set;
     }
+    let guide = guide.map(recorded_guide).transpose()?;
     let outcome = player.wiring.cycle.repeat(&Repeat {
         new_set: is_new.then_some(images),
         observation: cycle.header.stamp.into(),
         looked: cycle.looked.into(),
         acted: cycle.acted.into(),
         denoising_steps: cycle.denoising_steps as usize,
-        guide: guide.map(|guide| RecordedGuide {
-            delay: guide.delay as usize,
-            until: guide.until as usize,
-            positions: &guide.positions,
-        }),
+        guide,
     });
     match outcome.inspect_err(|_| images.clear())? {
         Outcome::Chunk => Ok(()),
         other => bail!("it gave {other:?} instead of a chunk for {left}"),
     }
+}
+
+fn recorded_guide(guide: &Guide) -> anyhow::Result<RecordedGuide<'_>> {
+    let Guide { delay, until, schedule, positions, .. } = guide;
+    let schedule = Schedule::named(schedule)
+        .with_context(|| format!("its chunk was led by the schedule '{schedule}', which is unknown"))?;
+    Ok(RecordedGuide { delay: *delay as usize, until: *until as usize, schedule, positions })
 }
 
 fn joints_of(cycle: &Cycle) -> Arrival {
