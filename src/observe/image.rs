@@ -4,20 +4,15 @@
 //! cv_bridge have it (BT.601, luminance from 16 to 235), 16 bits by their upper ends, Bayer mosaics by the mean of neighbours.
 
 mod bayer;
+mod compressed;
 mod encoding;
 mod yuv;
 
-use std::io::Cursor;
-
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
-
+use self::compressed::{Decoded, MAX_SIDE, Unreadable};
 use self::encoding::Encoding;
 use self::yuv::{packed_to_rgb, semi_planar_to_rgb};
 use super::messages::{CompressedImage, Image};
 use super::resize::{PixelFormat, Pixels, Resize};
-
-/// Largest side of a compressed image: a header that claims more is refused before memory is asked for.
-const MAX_SIDE: u32 = 8192;
 
 /// Resizes, pads and scales the images of one camera.
 pub struct ImagePreprocessor {
@@ -112,30 +107,16 @@ impl ImagePreprocessor {
         if image.format.contains("compressedDepth") {
             return Err(ImageError::Depth(image.format.into()));
         }
-        let unreadable = |message: String| ImageError::Compressed { format: image.format.into(), message };
-        let reader = ImageReader::new(Cursor::new(image.data))
-            .with_guessed_format()
-            .map_err(|error| unreadable(error.to_string()))?;
-        if !matches!(reader.format(), Some(ImageFormat::Jpeg | ImageFormat::Png)) {
-            return Err(unreadable("the data is neither JPEG nor PNG".into()));
+        let decoded = compressed::decode(image.data).map_err(|unreadable| match unreadable {
+            Unreadable::TooLarge { width, height } => ImageError::TooLarge { width, height },
+            Unreadable::Because(message) => ImageError::Compressed { format: image.format.into(), message },
+        })?;
+        let Decoded { width, height, colours, has_colour } = &decoded;
+        self.remark = contradiction(image.format, *has_colour);
+        if *width == 0 || *height == 0 {
+            return Err(ImageError::Empty { width: *width as u32, height: *height as u32 });
         }
-        // The decoder would paint what is missing grey, and the robot would act on it.
-        if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(image.data) {
-            return Err(unreadable("the file is cut short".into()));
-        }
-        let decoder = reader.into_decoder().map_err(|error| unreadable(error.to_string()))?;
-        let (width, height) = decoder.dimensions();
-        self.remark = contradiction(image.format, decoder.color_type().has_color());
-        if width.max(height) > MAX_SIDE {
-            return Err(ImageError::TooLarge { width, height });
-        }
-        let decoded =
-            DynamicImage::from_decoder(decoder).map_err(|error| unreadable(error.to_string()))?.into_rgb8();
-        let (width, height) = (decoded.width() as usize, decoded.height() as usize);
-        if width == 0 || height == 0 {
-            return Err(ImageError::Empty { width: decoded.width(), height: decoded.height() });
-        }
-        self.convert((width, height), Pixels { data: decoded.as_raw(), step: 3 * width, format: RGB8 }, out)
+        self.convert((*width, *height), Pixels { data: colours, step: 3 * width, format: RGB8 }, out)
     }
 
     fn convert(&mut self, size: (usize, usize), pixels: Pixels, out: &mut [f32]) -> Result<(), ImageError> {
@@ -152,18 +133,13 @@ impl ImagePreprocessor {
     }
 }
 
-/// Whether the last scan of a JPEG file has an end. Neither marker occurs in a scan's data; an end before the last
-/// scan's start is an embedded thumbnail's.
-fn is_whole_jpeg(file: &[u8]) -> bool {
-    const START_OF_SCAN: [u8; 2] = [0xff, 0xda];
-    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-    let mut markers = file.windows(2).rev();
-    markers.find(|&pair| pair == START_OF_SCAN || pair == END_OF_IMAGE) == Some(&END_OF_IMAGE)
+/// 65535 becomes 255.
+fn to_byte(wide: u16) -> u8 {
+    ((u32::from(wide) * 255 + 32767) / 65535) as u8
 }
 
-/// Each row's `numbers` of 16 bits to as many of 8: 65535 becomes 255.
+/// Each row's `numbers` of 16 bits to as many of 8.
 fn upper_ends(image: &Image, numbers: usize, out: &mut [u8]) {
-    let to_byte = |wide: u16| ((u32::from(wide) * 255 + 32767) / 65535) as u8;
     for (row, out) in image.data.chunks(image.step as usize).zip(out.chunks_exact_mut(numbers)) {
         let wide = row.as_chunks::<2>().0.iter().zip(out);
         if image.is_bigendian {
