@@ -287,6 +287,9 @@ impl ChunkOutput {
                 }
                 let jump = jump(chunk, sent, now);
                 let led = chunk.used.guide.leads();
+                if led && chunk.first > chunk.used.guide.delay {
+                    metrics.joins.led_late.add_one();
+                }
                 let joined_jump = match rules.join {
                     ChunkJoin::Blend { blend_ms }
                     | ChunkJoin::Guided { blend_ms }

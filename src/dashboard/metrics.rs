@@ -147,6 +147,8 @@ impl Collector for Scrape {
         out.counter("chunks", "Action chunks handed out", [(NONE, *chunks)])?;
         let led = "Chunks that continue what was sent before them (real-time chunking)";
         out.counter("chunks_led", led, [(NONE, joins.led)])?;
+        let late = "Chunks that continue what was sent and left later than they assumed";
+        out.counter("chunks_led_late", late, [(NONE, joins.led_late)])?;
         let delays = [("assumed", joins.assumed_delay_ms), ("real", joins.delay_ms)];
         let delays = delays.map(|(which, ms)| (Some([("delay", which)]), ms / 1e3));
         let delay = "From the last chunk's observation to its leaving: as a chunk that continues another assumed, and as it was";

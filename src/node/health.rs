@@ -181,6 +181,7 @@ fn control(before: &Snapshot, now: &Snapshot, rates: &Rates, state: LoopState, s
         ("frame_sets_hz".to_owned(), format!("{:.2}", rates.frame_sets_hz)),
         ("clamped_states".to_owned(), now.clamped_states.to_string()),
         ("chunks_led".to_owned(), now.joins.led.to_string()),
+        ("chunks_led_late".to_owned(), now.joins.led_late.to_string()),
         ("delay_assumed_ms".to_owned(), format!("{:.1}", now.joins.assumed_delay_ms)),
         ("delay_ms".to_owned(), format!("{:.1}", now.joins.delay_ms)),
         ("join_mismatch".to_owned(), format!("{:.4}", now.joins.mismatch)),

@@ -41,6 +41,7 @@ pub fn dump(metrics: &Metrics, folder: &Path) -> io::Result<Vec<PathBuf>> {
         "frame_sets": snapshot.frame_sets,
         "clamped_states": snapshot.clamped_states,
         "chunks_led": snapshot.joins.led,
+        "chunks_led_late": snapshot.joins.led_late,
         "chunks": snapshot.chunks,
         "dropped": serde_json::Map::from_iter(dropped),
         "missed_deadlines": serde_json::Map::from_iter(missed),

@@ -10,6 +10,8 @@ use super::metrics::Counter;
 pub struct Joins {
     /// Chunks that were led by what was sent before.
     pub led: Counter,
+    /// Those of them that left later than they assumed: between the points that led them and their first one the robot moved on.
+    pub led_late: Counter,
     assumed_delay_ms: Number,
     delay_ms: Number,
     mismatch: Number,
@@ -39,6 +41,7 @@ impl Joins {
     pub fn snapshot(&self) -> JoinSnapshot {
         JoinSnapshot {
             led: self.led.get(),
+            led_late: self.led_late.get(),
             assumed_delay_ms: self.assumed_delay_ms.get(),
             delay_ms: self.delay_ms.get(),
             mismatch: self.mismatch.get(),
@@ -52,6 +55,8 @@ impl Joins {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct JoinSnapshot {
     pub led: u64,
+    /// Those of them that left later than they assumed.
+    pub led_late: u64,
     /// From observation to leaving, as the last chunk that was led had to assume.
     pub assumed_delay_ms: f64,
     /// And what the last chunk took.

@@ -75,6 +75,13 @@ impl RtcOptions {
         let mut weights = vec![0.0; horizon];
         let continuation = match config.continuation {
             Continuation::Given { most } => {
+                if rtc_delay.is_none() {
+                    bail!(
+                        "this checkpoint was trained with given points: say with --rtc-delay how many of '{PREVIOUS_CHUNK}' are given, \
+                         0 to {}",
+                        most.min(points)
+                    );
+                }
                 if delay > most.min(points) {
                     bail!(
                         "--rtc-delay is {delay}, but {} points can be given, by the checkpoint and the file",
@@ -93,6 +100,11 @@ impl RtcOptions {
                 let most = rtc_max_guidance.unwrap_or(Continuation::MOST_GUIDANCE);
                 if !(most.is_finite() && most >= 0.0) {
                     bail!("--rtc-max-guidance is {most}; it must be a number from 0 on");
+                }
+                if rtc_horizon == Some(0) {
+                    bail!(
+                        "--rtc-horizon is 0: then nothing of '{PREVIOUS_CHUNK}' counts; take it out of the file, or give a point from 1 on"
+                    );
                 }
                 let until = rtc_horizon.unwrap_or(10).min(points);
                 rtc_schedule.unwrap_or_default().write(delay, until, &mut weights);
