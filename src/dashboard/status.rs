@@ -24,6 +24,7 @@ pub struct Status {
     /// What `recent` counts are over.
     recent_s: f64,
     last_error: Option<String>,
+    task_outcome: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -40,6 +41,8 @@ struct Node {
 struct Joins {
     /// Chunks that continue what was sent before them.
     led: u64,
+    /// Those of them that left later than they assumed.
+    led_late: u64,
     assumed_delay_ms: f64,
     delay_ms: f64,
     mismatch: f64,
@@ -125,6 +128,7 @@ impl Status {
             chunks_hz: per_second(counts.chunks, before.chunks),
             joins: Joins {
                 led: counts.joins.led,
+                led_late: counts.joins.led_late,
                 assumed_delay_ms: round(counts.joins.assumed_delay_ms, 10.0),
                 delay_ms: round(counts.joins.delay_ms, 10.0),
                 mismatch: round(counts.joins.mismatch, 1e5),
@@ -139,6 +143,7 @@ impl Status {
                 .into(),
             recent_s: round(now.at.saturating_sub(recent.at).as_secs_f64(), 10.0),
             last_error: counts.last_error.clone(),
+            task_outcome: counts.task_outcome.clone(),
         }
     }
 }

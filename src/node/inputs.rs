@@ -20,7 +20,7 @@ use super::latest::Latest;
 use super::parameters::Parameters;
 use super::session::Switch;
 use super::stop::{Stop, StopOnDrop};
-use crate::control::{self, CameraInput, JointInput};
+use crate::control::{self, CameraInput, JointInput, Monitor};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::settings::{RealTimeSettings, Transport};
 
@@ -164,6 +164,21 @@ pub fn prompt(node: &mut r2r::Node, parameters: Parameters) -> anyhow::Result<Dr
                 Ok(_) => tracing::info!("the task is now: {}", prompt.data),
                 Err(error) => tracing::warn!("~/prompt: {error}; the task stays as it was"),
             }
+        }
+    }))
+}
+
+/// Subscribes to `~/task_outcome`: whoever judges how the task goes says it there, and whoever watches the node reads it.
+pub fn task_outcome(node: &mut r2r::Node, monitor: Monitor) -> anyhow::Result<Drain> {
+    // Longer texts are none that somebody reads at a glance.
+    const LONGEST: usize = 500;
+    let mut outcomes = node
+        .subscribe::<std_msgs::String>("~/task_outcome", QosProfile::default())
+        .context("cannot subscribe to ~/task_outcome")?;
+    Ok(Box::new(move || {
+        if let Some(outcome) = ready(&mut outcomes).last() {
+            let text: String = outcome.data.chars().take(LONGEST).collect();
+            monitor.metrics().set_task_outcome(&text);
         }
     }))
 }

@@ -249,6 +249,9 @@ impl Live<'_> {
         self.clean_up()?;
         let snapshot = monitor.snapshot();
         print(&snapshot.to_string());
+        if let Some(outcome) = &snapshot.task_outcome {
+            print(&format!("\ntask: {outcome}\n"));
+        }
         if let Some(error) = &snapshot.last_error {
             print(&format!("\nlast error: {error}\n"));
         }

@@ -89,7 +89,7 @@ impl Session {
         }
         let known_publishers = publishers.clone();
         let (clock, ending, real_time) = (house.clock.clone(), stop.clone(), settings.real_time);
-        let parameters = house.parameters.clone();
+        let (parameters, judged) = (house.parameters.clone(), monitor.clone());
         let (chunk_publisher, stream_publisher, mut threads) = house.hand.with(move |node, ends| {
             let chunk_publisher = ChunkPublisher::new(node, joints.names(), &outputs)?;
             let stream_publisher = StreamPublisher::new(node, joints.names(), &outputs)?;
@@ -101,6 +101,7 @@ impl Session {
             }
             ends.session.push(inputs::joints(node, joints, &clock, known_publishers)?);
             ends.session.push(inputs::prompt(node, parameters)?);
+            ends.session.push(inputs::task_outcome(node, judged)?);
             ends.graph = Some(graph);
             anyhow::Ok((chunk_publisher, stream_publisher, threads))
         })??;

@@ -89,6 +89,9 @@ impl Status {
         if let Some(chunk) = chunk {
             page += &self.chunk(chunk);
         }
+        if let Some(outcome) = &snapshot.task_outcome {
+            let _ = writeln!(page, "task: {outcome}");
+        }
         if let Some(error) = &snapshot.last_error {
             let _ = writeln!(page, "last error: {error}");
         }

@@ -109,6 +109,7 @@ pub struct Metrics {
     stages: [Latency; Stage::ALL.len()],
     cycles: CycleRing,
     last_error: Mutex<Option<String>>,
+    task_outcome: Mutex<Option<String>>,
     /// What is wrong with messages.
     pub complaints: Complaints,
     /// Which joints have not come, in words; none once all have.
@@ -137,6 +138,7 @@ impl Metrics {
             stages: Default::default(),
             cycles: CycleRing::new(KEPT_CYCLES),
             last_error: Mutex::new(None),
+            task_outcome: Mutex::new(None),
             complaints: Complaints::default(),
             missing_joints: Mutex::new(None),
             oldest_joint: AtomicUsize::new(0),
@@ -243,6 +245,11 @@ impl Metrics {
         }
     }
 
+    /// How the task goes, in the words of whoever judges it. Called by that topic's edge.
+    pub fn set_task_outcome(&self, outcome: &str) {
+        *self.task_outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.to_owned());
+    }
+
     /// Which joints have not come, in words. Called by the joints' edge, and only while that changes.
     pub fn set_missing_joints(&self, missing: Option<String>) {
         *self.missing_joints.lock().unwrap_or_else(PoisonError::into_inner) = missing;
@@ -280,6 +287,7 @@ impl Metrics {
             missed: Stage::ALL.map(|stage| (stage, self.missed[stage as usize].get())),
             stages: Stage::ALL.map(|stage| (stage, summary(&self.stages[stage as usize]))),
             last_error: self.last_error.lock().map_or(None, |last| last.clone()),
+            task_outcome: self.task_outcome.lock().map_or(None, |outcome| outcome.clone()),
             complaints: self.complaints.list(),
             missing_joints: self.missing_joints.lock().map_or(None, |missing| missing.clone()),
             oldest_joint: self.oldest_joint.load(Relaxed),

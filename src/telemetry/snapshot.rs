@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub missed: [(Stage, u64); Stage::ALL.len()],
     pub stages: [(Stage, LatencySummary); Stage::ALL.len()],
     pub last_error: Option<String>,
+    /// How the task goes, in the words of whoever judges it.
+    pub task_outcome: Option<String>,
     /// What is wrong with messages, each kind once.
     pub complaints: Vec<Complaint>,
     /// Which joints have not come, in words; none once all have.
@@ -114,6 +116,7 @@ impl fmt::Display for Snapshot {
         writeln!(f, "{:<30} {:>8}", "chunks out", self.chunks)?;
         if self.joins.led > 0 {
             writeln!(f, "{:<30} {:>8}", "continuing what was sent", self.joins.led)?;
+            writeln!(f, "{:<30} {:>8}", "  later than assumed", self.joins.led_late)?;
         }
         for (name, count) in [("stream ticks", self.ticks), ("missed: stream ticks", self.missed_ticks)] {
             if count > 0 {

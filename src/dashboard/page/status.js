@@ -29,6 +29,9 @@ export function show(news) {
   say(byId("version"), node.version);
   showSensors(news.sensors);
   showCounts(news);
+  const outcome = byId("task-outcome");
+  outcome.hidden = news.task_outcome === null;
+  say(outcome, news.task_outcome === null ? "" : `Task: ${news.task_outcome}`);
   say(byId("joins"), news.chunks > 1 ? joins(news.joins) : "");
 }
 
@@ -43,12 +46,13 @@ export function showEndToEnd(news) {
 }
 
 /** How the last chunk followed the one before, in words. */
-function joins({ led, assumed_delay_ms, delay_ms, mismatch, jump, joined_jump }) {
+function joins({ led, led_late, assumed_delay_ms, delay_ms, mismatch, jump, joined_jump }) {
   const number = (value) => value.toFixed(4);
   const joined = joined_jump === jump ? "" : `, ${number(joined_jump)} once joined`;
   const text = `The last chunk left ${ms(delay_ms)} ms after its observation, ${number(jump)} from where the joints were to be${joined}.`;
   if (led === 0) return text;
-  return `${text} It continued what was sent: ${ms(assumed_delay_ms)} ms were assumed, its first points are ${number(mismatch)} off.`;
+  const late = led_late === 0 ? "" : ` ${led_late} of ${led} such chunks left later than they assumed.`;
+  return `${text} It continued what was sent: ${ms(assumed_delay_ms)} ms were assumed, its first points are ${number(mismatch)} off.${late}`;
 }
 
 function showSensors(sensors) {
