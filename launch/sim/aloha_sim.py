@@ -23,6 +23,7 @@ from rclpy.utilities import remove_ros_args
 from controllers import Controllers, outputs_of
 from edge import Edge
 from robots import CAMERAS, HOME, JOINTS, Aloha, Kinematic, Missing, Pictures, SyntheticPictures
+from task import Attempts
 
 # The scene's control rate: joint states and targets of the arms.
 STEP_NS = 20_000_000
@@ -67,6 +68,7 @@ def arguments():
     add("--shadows", action="store_true", help="draw shadows and smooth edges: slow without a GPU")
     add("--synthetic-images", action="store_true", help="invented images instead of drawn ones: needs no GL")
     add("--kinematic", action="store_true", help="joints are at once where they are told to be: needs no MuJoCo")
+    add("--seed", type=int, default=0, help="of the cube's places [%(default)s]")
     add("--chunk-topic", default="/pi0_node/action_chunk", metavar="TOPIC", help="the node's chunks [%(default)s]")
     add("--outputs", metavar="FILE",
         help="parameter file of the node: a controller for each of its outputs, in place of one for all joints")
@@ -98,6 +100,8 @@ class Loop:
         outputs = read_outputs(options.outputs) if options.outputs else [(options.chunk_topic, "trajectory", JOINTS)]
         self.controllers = Controllers(JOINTS, HOME, outputs)
         self.edge = Edge(node, self.controllers, self.now_ns, options)
+        # Joints without a table have no task.
+        self.attempts = None if options.kinematic else Attempts(robot, options.seed)
         self.images = 0
         self.reported = (time.monotonic(), 0, 0, 0)
 
@@ -111,6 +115,12 @@ class Loop:
         for camera in CAMERAS:
             self.edge.publish_image(camera, time_ns, pictures.draw(camera), self.robot.field_of_view(camera))
         self.images += 1
+
+    def look(self, simulated_ns):
+        """How far the robot is with its task; called at every step."""
+        if self.attempts and (outcome := self.attempts.look(simulated_ns / 1e9)):
+            self.node.get_logger().info(outcome)
+            self.edge.publish_outcome(outcome)
 
     def report(self, simulated_ns):
         """Says now and then how fast this machine is."""
@@ -173,6 +183,7 @@ class RealTime(Loop):
             with self.lock:
                 self.robot.advance(self.controllers.at(due_ns), STEP_NS / 1e9)
                 joints = self.robot.joints()
+                self.look(simulated_ns)
             self.edge.publish_joints(self.now_ns(), *joints)
             self.report(simulated_ns)
 
@@ -211,6 +222,7 @@ class Lockstep(Loop):
             for _ in range(self.steps_per_image):
                 self.step_streams()
                 self.robot.advance(self.controllers.at(self.time_ns), STEP_NS / 1e9)
+                self.look(self.time_ns - START_NS)
                 self.edge.publish_joints(self.time_ns, *self.robot.joints())
             self.report(self.time_ns - START_NS)
         pictures.close()

@@ -7,7 +7,7 @@ from builtin_interfaces.msg import Time
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
 from robots import CAMERAS, JOINTS
@@ -44,6 +44,7 @@ class Edge:
         self.streams = {}
         """The same for each controller of streams."""
         self.joint_states = node.create_publisher(JointState, "/joint_states", QOS)
+        self.outcomes = node.create_publisher(String, "/pi0_node/task_outcome", QOS)
         self.clock = node.create_publisher(Clock, "/clock", QOS) if options.sim_time else None
         self.cameras = {camera: CameraTopics(node, camera) for camera in CAMERAS}
         self.chunk_topic = options.chunk_topic
@@ -63,6 +64,10 @@ class Edge:
 
     def publish_image(self, camera, time_ns, pixels, fovy_degrees):
         self.cameras[camera].publish(time_ns, pixels, fovy_degrees)
+
+    def publish_outcome(self, outcome):
+        """How the task goes, in words."""
+        self.outcomes.publish(String(data=outcome))
 
     def node_is_there(self):
         """Whether somebody sends trajectories and looks at a camera."""

@@ -17,6 +17,8 @@ CAMERAS = ["top", "left_wrist", "right_wrist"]
 HOME = [0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.1] * 2
 # What a gripper's 0 and 1 are as the distance of a finger from the middle, metres (gym-aloha's puppet gripper).
 CLOSED, OPEN = 0.01844, 0.058
+# Of the cube's middle when it lies on the table, metres.
+CUBE_HEIGHT = 0.02
 # Of cameras that nobody has, degrees from top to bottom.
 FIELD_OF_VIEW = 78.0
 
@@ -49,12 +51,36 @@ class Aloha:
         self.mujoco = _import_mujoco()
         self.model = self.mujoco.MjModel.from_xml_path(str(_scene()))
         self.data = self.mujoco.MjData(self.model)
+        self.box = self.model.geom("red_box").id
+        self.touching = [self._finger("left"), self._finger("right"), self.model.geom("table").id]
+        self.reset(HOME, cube_xy)
+
+    def _finger(self, side):
+        return self.model.geom(f"vx300s_{side}/10_{side}_gripper_finger").id
+
+    def reset(self, joints, cube_xy):
+        """Joints and cube at rest, the cube on the table."""
         self.mujoco.mj_resetDataKeyframe(self.model, self.data, 0)
         # Of each arm six joints and two fingers, in the same order as position, velocity and actuator.
-        self.data.qpos[:16] = self._fingers(HOME)
-        self.data.qpos[16:18] = cube_xy
+        self.data.qpos[:16] = self._fingers(joints)
         self.data.ctrl[:] = self.data.qpos[:16]
+        self.put_cube(cube_xy)
+
+    def put_cube(self, cube_xy):
+        """The cube at rest on the table, whatever held it; the arms stay as they are."""
+        self.data.qpos[16:] = [*cube_xy, CUBE_HEIGHT, 1.0, 0.0, 0.0, 0.0]
+        self.data.qvel[16:] = 0.0
         self.mujoco.mj_forward(self.model, self.data)
+
+    def cube(self):
+        """Where its middle is, metres."""
+        return self.data.qpos[16:19].copy()
+
+    def cube_touches(self):
+        """Whether the left hand, the right hand and the table touch the cube."""
+        pairs = [self.data.contact.geom1, self.data.contact.geom2]
+        others = set(pairs[0][pairs[1] == self.box]) | set(pairs[1][pairs[0] == self.box])
+        return [geom in others for geom in self.touching]
 
     def field_of_view(self, camera):
         """Degrees from top to bottom."""

@@ -1,0 +1,90 @@
+"""The cube scene's task: the right hand takes the cube and gives it to the left one. How far it got, as gym-aloha judges it. Used by the
+simulator and by training/.
+"""
+
+import numpy as np
+
+from robots import HOME
+
+# Where gym-aloha puts the cube, metres.
+CUBE_MIN, CUBE_MAX = (0.0, 0.4), (0.2, 0.6)
+# What is reached, in this order.
+STAGES = ("start", "touched", "lifted", "offered", "transferred")
+# A cube that only bounced off a finger is not held: a stage counts when it was seen for so many ticks.
+LASTING = 10
+
+
+def place_cube(random):
+    """A place on the table from a NumPy generator."""
+    return random.uniform(CUBE_MIN, CUBE_MAX)
+
+
+class Task:
+    """Watches one attempt."""
+
+    def __init__(self, robot):
+        self.robot = robot
+        self.best = 0
+        self.lasted = np.zeros(len(STAGES), int)
+
+    def look(self):
+        """Called at every tick; the stage that is reached for good so far."""
+        now = self.stage()
+        # Contacts flicker: a stage goes on through ticks that show a lower one, but not through the cube on the table.
+        self.lasted[1 : now + 1] += 1
+        if self.robot.cube_touches()[2]:
+            self.lasted[2:] = 0
+        reached = np.flatnonzero(self.lasted >= LASTING)
+        self.best = max(self.best, int(reached[-1]) if len(reached) else 0)
+        return self.best
+
+    def stage(self):
+        """What is the case at this moment, 0 to 4."""
+        left, right, table = self.robot.cube_touches()
+        if left:
+            return 3 if table or right else 4
+        return (1 if table else 2) if right else 0
+
+    def done(self):
+        return self.best == len(STAGES) - 1
+
+
+class Attempts:
+    """One attempt after the other: when the cube was given over and the arms are home again, or time is up, it lies on the table again,
+    somewhere else. The arms are never moved by it: for them, it goes on."""
+
+    # Of simulated time: two attempts that fail and go home by themselves fit.
+    LONGEST_S = 25.0
+    # Home is where no joint of an arm is further away, radians.
+    NEAR = 0.15
+
+    def __init__(self, robot, seed):
+        self.robot = robot
+        self.random = np.random.default_rng(seed)
+        self.finished, self.transferred = 0, 0
+        self.last = None
+        self._begin(0.0)
+
+    def _begin(self, now_s):
+        self.robot.put_cube(place_cube(self.random))
+        self.task, self.begun_s = Task(self.robot), now_s
+
+    def look(self, now_s):
+        """Called at every tick with the simulated time. A line about the attempt that has ended, if one has."""
+        self.task.look()
+        if not (self.task.done() and self._is_home()) and now_s - self.begun_s < self.LONGEST_S:
+            return None
+        self.finished += 1
+        self.transferred += self.task.done()
+        self.last = f"{STAGES[self.task.best]} after {now_s - self.begun_s:.1f} s"
+        self._begin(now_s)
+        return self.outcome()
+
+    def outcome(self):
+        """In a few words."""
+        last = f"; the last: {self.last}" if self.last else ""
+        return f"cube transferred in {self.transferred} of {self.finished} attempts{last}"
+
+    def _is_home(self):
+        joints = np.array(self.robot.joints()[0]) - HOME
+        return np.abs(np.delete(joints, [6, 13])).max() < self.NEAR
