@@ -4,6 +4,7 @@ mod audit;
 mod bench;
 mod check;
 mod checkpoint;
+mod evaluate;
 mod infer;
 mod plan;
 #[cfg(feature = "ros")]
@@ -42,6 +43,7 @@ enum Command {
     Check(check::Options),
     Infer(infer::Options),
     Replay(replay::Options),
+    Evaluate(evaluate::Options),
     Bench(bench::Options),
     Audit(audit::Options),
     Plan(plan::Options),
@@ -55,7 +57,7 @@ impl Command {
         match self {
             #[cfg(feature = "ros")]
             Self::Run(_) | Self::Record(_) | Self::Play(_) => false,
-            Self::Replay(_) | Self::Check(_) | Self::Infer(_) | Self::Bench(_) => true,
+            Self::Replay(_) | Self::Evaluate(_) | Self::Check(_) | Self::Infer(_) | Self::Bench(_) => true,
             Self::Audit(_) | Self::Plan(_) | Self::Checkpoint(_) => true,
         }
     }
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(options)) => check::run(options),
         Some(Command::Infer(options)) => infer::run(options),
         Some(Command::Replay(options)) => replay::run(options),
+        Some(Command::Evaluate(options)) => evaluate::run(options),
         Some(Command::Bench(options)) => bench::run(options),
         Some(Command::Audit(options)) => audit::run(options),
         Some(Command::Plan(options)) => plan::run(options),
