@@ -1,5 +1,5 @@
 //! `cargo xtask demo`: recorded cameras and joints go through a live node and come out as action chunks. With `--sim` they
-//! are a simulated robot's, which follows the chunks.
+//! are a simulated robot's, which follows the chunks and does what the shipped policy was trained for.
 //!
 //! The player or simulator and the node are processes of their own that meet over DDS, as a robot's drivers and the node
 //! would. The node's status goes to the terminal as it is; its last table, on standard output, says how many chunks there
@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use crate::command::{command, run as run_command};
-use crate::model::fitting_checkpoint;
 use crate::process::Process;
 use crate::root;
 use crate::simulator::{self, Readiness};
@@ -34,8 +33,7 @@ pub struct Options {
     /// Stop after so many seconds; without it, Ctrl-C stops.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
-    /// Checkpoint folder; without it, a random model is made in target/demo, of the largest size that this machine runs in
-    /// time.
+    /// Checkpoint folder [default: policies/aloha_cube, which takes the simulated robot's cube and hands it over].
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     /// A simulated ALOHA in the place of recorded topics; installs MuJoCo into .sim first.
@@ -47,7 +45,7 @@ pub struct Options {
     /// Recorded topics to play [default: tests/data/aloha_transfer_cube].
     #[arg(long, value_name = "BAG")]
     bag: Option<PathBuf>,
-    /// Node parameters [default: config/aloha.yaml].
+    /// Node parameters [default: config/aloha_cube.yaml; with --checkpoint, config/aloha.yaml].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// ROS domain, away from a robot's; to look in from another terminal, set ROS_DOMAIN_ID to it.
@@ -57,13 +55,14 @@ pub struct Options {
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let bag = given_or(&options.bag, "tests/data/aloha_transfer_cube")?;
-    let config = given_or(&options.config, "config/aloha.yaml")?;
+    let usual = if options.checkpoint.is_some() { "config/aloha.yaml" } else { "config/aloha_cube.yaml" };
+    let config = given_or(&options.config, usual)?;
     if options.sim
         && let Readiness::Missing(reason) = simulator::prepare()?
     {
         bail!("the simulator cannot run here: {reason}");
     }
-    let given_checkpoint = options.checkpoint.as_deref().map(existing).transpose()?;
+    let checkpoint = given_or(&options.checkpoint, "policies/aloha_cube")?;
 
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stopped);
@@ -72,10 +71,6 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     eprintln!("demo: building pi0_node (release; the first time takes minutes)");
     run_command(&mut command("cargo", &["build", "--release", "--package", "pi0_node"]))?;
     let binary = Binary::new(options.domain)?;
-    let checkpoint = match given_checkpoint {
-        Some(folder) => folder,
-        None => fitting_checkpoint(&binary)?,
-    };
 
     // The node's output passes through here, so it cannot see for itself whether there is a terminal.
     let status = if std::io::stdout().is_terminal() { "--status=screen" } else { "--status=lines" };
@@ -140,9 +135,9 @@ fn existing(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The release binary of the node, run from the repository's root on a DDS domain of this machine.
-pub struct Binary {
+struct Binary {
     /// Cargo's target folder.
-    pub target: PathBuf,
+    target: PathBuf,
     domain: String,
 }
 
@@ -155,7 +150,7 @@ impl Binary {
     }
 
     /// The node with arguments.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    fn command(&self, arguments: &[&str]) -> Command {
         let program = self.target.join("release/pi0_node");
         let mut command = command(&program.to_string_lossy(), arguments);
         self.meet(&mut command);

@@ -4,7 +4,6 @@ mod arm;
 mod bindgen;
 mod command;
 mod demo;
-mod model;
 mod patch;
 mod process;
 mod progress;
@@ -14,6 +13,7 @@ mod simulator;
 mod sourced;
 mod tenstorrent;
 mod test;
+mod training;
 mod wheels;
 
 use std::path::{Path, PathBuf};
@@ -37,6 +37,10 @@ enum Task {
     Demo(demo::Options),
     /// The simulated ALOHA: installs MuJoCo and its scene into .sim, prints how to start it by hand.
     Simulator,
+    /// How often the shipped policy, or another one, does the simulated ALOHA's task: the node's own loop in lockstep with it.
+    Evaluate(training::EvaluateOptions),
+    /// Make the shipped policy again: demonstrations of a scripted expert, then training, both on the CPU.
+    Train(training::TrainOptions),
     /// Tenstorrent's real library on a mock card: sets it up in .tenstorrent, prints the environment that programs need.
     Tenstorrent(tenstorrent::Options),
     /// Everything a change must pass: formatting, lints, all tests, documentation.
@@ -48,6 +52,8 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Demo(options) => setup::run().and_then(|()| demo::run(&options)),
         Task::Simulator => setup::run().and_then(|()| simulator::run()),
+        Task::Evaluate(options) => setup::run().and_then(|()| training::evaluate(&options)),
+        Task::Train(options) => training::train(&options),
         Task::Tenstorrent(options) => tenstorrent::run(&options),
         Task::Test(options) => setup::run().and_then(|()| test::run(&options)),
     };

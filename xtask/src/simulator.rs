@@ -4,7 +4,7 @@
 //! or that of `.ros`. A stamp written last says of which wheels and which Python they are; anything else is made anew.
 //! Called by `main`, by `demo --sim`, and by `test`, which tests without MuJoCo where `prepare` finds something missing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
@@ -16,6 +16,7 @@ use crate::{python, root, sourced, wheels};
 /// Every wheel with its version, as a requirements file.
 const WHEELS: &str = include_str!("../sim-wheels.txt");
 const PROGRAM: &str = "launch/sim/aloha_sim.py";
+const WITHOUT_ROS: &str = "launch/sim/attempts.py";
 
 /// What `prepare` found.
 pub enum Readiness {
@@ -68,7 +69,17 @@ pub fn prepare() -> anyhow::Result<Readiness> {
 
 /// The simulator with some arguments; `prepare` must have found everything.
 pub fn simulator(arguments: &[&str]) -> anyhow::Result<Command> {
-    let mut simulator = command(&interpreter(), &[&[PROGRAM], arguments].concat());
+    with_packages(command(&interpreter(), &[&[PROGRAM], arguments].concat()))
+}
+
+/// `pi0_node evaluate` with the simulator that it asks for its ticks.
+pub fn evaluate(program: &Path, arguments: &[String]) -> anyhow::Result<Command> {
+    let mut evaluate = command(&program.to_string_lossy(), &["evaluate"]);
+    evaluate.args(arguments).args(["--", &interpreter(), WITHOUT_ROS]);
+    with_packages(evaluate)
+}
+
+fn with_packages(mut simulator: Command) -> anyhow::Result<Command> {
     let given = env::var_os("PYTHONPATH").unwrap_or_default();
     let given = env::split_paths(&given).filter(|path| !path.as_os_str().is_empty());
     let paths = std::iter::once(packages()?).chain(given);
@@ -109,8 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn the_program_is_where_the_launch_file_installs_it_from() {
-        assert!(root().join(PROGRAM).is_file());
-        assert!(PROGRAM.starts_with("launch/"));
+    fn the_programs_are_where_the_launch_file_installs_them_from() {
+        for program in [PROGRAM, WITHOUT_ROS] {
+            assert!(root().join(program).is_file());
+            assert!(program.starts_with("launch/"));
+        }
     }
 }

@@ -30,15 +30,24 @@ pub fn install(environment: &Path, choose: impl Fn(&str) -> bool) -> anyhow::Res
 
 /// Installs wheels, each a line of a requirements file, and nothing that they name as needed.
 pub fn pip_install(environment: &Path, wheels: &[&str]) -> anyhow::Result<()> {
+    pip(environment, &[&["--no-deps"], wheels].concat())
+}
+
+/// Installs wheels and whatever they need.
+pub fn pip_install_with_needs(environment: &Path, wheels: &[&str]) -> anyhow::Result<()> {
+    pip(environment, wheels)
+}
+
+fn pip(environment: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     // Not the script `bin/pip`: its first line names the environment's path, and such lines are limited in length.
     let mut pip = Command::new(environment.join("bin/python"))
-        .args(["-m", "pip", "install", "--no-deps", "--only-binary=:all:", "--no-user"])
+        .args(["-m", "pip", "install", "--only-binary=:all:", "--no-user"])
         .args(["--disable-pip-version-check", "--progress-bar=off"])
-        .args(wheels)
+        .args(arguments)
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start pip")?;
-    let bar = progress::bar("downloading wheels", wheels.len());
+    let bar = progress::bar("downloading wheels", arguments.len());
     if let Some(stdout) = pip.stdout.take() {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if line.starts_with("Collecting ") {
