@@ -3,7 +3,10 @@
 //! Called by `control` and `cli`. A cycle is: write inputs, run, read outputs; after compilation none of these
 //! allocates, and nothing runs anywhere else: an operation that a device lacks is an error at compile time.
 
+mod constants;
 pub mod cpu;
+pub mod cuda;
+mod sums;
 pub mod tenstorrent;
 
 use std::time::Duration;
