@@ -71,7 +71,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     if options.guided {
         config.continuation = Continuation::Guided { most: Continuation::MOST_GUIDANCE };
     }
-    let precision = options.dtype.precision()?;
+    let precision = options.dtype.precision_on(&options.device)?;
     let mut device = device::open(&options.device, DeviceOptions::cpu(options.threads, precision))?;
     let mut reference = device::open("cpu", DeviceOptions::cpu(options.threads, Precision::F32))?;
     let tolerance = match (options.pcc, options.relative_rms) {

@@ -3,6 +3,7 @@
 mod arm;
 mod bindgen;
 mod command;
+mod cuda;
 mod demo;
 mod model;
 mod patch;

@@ -40,7 +40,9 @@ pub enum CudaError {
 
 fn where_looked(folder: &Option<PathBuf>) -> String {
     match folder {
-        Some(folder) => format!(": it is neither in {} nor where the system looks for libraries", folder.display()),
+        Some(folder) => {
+            format!(": it is neither in {} nor where the system looks for libraries", folder.display())
+        }
         None => ": it is not where the system looks for libraries".into(),
     }
 }

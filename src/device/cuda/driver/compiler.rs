@@ -29,7 +29,9 @@ pub fn binary(kernels: &[Kernel], architecture: &str, cache: Option<&Path>) -> R
     let mut hasher = DefaultHasher::new();
     (&source, architecture, version()).hash(&mut hasher);
     let file = cache.map(|folder| folder.join(format!("{:016x}.{architecture}.cubin", hasher.finish())));
-    if let Some(known) = file.as_ref().and_then(|file| std::fs::read(file).ok()).filter(|known| is_binary(known)) {
+    if let Some(known) =
+        file.as_ref().and_then(|file| std::fs::read(file).ok()).filter(|known| is_binary(known))
+    {
         return Ok(known);
     }
     let binary = compile(&source, architecture)?;
@@ -65,7 +67,8 @@ pub fn version() -> (i32, i32) {
 fn compile(source: &str, architecture: &str) -> Result<Vec<u8>, CudaError> {
     let failed = |log: String| CudaError::Compile { architecture: architecture.into(), log };
     let source = CString::new(source).map_err(|error| failed(error.to_string()))?;
-    let program = result::create_program(&source, Some(c"pi0_node.cu")).map_err(|error| failed(format!("{error:?}")))?;
+    let program = result::create_program(&source, Some(c"pi0_node.cu"))
+        .map_err(|error| failed(format!("{error:?}")))?;
     let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".into()];
     // SAFETY: a program that was just made and is destroyed below; buffers are as long as NVRTC says.
     unsafe {
@@ -82,7 +85,9 @@ fn compile(source: &str, architecture: &str) -> Result<Vec<u8>, CudaError> {
         });
         let binary = compiled.and_then(|()| {
             let mut size = 0;
-            sys::nvrtcGetCUBINSize(program, &raw mut size).result().map_err(|error| failed(format!("{error:?}")))?;
+            sys::nvrtcGetCUBINSize(program, &raw mut size)
+                .result()
+                .map_err(|error| failed(format!("{error:?}")))?;
             let mut binary = vec![0u8; size];
             let to = binary.as_mut_ptr().cast::<c_char>();
             sys::nvrtcGetCUBIN(program, to).result().map_err(|error| failed(format!("{error:?}")))?;
@@ -100,8 +105,9 @@ mod tests {
 
     #[test]
     fn architectures_are_named_as_nvrtc_names_them() {
-        assert_eq!([(8, 0), (8, 6), (9, 0), (12, 0)].map(|(major, minor)| architecture(major, minor)), [
-            "sm_80", "sm_86", "sm_90a", "sm_120"
-        ]);
+        assert_eq!(
+            [(8, 0), (8, 6), (9, 0), (12, 0)].map(|(major, minor)| architecture(major, minor)),
+            ["sm_80", "sm_86", "sm_90a", "sm_120"]
+        );
     }
 }

@@ -40,7 +40,8 @@ impl Gpu {
         let name = result::device::get_name(device).map_err(driver)?;
         use sys::CUdevice_attribute as Attribute;
         // SAFETY: a device that the driver has just named.
-        let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(driver);
+        let attribute =
+            |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(driver);
         let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         if major < 8 {
@@ -48,7 +49,8 @@ impl Gpu {
         }
         // SAFETY: as above; what is retained is released by `drop`.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(driver)?;
-        let mut gpu = Self { device, context, stream: std::ptr::null_mut(), name, capability: (major, minor) };
+        let mut gpu =
+            Self { device, context, stream: std::ptr::null_mut(), name, capability: (major, minor) };
         gpu.make_current()?;
         gpu.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|error| CudaError::call("making a stream", error))?;
@@ -71,12 +73,14 @@ impl Gpu {
         // SAFETY: freed by `Memory`.
         match unsafe { result::malloc_sync(bytes.max(1)) } {
             Ok(address) => Ok(Memory { gpu: self.clone(), address, bytes }),
-            Err(error) if error.0 == sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => Err(CudaError::Memory {
-                name: self.name.clone(),
-                what: what.into(),
-                free: self.free().unwrap_or(0),
-                needed: bytes,
-            }),
+            Err(error) if error.0 == sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => {
+                Err(CudaError::Memory {
+                    name: self.name.clone(),
+                    what: what.into(),
+                    free: self.free().unwrap_or(0),
+                    needed: bytes,
+                })
+            }
             Err(error) => Err(CudaError::call(format!("memory for {what}"), error)),
         }
     }
@@ -129,7 +133,14 @@ impl Gpu {
         let block = (launch.threads, 1, 1);
         // SAFETY: a function of a loaded module, with the arguments that it takes: tests/cuda_lowering.rs checks them.
         unsafe {
-            result::launch_kernel(function.0, (x, y, z), block, launch.shared_bytes, self.stream, &mut pointers)
+            result::launch_kernel(
+                function.0,
+                (x, y, z),
+                block,
+                launch.shared_bytes,
+                self.stream,
+                &mut pointers,
+            )
         }
         .map_err(|error| CudaError::call(format!("starting {}", launch.kernel.name()), error))
     }
@@ -191,7 +202,8 @@ unsafe fn transfers(graph: sys::CUgraph) -> Result<usize, result::DriverError> {
             let mut kind = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
             sys::cuGraphNodeGetType(node, &raw mut kind).result()?;
             use sys::CUgraphNodeType as Kind;
-            transfers += usize::from(matches!(kind, Kind::CU_GRAPH_NODE_TYPE_MEMCPY | Kind::CU_GRAPH_NODE_TYPE_HOST));
+            transfers +=
+                usize::from(matches!(kind, Kind::CU_GRAPH_NODE_TYPE_MEMCPY | Kind::CU_GRAPH_NODE_TYPE_HOST));
         }
     }
     Ok(transfers)

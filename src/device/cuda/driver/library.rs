@@ -21,14 +21,16 @@ struct Needed {
 
 const NVRTC: Needed =
     Needed { library: "libnvrtc.so.12", wheel: "nvidia-cuda-nvrtc-cu12", folder: "cuda_nvrtc/lib" };
-const CUBLASLT: Needed = Needed { library: "libcublasLt.so.12", wheel: "nvidia-cublas-cu12", folder: "cublas/lib" };
+const CUBLASLT: Needed =
+    Needed { library: "libcublasLt.so.12", wheel: "nvidia-cublas-cu12", folder: "cublas/lib" };
 
 /// Where the toolkit puts them when the system does not know of it.
 const TOOLKIT: &str = "/usr/local/cuda/lib64";
 
 /// The folder to look in: the parameter's, or the environment's.
 pub fn folder(parameter: Option<&Path>) -> Option<PathBuf> {
-    let variable = || std::env::var_os(LIBRARIES_VARIABLE).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let variable =
+        || std::env::var_os(LIBRARIES_VARIABLE).filter(|folder| !folder.is_empty()).map(PathBuf::from);
     parameter.map(Path::to_owned).or_else(variable)
 }
 
@@ -79,7 +81,12 @@ impl Needed {
     fn places(&self, folder: &Path) -> Vec<PathBuf> {
         let within = ["", "lib", "lib64"].map(|within| folder.join(within));
         let wheels = [folder.join("nvidia").join(self.folder), folder.join(self.folder)];
-        within.into_iter().chain(wheels).map(|place| place.join(self.library)).filter(|path| path.exists()).collect()
+        within
+            .into_iter()
+            .chain(wheels)
+            .map(|place| place.join(self.library))
+            .filter(|path| path.exists())
+            .collect()
     }
 }
 

@@ -46,7 +46,7 @@ extern "C" __global__ void BLOCK_OF(128)
     for (int j = 0; j < PER_LANE; j++) {
         const int at = lane + 32 * j;
         if (at < HEAD_DIM) {
-            out[(first_query + row) * out_stride + head * HEAD_DIM + at] = from_f32<T>(total > 0.0f ? sums[j] / total : 0.0f);
+            out[(first_query + row) * out_stride + head * HEAD_DIM + at] = from_f32<T>(total == 0.0f ? 0.0f : sums[j] / total);
         }
     }
 }

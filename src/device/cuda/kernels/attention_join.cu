@@ -15,6 +15,6 @@ extern "C" __global__ void NAME(const float *partial, const float *weights, int 
         for (int split = 0; split < splits; split++) {
             sum += partial[(split * all + index) * HEAD_DIM + at] * exp2f(weights[2 * (split * all + index)] - most);
         }
-        out[index / heads * out_stride + index % heads * HEAD_DIM + at] = from_f32<OUT>(total > 0.0f ? sum / total : 0.0f);
+        out[index / heads * out_stride + index % heads * HEAD_DIM + at] = from_f32<OUT>(total == 0.0f ? 0.0f : sum / total);
     }
 }

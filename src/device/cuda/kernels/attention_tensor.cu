@@ -169,7 +169,7 @@ extern "C" __global__ void BLOCK_OF(128)
         const long long at_query = first_query + row / shared_by;
         const int head = kv_head * shared_by + row % shared_by;
         if (splits == 1) {
-            const float factor = total[half] > 0.0f ? 1.0f / total[half] : 0.0f;
+            const float factor = total[half] == 0.0f ? 0.0f : 1.0f / total[half];
             bf16 *to = out + at_query * out_stride + head * HEAD_DIM;
 #pragma unroll
             for (int i = 0; i < PADDED / 8; i++) {
