@@ -185,10 +185,20 @@ struct Argument {
 template <typename T> struct Taken;
 template <> struct Taken<int> {
     static bool fits(const Argument &a) { return a.kind == INT; }
+    static Argument at(const void *place) {
+        Argument a = {INT, NOTHING, {}};
+        memcpy(&a.integer, place, sizeof a.integer);
+        return a;
+    }
     static int of(const Argument &a) { return a.integer; }
 };
 template <> struct Taken<float> {
     static bool fits(const Argument &a) { return a.kind == FLOAT; }
+    static Argument at(const void *place) {
+        Argument a = {FLOAT, NOTHING, {}};
+        memcpy(&a.number, place, sizeof a.number);
+        return a;
+    }
     static float of(const Argument &a) { return a.number; }
 };
 template <typename T> struct Taken<T *> {
@@ -199,6 +209,11 @@ template <typename T> struct Taken<T *> {
                                                                : OF_U8;
     static bool fits(const Argument &a) { return a.kind == POINTER && (a.element == NOTHING || a.element == ELEMENT); }
     static T *of(const Argument &a) { return (T *)a.pointer; }
+    static Argument at(const void *place) {
+        Argument a = {POINTER, ELEMENT, {}};
+        memcpy(&a.pointer, place, sizeof a.pointer);
+        return a;
+    }
 };
 
 template <auto KERNEL> struct Entry;
@@ -206,6 +221,14 @@ template <typename... A, void (*KERNEL)(A...)> struct Entry<KERNEL> {
     template <size_t... I> static void call(const Argument *a, std::index_sequence<I...>) { KERNEL(Taken<A>::of(a[I])...); }
     template <size_t... I> static bool fit(const Argument *a, std::index_sequence<I...>) {
         return (Taken<A>::fits(a[I]) && ...);
+    }
+    // Arguments as a driver is given them: where each lies.
+    template <size_t... I> static void take(void **given, Argument *to, std::index_sequence<I...>) {
+        ((to[I] = Taken<A>::at(given[I])), ...);
+    }
+    static unsigned take(void **given, Argument *to) {
+        take(given, to, std::index_sequence_for<A...>{});
+        return sizeof...(A);
     }
     static void run(const Argument *a) { call(a, std::index_sequence_for<A...>{}); }
     static bool fits(const Argument *a, unsigned count) {
@@ -217,6 +240,7 @@ struct Known {
     const char *name;
     void (*run)(const Argument *);
     bool (*fits)(const Argument *, unsigned);
+    unsigned (*take)(void **, Argument *);
 };
 
 inline int start(const Known *known, unsigned count, const char *name, const unsigned *grid, unsigned threads,

@@ -57,7 +57,7 @@ impl Machine {
             let name = kernel.name();
             _ = writeln!(
                 source,
-                "{{\"{name}\", machine::Entry<&{name}>::run, machine::Entry<&{name}>::fits}},"
+                "{{\"{name}\", machine::Entry<&{name}>::run, machine::Entry<&{name}>::fits, machine::Entry<&{name}>::take}},"
             );
         }
         source += "};\nextern \"C\" int machine_start(const char *name, const unsigned *grid, unsigned threads, unsigned shared, \

@@ -8,9 +8,11 @@ use crate::device::cuda::content::Content;
 use crate::device::cuda::program::{Element, Origin, View};
 use crate::graph::{DType, Graph, Op, Source, ValueId};
 
-/// By value: a product, a rotation or an attention reads it, itself or as a part of what it reads.
+/// By value: a product, a rotation or an attention reads it, itself or as a part of what it reads; what is left for other programs is
+/// read by their attentions.
 pub fn wanted_as_factors(graph: &Graph) -> Vec<bool> {
     let mut wanted = vec![false; graph.values.len()];
+    graph.residents.iter().for_each(|binding| wanted[binding.value.index()] = true);
     for node in graph.nodes.iter().rev() {
         let factors = match &node.op {
             Op::Linear { exact: false, .. } | Op::GatedLinear { .. } | Op::Rotary { .. } => 1,

@@ -160,11 +160,18 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// A part of where the whole is.
+    /// A part of where the whole is: no copy.
     pub fn slice(&mut self, node: &Node, axis: usize, start: usize, end: usize) -> Result<(), DeviceError> {
         let whole = self.as_it_is(node.operands[0])?;
         let part = if axis == 0 { whole.rows(start, end) } else { whole.columns(start, end) };
-        self.forms.entry(node.result).or_default().push(part);
+        // What is left for other programs is copied at once, so that the whole need not last.
+        let resident = self.graph.residents.iter().any(|binding| binding.value == node.result);
+        if resident && part.element == self.primary(node.result) {
+            let out = self.result(node.result);
+            self.copy(part, out);
+        } else {
+            self.forms.entry(node.result).or_default().push(part);
+        }
         Ok(())
     }
 
