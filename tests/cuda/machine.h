@@ -322,6 +322,8 @@ inline float lane_xor(float x, int bits) {
     return machine::meet(1, own)[lane ^ bits].number;
 }
 
+inline void sync_warp() { machine::meet(5, {}); }
+
 inline void matrices(u32 (&out)[4], const bf16 *row, int kind, bool transposed) {
     const unsigned lane = threadIdx.x % 32;
     if ((uintptr_t)row % 16) machine::stop("a row of a matrix is not at a multiple of 16 bytes");

@@ -316,30 +316,43 @@ impl<'a> Run<'a> {
             })
             .collect();
         let written: Vec<BufferId> = call.views().1.iter().map(|view| view.buffer).collect();
+        let only_read: Vec<BufferId> =
+            call.views().0.iter().map(|view| view.buffer).filter(|id| !written.contains(id)).collect();
         let content = |run: &Self| written.iter().map(|&id| run.bytes(id).to_vec()).collect::<Vec<_>>();
         let before = content(self);
-        self.own
-            .iter()
-            .filter(|(id, _)| !written.contains(id))
-            .for_each(|(_, guarded)| guarded.protect(true));
+        self.protect(&only_read, true);
         let first = machine.launch(launch, &arguments, false);
         let forwards = content(self);
         for (&id, bytes) in written.iter().zip(&before) {
             self.bytes_mut(id).copy_from_slice(bytes);
         }
         let second = machine.launch(launch, &arguments, true);
-        self.own.values().for_each(|guarded| guarded.protect(false));
+        self.protect(&only_read, false);
         if let Err(what) = first.and(second) {
             return failed(&what);
         }
         if content(self) != forwards {
             return failed("a race: with threads in another order the results are others");
         }
-        let memory = self.own.values().chain(self.memory.residents.values()).chain([&self.work]);
-        if memory.into_iter().any(Guarded::is_damaged) {
+        if written.iter().any(|id| self.guarded(*id).is_damaged()) {
             return failed("written beside a buffer");
         }
         Ok(())
+    }
+
+    /// The memory that a buffer lies in.
+    fn guarded(&self, id: BufferId) -> &Guarded {
+        match &self.program.buffer(id).origin {
+            Origin::Resident(name) => &self.memory.residents[name],
+            Origin::Work { .. } if self.memory.placed => &self.work,
+            _ => &self.own[&id],
+        }
+    }
+
+    /// Lets nobody write into these, or everybody; working memory that is shared stays open.
+    fn protect(&self, buffers: &[BufferId], closed: bool) {
+        let own = buffers.iter().filter(|id| self.own.contains_key(id));
+        own.for_each(|id| self.guarded(*id).protect(closed));
     }
 
     fn product(&mut self, product: &Product) {

@@ -5,7 +5,7 @@
 //! compilation. All programs use the same working memory, since one runs at a time. A run starts the graph and the copies of its
 //! outputs into pinned memory, and waits once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ use super::driver::{compiler, library};
 use super::error::CudaError;
 use super::kernels::Kernel;
 use super::lower::{Residents, lower};
-use super::program::{Call, Element, Input, Origin, OutputSource, Program, View, Work};
+use super::program::{Buffer, Call, Element, Input, Origin, OutputSource, Program, View, Work};
 use crate::device::{Account, Device, DeviceError, ProgramId, Progress, StepAccount, StepTime};
-use crate::graph::{Graph, GraphError, HostTensor, HostView, TensorType, Weights};
+use crate::graph::{Graph, GraphError, HostTensor, HostView, Source, TensorType, ValueId, Weights};
 
 /// How a GPU is opened and used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl CudaDevice {
 
     /// Refuses a program that the GPU has no room for, before anything of it is loaded.
     fn check_memory(&self, program: &Program) -> Result<(), CudaError> {
-        let new = |buffer: &super::program::Buffer| match &buffer.origin {
+        let new = |buffer: &Buffer| match &buffer.origin {
             Origin::Content(content) => {
                 !self.contents.contains_key(&(content.key().to_owned(), buffer.element))
             }
@@ -117,10 +117,9 @@ impl CudaDevice {
             Origin::Input(_) | Origin::Output(_) => true,
             Origin::Work { .. } => false,
         };
-        let mut seen = HashSet::new();
-        let own = program.buffers.iter().filter(|buffer| new(buffer) && seen.insert(&buffer.name));
+        let own = program.buffers.iter().filter(|buffer| new(buffer));
         let more_work = program.work_bytes.saturating_sub(self.work.as_ref().map_or(0, |(bytes, _)| *bytes));
-        let needed = own.map(super::program::Buffer::bytes).sum::<usize>() + more_work;
+        let needed = own.map(Buffer::bytes).sum::<usize>() + more_work;
         let free = self.gpu.free()?;
         if needed <= free {
             return Ok(());
@@ -168,9 +167,7 @@ impl CudaDevice {
             OutputSource::Known(value) => Some(value),
             OutputSource::Buffer(_) => None,
         });
-        let known_outputs = |value: &crate::graph::ValueId| {
-            matches!(graph.value(*value).source, crate::graph::Source::Node(_))
-        };
+        let known_outputs = |value: &ValueId| matches!(graph.value(*value).source, Source::Node(_));
         let computed = content::compute(graph, new, of_outputs.filter(known_outputs), weights)?;
 
         let mut addresses = vec![0; program.buffers.len()];
@@ -229,7 +226,7 @@ impl CudaDevice {
                 }
                 OutputSource::Known(value) => {
                     Read::Known(match (&graph.value(value).source, computed.get(&value)) {
-                        (crate::graph::Source::Constant(known), _) => known.clone(),
+                        (Source::Constant(known), _) => known.clone(),
                         (_, Some(values)) => HostTensor::F32(values.clone()),
                         _ => return Err(taken(&output.name)),
                     })
@@ -324,14 +321,13 @@ impl Device for CudaDevice {
         let program = lower(graph, self.factors, &mut self.residents)?;
         self.check_memory(&program)?;
         self.load_kernels(&program)?;
-        let new = |buffer: &super::program::Buffer| match &buffer.origin {
+        let new = |buffer: &Buffer| match &buffer.origin {
             Origin::Content(content) => {
                 !self.contents.contains_key(&(content.key().to_owned(), buffer.element))
             }
             _ => false,
         };
-        let total: usize =
-            program.buffers.iter().filter(|buffer| new(buffer)).map(super::program::Buffer::bytes).sum();
+        let total: usize = program.buffers.iter().filter(|buffer| new(buffer)).map(Buffer::bytes).sum();
         progress.begin(&format!("compiling {}", graph.name), total as u64);
         let loaded = self.load(program, graph, weights, progress);
         progress.end();

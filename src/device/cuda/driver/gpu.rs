@@ -8,7 +8,7 @@ use std::time::Duration;
 use cudarc::driver::{result, sys};
 
 use super::super::error::CudaError;
-use super::super::program::Argument;
+use super::super::program::{Argument, Launch, View};
 
 /// A GPU that is open.
 pub struct Gpu {
@@ -113,8 +113,8 @@ impl Gpu {
     pub fn launch(
         &self,
         function: Function,
-        launch: &super::super::program::Launch,
-        address: impl Fn(&super::super::program::View) -> u64,
+        launch: &Launch,
+        address: impl Fn(&View) -> u64,
     ) -> Result<(), CudaError> {
         // Each in a word of its own, of which the kernel takes as much as its type has.
         let mut words: Vec<u64> = launch
@@ -321,6 +321,10 @@ impl Module {
         let text = CString::new(name).map_err(|error| CudaError::call(name, error))?;
         // SAFETY: a module that is loaded.
         let function = unsafe { result::module::get_function(self.module, text) }.map_err(failed)?;
+        // So much every kernel may have without asking.
+        if shared_bytes <= 48 << 10 {
+            return Ok(Function(function));
+        }
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: a function of this module.
         unsafe { result::function::set_function_attribute(function, attribute, shared_bytes as i32) }

@@ -34,6 +34,9 @@ __device__ __forceinline__ u32 pack_bf16(float first, float second) {
 // The value that the lane whose number differs by `bits` has.
 __device__ __forceinline__ float lane_xor(float x, int bits) { return __shfl_xor_sync(0xffffffffu, x, bits); }
 
+// Waits until all lanes of the warp are here.
+__device__ __forceinline__ void sync_warp() { __syncwarp(0xffffffffu); }
+
 __device__ __forceinline__ u32 shared_address(const void *pointer) {
     u32 address;
     asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }" : "=r"(address) : "l"(pointer));

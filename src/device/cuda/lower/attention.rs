@@ -78,7 +78,7 @@ impl Lowering<'_> {
         if !tensor {
             let kernel = Kernel::new("attention").element("T", query.element).number("HEAD_DIM", head_dim);
             let grid = [(queries * heads).div_ceil(THREADS / 32), sequences, 1];
-            self.launch(kernel, grid, THREADS, 0, arguments);
+            self.launch(kernel, grid, THREADS, 4 * THREADS, arguments);
             return Ok(());
         }
 
