@@ -1,11 +1,11 @@
 //! NVIDIA's compiler NVRTC, without a GPU and without root: into the git-ignored folder `.cuda` goes an environment with the wheels of
-//! `cuda-wheels.txt`. Called by `test`, which has every kernel compiled for every kind of GPU, and skips that where there can be no
+//! `cuda-wheels.txt`. Called by `main`, and by `test`, which has every kernel compiled for every kind of GPU, and skips that where there can be no
 //! such environment.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::{python, root, wheels};
 
@@ -14,6 +14,17 @@ const WHEELS: &str = include_str!("../cuda-wheels.txt");
 
 /// What names the folder with NVIDIA's libraries to a test.
 pub const VARIABLE: &str = "PI0_CUDA_LIBRARIES";
+
+/// Prepares it and prints the variable, fit for `env`.
+pub fn run() -> anyhow::Result<()> {
+    match prepare()? {
+        Ok(libraries) => {
+            println!("{VARIABLE}={}", libraries.display());
+            Ok(())
+        }
+        Err(reason) => bail!("NVIDIA's NVRTC cannot run here: {reason}"),
+    }
+}
 
 /// The folder with the libraries, made if it is not there; or why there can be none.
 pub fn prepare() -> anyhow::Result<Result<PathBuf, String>> {

@@ -40,6 +40,8 @@ enum Task {
     Simulator,
     /// Tenstorrent's real library on a mock card: sets it up in .tenstorrent, prints the environment that programs need.
     Tenstorrent(tenstorrent::Options),
+    /// NVIDIA's compiler for kernels, which needs no GPU: sets it up in .cuda, prints the variable that names it to tests.
+    Cuda,
     /// Everything a change must pass: formatting, lints, all tests, documentation.
     Test(test::Options),
 }
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => setup::run().and_then(|()| demo::run(&options)),
         Task::Simulator => setup::run().and_then(|()| simulator::run()),
         Task::Tenstorrent(options) => tenstorrent::run(&options),
+        Task::Cuda => cuda::run(),
         Task::Test(options) => setup::run().and_then(|()| test::run(&options)),
     };
     match result {
