@@ -16,3 +16,4 @@ pub mod observe;
 pub mod policy;
 pub mod settings;
 pub mod telemetry;
+pub mod verify;

@@ -18,11 +18,12 @@ fn report(arguments: &[&str], folder: &Path) -> Value {
 }
 
 #[test]
-fn every_component_is_accounted_for_on_both_devices() {
+fn every_component_is_accounted_for_on_every_device() {
     let folder = tempfile::tempdir().unwrap();
     let cpu = report(&["--device", "cpu", "--cameras", "2"], folder.path());
     let card = report(&["--device", "tenstorrent:n150", "--without-card", "--cameras", "2"], folder.path());
-    for (device, report) in [("cpu", &cpu), ("card", &card)] {
+    let gpu = report(&["--device", "cuda", "--without-card", "--cameras", "2"], folder.path());
+    for (device, report) in [("cpu", &cpu), ("card", &card), ("gpu", &gpu)] {
         let components = report["components"].as_array().unwrap();
         assert_eq!(components.len(), 11);
         for component in components {
@@ -48,6 +49,23 @@ fn every_component_is_accounted_for_on_both_devices() {
     assert!((flops(&cpu) / flops(&card) - 1.0).abs() < 0.05);
     assert_eq!(card["source"], "the lowered program");
     assert!(card["programs_per_step"][5].as_u64() < card["programs_per_step"][0].as_u64());
+}
+
+#[test]
+fn the_calls_for_a_gpu_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        audit(&["--device", "cuda", "--without-card", "--programs", folder.path().to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(folder.path().join("act.txt")).unwrap();
+    for part in [
+        "steps.0.expert.layers.0.attn.q+k+v: ",
+        "attention_tensor_HEAD_DIM_16<<<",
+        "attention_join",
+        "euler_step",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]
@@ -79,9 +97,11 @@ fn text_calls(path: &Path) -> usize {
 #[test]
 fn options_of_another_device_and_unknown_cards_are_refused() {
     for (arguments, expected) in [
-        (&["--mock"][..], "--mock, --without-card and --programs are for --device tenstorrent"),
+        (&["--mock"][..], "--mock is for --device tenstorrent"),
         (&["--device", "tenstorrent:p9000", "--without-card"], "there is no card 'p9000'"),
         (&["--device", "gpu"], "there is no device 'gpu'"),
+        (&["--device", "cuda:h100"], "there is no GPU 'h100'"),
+        (&["--device", "cuda", "--programs", "out"], "needs --without-card"),
     ] {
         let output = audit(arguments);
         let text = String::from_utf8(output.stderr).unwrap();

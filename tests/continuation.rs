@@ -44,7 +44,7 @@ fn every_step_is_drawn_towards_the_chunk_before_as_in_the_reference() {
                 continue;
             }
             let Difference { relative_rms, largest, .. } =
-                Difference::of(&golden, value, &found[value], expected);
+                model::difference(&golden, value, &found[value], expected);
             println!("{name} ({isa}) {value}: relative rms {relative_rms:.1e}, largest {largest:.1e}");
             assert!(relative_rms <= RELATIVE_RMS, "{name} ({isa}) {value}: relative rms {relative_rms:e}");
             assert!(
@@ -61,7 +61,7 @@ fn every_step_is_drawn_towards_the_chunk_before_as_in_the_reference() {
 fn guidance_changes_what_it_should() {
     for name in CONTINUED {
         let golden = Golden::load(name);
-        let apart = |a: &str, b: &str| Difference::of(&golden, a, &golden.outputs[a], &golden.outputs[b]);
+        let apart = |a: &str, b: &str| model::difference(&golden, a, &golden.outputs[a], &golden.outputs[b]);
         let changed = apart("actions", "actions_without_guidance").relative_rms;
         assert!(
             changed > 1e-2,

@@ -65,7 +65,7 @@ fn compare_of(cases: impl Iterator<Item = &'static Case>, prefixes: &[&str]) {
 fn compare_one(case: &Case, name: &str, expected: &Tensor) {
     let found =
         case.found.get(name).unwrap_or_else(|| panic!("{}: '{name}' is not among our values", case.name));
-    let Difference { relative_rms, largest, .. } = Difference::of(&case.golden, name, found, expected);
+    let Difference { relative_rms, largest, .. } = model::difference(&case.golden, name, found, expected);
     println!("{} {name}: relative rms {relative_rms:.1e}, largest difference {largest:.1e}", case.name);
     assert!(relative_rms <= RELATIVE_RMS, "{} {name}: relative rms {relative_rms:e}", case.name);
     if name == "actions" {

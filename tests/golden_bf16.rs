@@ -11,7 +11,7 @@ mod golden;
 mod model;
 
 use golden::Golden;
-use model::{Difference, graphs, run};
+use model::{graphs, run};
 use pi0_node::device::cpu::{Isa, Precision};
 use pi0_node::policy::Intermediates;
 
@@ -36,7 +36,7 @@ fn as_close_as_torch(model: &str) {
     for isa in Isa::available() {
         let found = run(&exact, &graphs, isa, Precision::Bf16);
         for (name, expected) in &exact.outputs {
-            let from_exact = |tensor| Difference::of(&exact, name, tensor, expected);
+            let from_exact = |tensor| model::difference(&exact, name, tensor, expected);
             let (ours, theirs) = (from_exact(&found[name]), from_exact(&torch.outputs[name]));
             println!("{isa} {name}: {:.1e}, torch {:.1e}", ours.relative_rms, theirs.relative_rms);
             let allowed = (TIMES_TORCH * theirs.relative_rms).max(F32_ROUNDING);
@@ -53,7 +53,7 @@ fn bf16_is_not_f32() {
     let graphs = graphs(&exact, &Intermediates::None);
     let error = |precision| {
         let found = run(&exact, &graphs, Isa::Portable, precision);
-        Difference::of(&exact, "actions", &found["actions"], &exact.outputs["actions"]).relative_rms
+        model::difference(&exact, "actions", &found["actions"], &exact.outputs["actions"]).relative_rms
     };
     assert!(error(Precision::F32) < 1e-5);
     assert!(error(Precision::Bf16) > 1e-4);

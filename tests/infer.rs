@@ -196,7 +196,9 @@ fn unknown_values_and_devices_are_refused() {
     assert!(case.refused("v_t_0,v_t_99").contains("the model has no v_t_99"));
     let mut arguments = case.arguments("");
     arguments.extend(["--device".into(), "abacus".into()]);
-    assert!(fails(&arguments).contains("there is no device 'abacus'; there are cpu, tenstorrent"));
+    assert!(
+        fails(&arguments).contains("there is no device 'abacus'; there are cpu, cuda, cuda:1, tenstorrent")
+    );
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn lowered_programs_compute_what_the_reference_does() {
                 let found =
                     found.get(name).unwrap_or_else(|| panic!("{file}: '{name}' is not among our values"));
                 let Difference { relative_rms, correlation, .. } =
-                    Difference::of(&golden, name, found, expected);
+                    model::difference(&golden, name, found, expected);
                 println!(
                     "{file} {precision} {name}: relative rms {relative_rms:.1e}, correlation {correlation:.6}"
                 );

@@ -44,7 +44,7 @@ fn every_value_of_every_component_is_the_reference_s() {
                 continue; // Known when the graph is built; no card computes it.
             }
             let found = found.get(name).unwrap_or_else(|| panic!("{file}: no '{name}'"));
-            let Difference { relative_rms, .. } = Difference::of(&golden, name, found, expected);
+            let Difference { relative_rms, .. } = model::difference(&golden, name, found, expected);
             println!("{file} {name}: relative rms {relative_rms:.1e}");
             assert!(relative_rms <= RELATIVE_RMS, "{file} {name}: {relative_rms:e}");
         }
@@ -61,7 +61,7 @@ fn actions_alone_are_the_reference_s_on_every_card() {
             assert_eq!(found.len(), 1);
             let expected = &golden.outputs["actions"];
             let Difference { relative_rms, .. } =
-                Difference::of(&golden, "actions", &found["actions"], expected);
+                model::difference(&golden, "actions", &found["actions"], expected);
             assert!(relative_rms <= RELATIVE_RMS, "{file} on {}: {relative_rms:e}", card.name);
         }
     }
@@ -77,7 +77,7 @@ fn chunks_that_continue_another_are_the_reference_s() {
             .iter()
             .filter(|(name, _)| name.starts_with("x_t_") || name.starts_with("v_t_") || *name == "actions")
         {
-            let Difference { relative_rms, .. } = Difference::of(&golden, name, &found[name], expected);
+            let Difference { relative_rms, .. } = model::difference(&golden, name, &found[name], expected);
             assert!(relative_rms <= RELATIVE_RMS, "{file} {name}: {relative_rms:e}");
         }
     }
@@ -96,7 +96,7 @@ fn chunks_with_given_points_are_those_of_the_cpu() {
         for card in Card::ALL {
             let found = run(&golden, &lowered::lowered(&golden, &card, &Intermediates::None));
             let Difference { relative_rms, .. } =
-                Difference::of(&golden, "actions", &found["actions"], &expected["actions"]);
+                model::difference(&golden, "actions", &found["actions"], &expected["actions"]);
             assert!(relative_rms <= RELATIVE_RMS, "{file} on {}: {relative_rms:e}", card.name);
         }
     }
@@ -111,7 +111,7 @@ fn another_state_gives_other_actions() {
     state[0] += 0.5;
     let found = run(&golden, &programs);
     let expected = &golden.outputs["actions"];
-    assert!(Difference::of(&golden, "actions", &found["actions"], expected).relative_rms > 1e-3);
+    assert!(model::difference(&golden, "actions", &found["actions"], expected).relative_rms > 1e-3);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::device::cpu::Dtype;
 use crate::device::tenstorrent::{
     self, Card, Precisions, Program, Residents, TenstorrentDevice, TenstorrentOptions,
 };
-use crate::device::{self, Account, Device, DeviceOptions};
+use crate::device::{self, Account, Device, DeviceOptions, cuda};
 use crate::graph::{Graph, GraphError, Weights};
 use crate::policy::checkpoint::random::RandomWeights;
 use crate::policy::{Checkpoint, Intermediates, PolicyConfig, PolicyGraphs};
@@ -38,16 +38,16 @@ pub struct Options {
     /// Denoising steps, 1 to 1000; without it, the model's own.
     #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     steps: Option<usize>,
-    /// Device: cpu, tenstorrent, or tenstorrent:p150, :n150, :n300.
+    /// Device: cpu, cuda, cuda:1, tenstorrent, or tenstorrent:p150, :n150, :n300.
     #[arg(long, default_value = "cpu")]
     device: String,
     /// The Tenstorrent card is a mock: the real library with a described card, which computes nothing.
     #[arg(long)]
     mock: bool,
-    /// Only lower the model for the Tenstorrent card: needs neither card nor library, and nothing runs.
+    /// Only lower the model for the Tenstorrent card or the NVIDIA GPU: needs neither card nor library, and nothing runs.
     #[arg(long, conflicts_with = "mock")]
     without_card: bool,
-    /// How the CPU device stores weights and what they are multiplied with: bf16 or f32.
+    /// How the CPU or a GPU stores weights and what they are multiplied with: bf16 or f32.
     #[arg(long, default_value_t = Dtype::Auto)]
     dtype: Dtype,
     /// Also write the report to this file, as JSON.
@@ -56,7 +56,7 @@ pub struct Options {
     /// Also write the report to this file, as Markdown.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
-    /// Also write the lowered Tenstorrent programs to this folder: every call with its tensors, as text and as JSON.
+    /// Also write the lowered programs to this folder: every call with its tensors, as text; those for Tenstorrent cards as JSON, too.
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
 }
@@ -73,10 +73,13 @@ pub fn run(options: Options) -> anyhow::Result<()> {
             lowered(&config, &options, device::card_named(card)?.unwrap_or(Card::P150))?
         }
         "tenstorrent" => on_card(&config, &options, device::card_named(card)?, weights)?,
+        "cuda" if options.without_card => lowered_for_gpu(&config, &options)?,
+        "cuda" if options.programs.is_some() => bail!("--programs with --device cuda needs --without-card"),
+        "cuda" if !options.mock => on_device(&config, &options, weights, true)?,
         _ if options.mock || options.without_card || options.programs.is_some() => {
-            bail!("--mock, --without-card and --programs are for --device tenstorrent")
+            bail!("--mock is for --device tenstorrent, --without-card and --programs are for it and for cuda")
         }
-        _ => on_cpu(&config, &options, weights)?,
+        _ => on_device(&config, &options, weights, false)?,
     };
     let report = Report::of(&audited, config.denoising_steps);
     print!("{report}");
@@ -101,11 +104,17 @@ fn graphs(
     PolicyGraphs::rewritten(config, options.cameras, &Intermediates::None, rewrite)
 }
 
-fn on_cpu(config: &PolicyConfig, options: &Options, weights: &dyn Weights) -> anyhow::Result<Audited> {
-    let device_options = DeviceOptions::cpu(0, options.dtype.precision()?);
+/// Compiles for a device that needs no more than to be opened; with `run`, what a first run prepares is looked at, too.
+fn on_device(
+    config: &PolicyConfig,
+    options: &Options,
+    weights: &dyn Weights,
+    run: bool,
+) -> anyhow::Result<Audited> {
+    let device_options = DeviceOptions::cpu(0, options.dtype.precision_on(&options.device)?);
     let mut device = device::open(&options.device, device_options)?;
     let graphs = graphs(config, options, |graph| device.simplify(graph))?;
-    let accounts = compile(&mut *device, &graphs, weights)?;
+    let accounts = compile(&mut *device, &graphs, weights, run)?;
     Ok(Audited { device: device.describe(), graphs, accounts })
 }
 
@@ -113,10 +122,15 @@ fn compile(
     device: &mut dyn Device,
     graphs: &PolicyGraphs,
     weights: &dyn Weights,
+    run: bool,
 ) -> anyhow::Result<[Account; 2]> {
     let progress = Bar::default();
     let perceive = device.compile(&graphs.perceive, weights, &progress)?;
     let act = device.compile(&graphs.act, weights, &progress)?;
+    if run {
+        device.run(perceive)?;
+        device.run(act)?;
+    }
     Ok([device.account(perceive)?, device.account(act)?])
 }
 
@@ -151,6 +165,23 @@ fn lowered(config: &PolicyConfig, options: &Options, card: Card) -> anyhow::Resu
     let account = |program: &Program| program.account(card.name.into(), &[], precisions.weights);
     let accounts = [account(&perceive), account(&act)];
     Ok(Audited { device: format!("tenstorrent {} (lowered only, not run)", card.name), graphs, accounts })
+}
+
+fn lowered_for_gpu(config: &PolicyConfig, options: &Options) -> anyhow::Result<Audited> {
+    let graphs = graphs(config, options, cuda::simplify)?;
+    let factors = device::cuda_factors(options.dtype.precision_on(&options.device)?);
+    let mut residents = cuda::Residents::new();
+    let perceive = cuda::lower(&graphs.perceive, factors, &mut residents)?;
+    let act = cuda::lower(&graphs.act, factors, &mut residents)?;
+    if let Some(folder) = &options.programs {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for program in [&perceive, &act] {
+            write(&folder.join(format!("{}.txt", program.name)), &program.to_string())?;
+        }
+    }
+    let account = |program: &cuda::Program| program.account("a GPU".into(), "the lowered program", factors);
+    let accounts = [account(&perceive), account(&act)];
+    Ok(Audited { device: "cuda (lowered only, not run)".into(), graphs, accounts })
 }
 
 fn write_programs(folder: &Path, programs: [&Program; 2]) -> anyhow::Result<()> {

@@ -41,7 +41,7 @@ pub struct Options {
     /// Cameras, 1 to 8.
     #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=8))]
     cameras: usize,
-    /// How the CPU device stores weights: bf16, f32, or auto, which is what this CPU multiplies fast.
+    /// How the CPU or a GPU stores weights: bf16, f32, or auto, which is what it multiplies fast.
     #[arg(long, default_value_t = Dtype::Auto)]
     dtype: Dtype,
     /// Denoising steps, 1 to 1000; without it, the model's own.
@@ -62,7 +62,7 @@ pub struct Options {
     /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Device that runs the model.
+    /// Device that runs the model: what the parameter `device` takes.
     #[arg(long, default_value = "cpu")]
     device: String,
     /// The Tenstorrent card is a mock, which computes nothing: times are those of the host's library.
@@ -82,7 +82,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let model = model_name(&options, &config);
     config.prompt_tokens = padded_prompt(&config, options.cameras, tokens);
 
-    let precision = options.dtype.precision()?;
+    let precision = options.dtype.precision_on(&options.device)?;
     let device_options =
         DeviceOptions { mock: options.mock, ..DeviceOptions::cpu(options.threads, precision) };
     let mut device = device::open(&options.device, device_options)?;

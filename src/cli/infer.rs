@@ -39,10 +39,10 @@ pub struct Options {
     /// Intermediate values to write as well: `all`, or names such as prefix_embs,cache_k_0,v_t_3.
     #[arg(long, value_name = "NAMES", default_value = "")]
     values: String,
-    /// Device that runs the model.
+    /// Device that runs the model: what the parameter `device` takes.
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// How the CPU device stores weights and what they are multiplied with: f32, the reference, or bf16.
+    /// How the CPU or a GPU stores weights and what they are multiplied with: f32, the reference, or bf16.
     #[arg(long, default_value_t = Dtype::Is(Precision::F32))]
     dtype: Dtype,
     /// Threads of the CPU device, at most 1024; 0 means one per core.
@@ -59,8 +59,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let config = &PolicyConfig { continuation: inputs.continuation(), ..*checkpoint.config() };
     let wanted = Intermediates::parse(&options.values);
     check_names(&wanted, &PolicyGraphs::as_written(config, inputs.cameras(), &wanted)?)?;
-    let mut device =
-        device::open(&options.device, DeviceOptions::cpu(options.threads, options.dtype.precision()?))?;
+    let mut device = device::open(
+        &options.device,
+        DeviceOptions::cpu(options.threads, options.dtype.precision_on(&options.device)?),
+    )?;
     let graphs = PolicyGraphs::rewritten(config, inputs.cameras(), &wanted, |graph| device.simplify(graph))?;
     let progress = Bar::default();
     let perceive = device.compile(&graphs.perceive, &checkpoint, &progress)?;

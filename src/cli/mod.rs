@@ -17,6 +17,7 @@ mod replay;
 mod ros_arguments;
 #[cfg(feature = "ros")]
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ enum Command {
     Bench(bench::Options),
     Audit(audit::Options),
     Plan(plan::Options),
+    Verify(verify::Options),
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
 }
@@ -58,7 +60,7 @@ impl Command {
             #[cfg(feature = "ros")]
             Self::Run(_) | Self::Record(_) | Self::Play(_) => false,
             Self::Replay(_) | Self::Evaluate(_) | Self::Check(_) | Self::Infer(_) | Self::Bench(_) => true,
-            Self::Audit(_) | Self::Plan(_) | Self::Checkpoint(_) => true,
+            Self::Audit(_) | Self::Plan(_) | Self::Verify(_) | Self::Checkpoint(_) => true,
         }
     }
 }
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         Some(Command::Bench(options)) => bench::run(options),
         Some(Command::Audit(options)) => audit::run(options),
         Some(Command::Plan(options)) => plan::run(options),
+        Some(Command::Verify(options)) => verify::run(options),
         Some(Command::Checkpoint(command)) => checkpoint::run(command),
         #[cfg(not(feature = "ros"))]
         None => unreachable!("the parser requires a command"),

@@ -260,7 +260,11 @@ fn describe(checkpoint: &Checkpoint, config: &PolicyConfig, step_counts: &[usize
 
 fn open_device(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
     let Settings { threads, precision, tenstorrent, .. } = *settings;
-    device::open(&settings.device, DeviceOptions { threads, precision, tenstorrent, mock: false })
+    let cuda_libraries = settings.cuda_libraries.clone();
+    device::open(
+        &settings.device,
+        DeviceOptions { threads, precision, cuda_libraries, tenstorrent, mock: false },
+    )
 }
 
 fn make_model(

@@ -3,9 +3,13 @@
 //! Called by `control` and `cli`. A cycle is: write inputs, run, read outputs; after compilation none of these
 //! allocates, and nothing runs anywhere else: an operation that a device lacks is an error at compile time.
 
+mod constants;
 pub mod cpu;
+pub mod cuda;
+mod sums;
 pub mod tenstorrent;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use self::tenstorrent::{Card, TenstorrentDevice, TenstorrentError, TenstorrentOptions, Tuning};
@@ -168,7 +172,9 @@ pub enum DeviceError {
     Unsupported { node: String, what: String },
     #[error("graph '{graph}' reads '{value}' before anything has made it")]
     Order { graph: String, value: String },
-    #[error("there is no device '{0}'; there are cpu, tenstorrent, and tenstorrent:p150, :n150, :n300")]
+    #[error(
+        "there is no device '{0}'; there are cpu, cuda, cuda:1, tenstorrent, and tenstorrent:p150, :n150, :n300"
+    )]
     Unknown(String),
     #[error("{variable} is '{found}'; this machine has the kernels {available}")]
     Kernels { variable: &'static str, found: String, available: String },
@@ -176,15 +182,19 @@ pub enum DeviceError {
     Precision(String),
     #[error(transparent)]
     Tenstorrent(#[from] tenstorrent::TenstorrentError),
+    #[error(transparent)]
+    Cuda(#[from] cuda::CudaError),
 }
 
 /// How a device is to run a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceOptions {
     /// Threads of the CPU; 0 means one per core.
     pub threads: usize,
-    /// How the CPU stores weights.
+    /// How the CPU or a GPU stores weights.
     pub precision: cpu::Precision,
+    /// Folder with NVIDIA's libraries, for a GPU.
+    pub cuda_libraries: Option<PathBuf>,
     /// How a Tenstorrent card is used.
     pub tenstorrent: Tuning,
     /// The Tenstorrent card is a mock, which computes nothing.
@@ -194,7 +204,7 @@ pub struct DeviceOptions {
 impl DeviceOptions {
     /// The CPU with so many threads, 0 for one per core.
     pub fn cpu(threads: usize, precision: cpu::Precision) -> Self {
-        Self { threads, precision, tenstorrent: Tuning::default(), mock: false }
+        Self { threads, precision, cuda_libraries: None, tenstorrent: Tuning::default(), mock: false }
     }
 }
 
@@ -206,10 +216,23 @@ pub fn card_named(card: &str) -> Result<Option<Card>, TenstorrentError> {
     }
 }
 
+/// What a GPU multiplies.
+pub fn cuda_factors(precision: cpu::Precision) -> cuda::Element {
+    match precision {
+        cpu::Precision::Bf16 => cuda::Element::Bf16,
+        cpu::Precision::F32 => cuda::Element::F32,
+    }
+}
+
 /// Opens a device by the name that parameters and options use.
 pub fn open(name: &str, options: DeviceOptions) -> Result<Box<dyn Device>, DeviceError> {
     match name.split_once(':').unwrap_or((name, "")) {
         ("cpu", "") => Ok(Box::new(cpu::CpuDevice::new(options)?)),
+        ("cuda", gpu) => {
+            let factors = cuda_factors(options.precision);
+            let (ordinal, libraries) = (cuda::ordinal_named(gpu)?, options.cuda_libraries);
+            Ok(Box::new(cuda::CudaDevice::open(&cuda::CudaOptions { ordinal, factors, libraries })?))
+        }
         ("tenstorrent", card) => {
             let DeviceOptions { tenstorrent: tuning, mock, .. } = options;
             let card = card_named(card)?;

@@ -10,6 +10,7 @@ pub mod config;
 mod continuation;
 mod denoise;
 mod description;
+pub mod example;
 mod gemma;
 pub mod intermediates;
 mod keys;

@@ -36,10 +36,12 @@ pub struct Settings {
     pub checkpoint: PathBuf,
     /// Device name, as [`crate::device::open`] takes it.
     pub device: String,
-    /// How the CPU device stores the factors of its products.
+    /// How the CPU or a GPU stores the factors of its products.
     pub precision: Precision,
     /// Threads of the CPU device; 0 means one per core.
     pub threads: usize,
+    /// Folder with NVIDIA's libraries, for a GPU.
+    pub cuda_libraries: Option<PathBuf>,
     /// How a Tenstorrent card is used.
     pub tenstorrent: Tuning,
     /// Seed of the noise that each chunk starts from.

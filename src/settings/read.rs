@@ -54,6 +54,7 @@ impl Values {
             device: self.text("device"),
             precision: self.precision(problems),
             threads: self.count("threads"),
+            cuda_libraries: optional(self.text("cuda_libraries")).map(Into::into),
             tenstorrent: self.tenstorrent(),
             seed: self.integer("seed").unsigned_abs(),
             cameras: self.cameras(problems),
@@ -122,7 +123,8 @@ impl Values {
 
     fn precision(&self, problems: &mut Vec<Problem>) -> Precision {
         let dtype = self.text("dtype").parse::<Dtype>();
-        dtype.and_then(Dtype::precision).unwrap_or_else(|error| {
+        let device = self.text("device");
+        dtype.and_then(|dtype| dtype.precision_on(&device)).unwrap_or_else(|error| {
             problems.push(problem("dtype", error.to_string()));
             Precision::F32
         })

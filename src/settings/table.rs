@@ -19,15 +19,16 @@ pub const PARAMETERS: &[Parameter] = &[
         default: Text("cpu"),
         unit: "",
         allowed: NotEmpty,
-        description: "Device that runs the model: cpu, tenstorrent (whatever card is there), or tenstorrent:p150, :n150, :n300",
+        description: "Device that runs the model: cpu, cuda (the first NVIDIA GPU; cuda:1 is the second), \
+                      tenstorrent (whatever card is there), or tenstorrent:p150, :n150, :n300",
     },
     Parameter {
         name: "dtype",
         default: Text("auto"),
         unit: "",
         allowed: OneOf(&["auto", "bf16", "f32"]),
-        description: "How the CPU device stores weights: auto takes what this CPU multiplies fast and says what that is; bf16 \
-                      takes half the memory of f32, the reference",
+        description: "How the CPU or a GPU stores weights: auto takes what it multiplies fast (a GPU: bf16) and says what that is; \
+                      bf16 takes half the memory of f32, the reference",
     },
     Parameter {
         name: "threads",
@@ -35,6 +36,14 @@ pub const PARAMETERS: &[Parameter] = &[
         unit: "",
         allowed: Range(0.0, 1024.0),
         description: "Threads of the CPU device; 0 means one per core",
+    },
+    Parameter {
+        name: "cuda_libraries",
+        default: Text(""),
+        unit: "",
+        allowed: Any,
+        description: "Folder with NVIDIA's libraries for device cuda, such as one that pip --target has put wheels into; empty means \
+                      the variable PI0_CUDA_LIBRARIES, or where the system finds CUDA",
     },
     Parameter {
         name: "tenstorrent_weights",

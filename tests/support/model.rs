@@ -10,6 +10,7 @@ use pi0_node::device::{Device, DeviceOptions, ProgramId, Silent};
 use pi0_node::graph::{Binding, Graph, HostTensor};
 use pi0_node::policy::intermediates::in_golden_layout;
 use pi0_node::policy::{Intermediates, PolicyGraphs};
+pub use pi0_node::verify::Difference;
 
 use super::golden::{Golden, Tensor};
 
@@ -66,43 +67,21 @@ fn read(
     }
 }
 
-/// How far two tensors are apart.
-#[derive(Clone, Copy, Debug)]
-pub struct Difference {
-    /// Root of the mean square of the difference, relative to that of the expected values.
-    pub relative_rms: f64,
-    pub largest: f64,
-    /// Pearson's correlation.
-    pub correlation: f64,
-}
-
-impl Difference {
-    /// Between a value `name` and what is expected of it, on the tokens that count: what masked ones hold is nobody's
-    /// business, since no valid token sees them.
-    pub fn of(golden: &Golden, name: &str, found: &Tensor, expected: &Tensor) -> Self {
-        assert_eq!(found.shape, expected.shape, "shape of {name}");
-        let rows = valid_rows(golden, name, expected);
-        let width = *expected.shape.last().unwrap();
-        let pairs: Vec<(f64, f64)> = found
-            .numbers()
-            .into_iter()
-            .zip(expected.numbers())
-            .enumerate()
-            .filter(|(index, _)| rows.as_ref().is_none_or(|rows| rows[index / width % rows.len()]))
-            .map(|(_, pair)| pair)
-            .collect();
-        let sum = |term: &dyn Fn(f64, f64) -> f64| pairs.iter().map(|&(x, y)| term(x, y)).sum::<f64>();
-        let count = pairs.len() as f64;
-        let (mean_x, mean_y) = (sum(&|x, _| x) / count, sum(&|_, y| y) / count);
-        let covariance = sum(&|x, y| (x - mean_x) * (y - mean_y));
-        let spread = (sum(&|x, _| (x - mean_x).powi(2)) * sum(&|_, y| (y - mean_y).powi(2))).sqrt();
-        let error = sum(&|x, y| (x - y).powi(2));
-        Self {
-            relative_rms: if error == 0.0 { 0.0 } else { (error / sum(&|_, y| y * y)).sqrt() },
-            largest: pairs.iter().map(|(x, y)| (x - y).abs()).fold(0.0, f64::max),
-            correlation: if error == 0.0 { 1.0 } else { covariance / spread },
-        }
-    }
+/// How far a value `name` is from what is expected of it, on the tokens that count: what masked ones hold is nobody's
+/// business, since no valid token sees them.
+pub fn difference(golden: &Golden, name: &str, found: &Tensor, expected: &Tensor) -> Difference {
+    assert_eq!(found.shape, expected.shape, "shape of {name}");
+    let rows = valid_rows(golden, name, expected);
+    let width = *expected.shape.last().unwrap();
+    let pairs: Vec<(f64, f64)> = found
+        .numbers()
+        .into_iter()
+        .zip(expected.numbers())
+        .enumerate()
+        .filter(|(index, _)| rows.as_ref().is_none_or(|rows| rows[index / width % rows.len()]))
+        .map(|(_, pair)| pair)
+        .collect();
+    Difference::of(&pairs)
 }
 
 /// Which tokens of a prefix value count; `None` for values that have no masked tokens.

@@ -44,6 +44,7 @@ pub fn settings(folder: &Path) -> Settings {
         device: "cpu".into(),
         precision: Precision::F32,
         threads: 2,
+        cuda_libraries: None,
         tenstorrent: Default::default(),
         seed: 1,
         cameras: vec![camera("base_0_rgb", Some("/top")), camera("left_wrist_0_rgb", None)],

@@ -3,6 +3,7 @@
 mod arm;
 mod bindgen;
 mod command;
+mod cuda;
 mod demo;
 mod patch;
 mod process;
@@ -43,6 +44,8 @@ enum Task {
     Train(training::TrainOptions),
     /// Tenstorrent's real library on a mock card: sets it up in .tenstorrent, prints the environment that programs need.
     Tenstorrent(tenstorrent::Options),
+    /// NVIDIA's compiler for kernels, which needs no GPU: sets it up in .cuda, prints the variable that names it to tests.
+    Cuda,
     /// Everything a change must pass: formatting, lints, all tests, documentation.
     Test(test::Options),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Evaluate(options) => setup::run().and_then(|()| training::evaluate(&options)),
         Task::Train(options) => training::train(&options),
         Task::Tenstorrent(options) => tenstorrent::run(&options),
+        Task::Cuda => cuda::run(),
         Task::Test(options) => setup::run().and_then(|()| test::run(&options)),
     };
     match result {

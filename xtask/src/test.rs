@@ -1,10 +1,12 @@
 //! `cargo xtask test`: everything a change must pass, cheap things first, stopping at the first failure.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::arm;
 use crate::command::{command, describe, run as run_command};
+use crate::cuda;
 use crate::simulator;
 use crate::tenstorrent::{self, Readiness};
 
@@ -30,6 +32,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut steps = steps();
     if let simulator::Readiness::Missing(reason) = simulator::prepare()? {
         eprintln!("\nskipped: the closed loop with MuJoCo: {reason}");
+    }
+    match cuda::prepare()? {
+        Ok(libraries) => steps.push(with_nvrtc(&libraries)),
+        Err(reason) => eprintln!("\nskipped: compiling the kernels for NVIDIA GPUs: {reason}"),
     }
     match tenstorrent::prepare()? {
         Readiness::Ready => steps.extend(CARDS.map(on_mock_card)),
@@ -86,6 +92,14 @@ fn on_mock_card(card: &str) -> Command {
         "mock",
     ]);
     tests.envs(tenstorrent::environment(card));
+    tests
+}
+
+/// Every kernel for every kind of GPU, by NVIDIA's compiler.
+fn with_nvrtc(libraries: &Path) -> Command {
+    let mut tests =
+        cargo(&["test", "--package", "pi0_node", "--no-default-features", "--test", "cuda_nvrtc"]);
+    tests.env(cuda::VARIABLE, libraries);
     tests
 }
 

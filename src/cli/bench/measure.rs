@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::device::{Device, DeviceError, ProgramId, Progress, Silent};
-use crate::graph::{Cost, DType, Graph, GraphBuilder, HostTensor, HostView, TensorType, Weights};
+use crate::graph::{Cost, Graph, GraphBuilder, HostView, TensorType, Weights};
 use crate::policy::checkpoint::random::RandomWeights;
-use crate::policy::{IMAGE_MASKS, Intermediates, PolicyConfig, PolicyGraphs, TOKEN_MASK, TOKENS};
+use crate::policy::example::ExampleInputs;
+use crate::policy::{Intermediates, PolicyConfig, PolicyGraphs};
 
 /// Part of a run, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,22 +67,10 @@ impl<'a> Bench<'a> {
 
     /// Numbers of the right kind: images in [-1, 1], all cameras there, `tokens` real tokens, noise.
     pub fn write_inputs(&mut self, tokens: usize) -> Result<(), DeviceError> {
-        let mut state = 1u32;
-        let mut random = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
+        let mut example = ExampleInputs::new(tokens);
         for (program, graph) in &self.programs {
             for (_, value) in graph.inputs() {
-                let elements = value.ty.elements();
-                let data = match (value.name.as_str(), value.ty.dtype) {
-                    (IMAGE_MASKS, _) => HostTensor::Bool(vec![true; elements]),
-                    (TOKEN_MASK, _) => HostTensor::Bool((0..elements).map(|i| i < tokens).collect()),
-                    (TOKENS, _) | (_, DType::I32) => HostTensor::I32((1..=elements as i32).collect()),
-                    (_, DType::Bool) => HostTensor::Bool(vec![true; elements]),
-                    (_, DType::F32) => HostTensor::F32((0..elements).map(|_| random()).collect()),
-                };
-                self.device.write(*program, &value.name, data.view())?;
+                self.device.write(*program, &value.name, example.of(value).view())?;
             }
         }
         Ok(())

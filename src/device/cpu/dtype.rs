@@ -1,4 +1,4 @@
-//! How the CPU device is to store weights: as parameters and options say, or as suits this CPU.
+//! How a device is to store weights: as parameters and options say, or as suits it.
 
 use std::env;
 use std::fmt;
@@ -14,18 +14,20 @@ const KERNELS_VARIABLE: &str = "PI0_CPU_KERNELS";
 /// The parameter and option `dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
-    /// What this CPU multiplies fast.
+    /// What the device multiplies fast.
     Auto,
     Is(Precision),
 }
 
 impl Dtype {
-    /// What weights are stored as on this machine.
+    /// What weights are stored as on the device of this name.
     ///
     /// # Errors
     /// The environment asks for kernels that this machine cannot run.
-    pub fn precision(self) -> Result<Precision, DeviceError> {
+    pub fn precision_on(self, device: &str) -> Result<Precision, DeviceError> {
         match self {
+            // Every GPU that is new enough has products of bf16.
+            Self::Auto if device.split(':').next() == Some("cuda") => Ok(Precision::Bf16),
             Self::Auto => Ok(chosen_kernels()?.preferred()),
             Self::Is(precision) => Ok(precision),
         }
@@ -82,6 +84,6 @@ mod tests {
 
     #[test]
     fn the_reference_is_what_it_says_whatever_the_machine() {
-        assert_eq!(Dtype::Is(Precision::F32).precision().unwrap(), Precision::F32);
+        assert_eq!(Dtype::Is(Precision::F32).precision_on("cpu").unwrap(), Precision::F32);
     }
 }

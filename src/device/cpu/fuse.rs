@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 
-use crate::graph::{Graph, Node, Op, Source, ValueId};
+use crate::device::sums::{self, Sum, Sums};
+use crate::graph::{Graph, Node, Op, ValueId};
 
 /// What the CPU makes of a graph's nodes besides one kernel each.
 pub(super) struct Fusion {
@@ -28,16 +29,6 @@ pub(super) struct Fusion {
     pub packed_exact: Vec<bool>,
 }
 
-/// A linear with something added to it: `addend + scale * gate * linear`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Sum {
-    pub linear: usize,
-    pub addend: ValueId,
-    pub scale: f32,
-    /// One row.
-    pub gate: Option<ValueId>,
-}
-
 /// Rows, and the rotary table that turns them on their way if any.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rotated {
@@ -56,76 +47,26 @@ pub(super) struct AttentionInputs {
 impl Fusion {
     pub fn of(graph: &Graph, constant: &[bool]) -> Self {
         let uses = graph.use_counts();
+        let Sums { of: sums, absorbed } = Sums::of(graph, constant);
         let mut fusion = Self {
-            absorbed: vec![false; graph.nodes.len()],
-            sums: HashMap::new(),
+            absorbed,
+            sums,
             attentions: HashMap::new(),
             last_reader: vec![0; graph.values.len()],
             rows: vec![false; graph.values.len()],
             packed: vec![false; graph.values.len()],
             packed_exact: vec![false; graph.values.len()],
         };
-        // The node that makes a value which only one node reads.
-        let only_for_reader = |id: ValueId| match graph.value(id).source {
-            Source::Node(index) if uses[id.index()] == 1 && !constant[id.index()] => {
-                Some((index, &graph.nodes[index]))
-            }
-            _ => None,
-        };
         for (index, node) in graph.nodes.iter().enumerate() {
-            match &node.op {
-                Op::Add => {
-                    let [a, b] = [node.operands[0], node.operands[1]];
-                    for (addend, other) in [(a, b), (b, a)] {
-                        let sum = Sum { linear: 0, addend, scale: 1.0, gate: None };
-                        fusion.sum(index, graph, only_for_reader(other), sum, node);
-                        fusion.gated_sum(index, graph, &only_for_reader, other, sum, node);
-                    }
-                }
-                Op::EulerStep { dt } => {
-                    let sum = Sum { linear: 0, addend: node.operands[0], scale: *dt, gate: None };
-                    fusion.sum(index, graph, only_for_reader(node.operands[1]), sum, node);
-                }
-                Op::Attention(_) => {
-                    let inputs = fusion.attention(node, &only_for_reader);
-                    fusion.attentions.insert(index, inputs);
-                }
-                _ => {}
+            if matches!(node.op, Op::Attention(_)) {
+                let only_for_reader = |id| sums::only_for_reader(graph, constant, &uses, id);
+                let inputs = fusion.attention(node, &only_for_reader);
+                fusion.attentions.insert(index, inputs);
             }
         }
         fusion.forms(graph);
         fusion.last_readers(graph);
         fusion
-    }
-
-    /// Notes that node `index` is a sum with `linear`, if that is a linear with as many rows.
-    fn sum(&mut self, index: usize, graph: &Graph, linear: Option<(usize, &Node)>, sum: Sum, node: &Node) {
-        if let Some((linear, of)) = linear
-            && matches!(of.op, Op::Linear { .. })
-            && graph.shape(of.result) == graph.shape(node.result)
-            && !self.sums.contains_key(&index)
-        {
-            self.absorbed[linear] = true;
-            self.sums.insert(index, Sum { linear, ..sum });
-        }
-    }
-
-    /// Notes that node `index` is a sum with `gated`, if that is a linear times one row.
-    fn gated_sum<'a>(
-        &mut self,
-        index: usize,
-        graph: &Graph,
-        only_for_reader: &impl Fn(ValueId) -> Option<(usize, &'a Node)>,
-        gated: ValueId,
-        sum: Sum,
-        node: &Node,
-    ) {
-        let Some((product, Node { op: Op::Multiply, operands, .. })) = only_for_reader(gated) else { return };
-        if graph.value(operands[1]).ty.rows() != 1 || self.sums.contains_key(&index) {
-            return;
-        }
-        self.sum(index, graph, only_for_reader(operands[0]), Sum { gate: Some(operands[1]), ..sum }, node);
-        self.absorbed[product] |= self.sums.contains_key(&index);
     }
 
     fn attention<'a>(

@@ -7,13 +7,12 @@ use tt_metal_sys::{
     TensorSpec,
 };
 
-use super::content;
 use super::device::TenstorrentDevice;
 use super::error::TenstorrentError;
 use super::evidence;
 use super::loaded::{Input, Loaded, Output, OutputSource, Staging};
 use super::program::{DataType, Layout, Memory, Origin, Program, Tensor};
-use crate::device::{DeviceError, Progress};
+use crate::device::{DeviceError, Progress, constants};
 use crate::graph::{Graph, HostTensor, Op, Source, Weights};
 
 impl TenstorrentDevice {
@@ -30,7 +29,7 @@ impl TenstorrentDevice {
             _ => true,
         };
         let new = !self.description.mock && !program.tensors.iter().all(known);
-        let graph = &if new { content::with_products(graph, weights)? } else { graph.clone() };
+        let graph = &if new { constants::with_products(graph, weights)? } else { graph.clone() };
         let mut fixed = HashMap::new();
         let mut inputs = Vec::new();
         for (id, tensor) in program.ids() {
@@ -138,7 +137,7 @@ fn outputs(program: &Program, graph: &Graph, weights: &dyn Weights) -> Result<Ve
         let source = match &value.source {
             Source::Constant(known) => OutputSource::Known(known.clone()),
             _ if constant[binding.value.index()] => {
-                let computed = content::compute(graph, &[binding.value], weights)?;
+                let computed = constants::compute(graph, &[binding.value], weights)?;
                 OutputSource::Known(HostTensor::F32(computed.concat()))
             }
             _ => match program.outputs.iter().find(|output| output.name == binding.name) {

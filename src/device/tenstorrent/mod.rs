@@ -26,15 +26,8 @@ pub use lower::{Residents, lower};
 pub use precision::Precisions;
 pub use program::{DataType, Program};
 
-use crate::graph::{Graph, GraphError, passes};
+/// The passes that make a card's programs smaller.
+pub use crate::graph::passes::simplify_for_tiles as simplify;
 
 /// Side of a tile.
 pub const TILE: usize = 32;
-
-/// The passes that make a card's programs smaller. The state token's rows are not taken out of later denoising steps: 51
-/// rows fill as many tiles as 50 do.
-pub fn simplify(graph: Graph) -> Result<Graph, GraphError> {
-    let graph = passes::hoist_constant_columns(passes::merge_common_nodes(graph))?;
-    let graph = passes::fuse_gates(passes::fuse_activations(passes::remove_dead_nodes(graph)))?;
-    Ok(passes::remove_dead_nodes(passes::fuse_projections(graph)?))
-}

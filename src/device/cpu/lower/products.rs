@@ -2,12 +2,12 @@
 
 use crate::device::DeviceError;
 use crate::device::cpu::compile::Compiler;
-use crate::device::cpu::fuse::Sum;
 use crate::device::cpu::kernels::constant::ConstantLinear;
 use crate::device::cpu::kernels::linear::{Epilogue, GatedLinear, Linear};
 use crate::device::cpu::kernels::product::{PackedRows, Precision, RowBlocks};
 use crate::device::cpu::kernels::shape::Pack;
 use crate::device::cpu::layout::{PackedView, Place, View};
+use crate::device::sums::Sum;
 use crate::graph::{Activation, Node, Op, ValueId};
 
 impl Compiler<'_> {
