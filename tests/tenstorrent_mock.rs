@@ -19,11 +19,11 @@ use pi0_node::policy::{
 };
 
 /// Most programs in a denoising step of pi0; the sketch that this lowering is measured against had 334.
-const PI0_PROGRAMS_PER_STEP: usize = 298;
+const PI0_PROGRAMS_PER_STEP: usize = 190;
 /// Of pi0.5, whose modulations are constants and which has no state token.
-const PI05_PROGRAMS_PER_STEP: usize = 295;
+const PI05_PROGRAMS_PER_STEP: usize = 187;
 /// The same sketch's trace of ten steps on a P150 took 32.3 MiB.
-const ACT_TRACE_BYTES: u64 = 36 << 20;
+const ACT_TRACE_BYTES: u64 = 20 << 20;
 const CAMERAS: usize = 3;
 
 /// One card in a process at a time.
@@ -170,7 +170,8 @@ fn programs_of_other_lengths_share_the_weights() {
     let [after, two_sets] = device.memory_in_use().unwrap();
     let weights = device.program(ids[0]).unwrap().fixed_bytes() as u64;
     println!("{before} then {after} bytes; {weights} of them fixed; traces {one_set} then {two_sets}");
-    assert!(after - before < weights / 2, "the second set takes {} bytes more", after - before);
+    // Masks and tables of each length are large beside a small model's weights.
+    assert!(after - before < weights * 3 / 4, "the second set takes {} bytes more", after - before);
     assert!(two_sets > one_set);
 }
 
@@ -200,10 +201,12 @@ fn a_full_memory_is_told_with_operation_and_node() {
     let DeviceError::Tenstorrent(TenstorrentError::Memory { memory, .. }) = &error else { panic!("{error}") };
     assert_eq!(*memory, "DRAM", "{error}");
 
-    // Activations may take all of L1, which leaves nothing to the operations.
+    // Activations may take all of L1, and are larger than that.
     let tuning = Tuning { l1_activation_bytes: Some(1 << 22), ..Tuning::default() };
     let options = TenstorrentOptions { tuning, ..TenstorrentOptions::default() };
-    let error = compile(&mut open(options), &PolicyConfig::PI0).unwrap_err();
+    let mut wide = PolicyConfig { denoising_steps: 1, ..PolicyConfig::PI0 };
+    (wide.vlm.mlp, wide.vlm.layers, wide.expert.layers) = (1 << 16, 2, 2);
+    let error = compile(&mut open(options), &wide).unwrap_err();
     let DeviceError::Tenstorrent(TenstorrentError::Memory { memory, operation, node, .. }) = &error else {
         panic!("{error}")
     };
@@ -279,7 +282,7 @@ fn the_audit_reports_what_the_library_wrote_down() {
 fn what_is_missing_is_said() {
     let Some(_guard) = mock() else { return };
     let card = std::env::var("TT_METAL_MOCK_CLUSTER_DESC_PATH").unwrap();
-    let other = if card.ends_with("p150.yaml") { "tenstorrent:n150" } else { "tenstorrent:p150" };
+    let other = if card.contains("p150") { "tenstorrent:n150" } else { "tenstorrent:p150" };
     let (_, text) = audit(&["--device", other, "--mock"], &[]);
     assert!(text.contains("error: asked for "), "{text}");
 

@@ -57,14 +57,72 @@ def argument(value, tensors):
         return tensors[content]
     if kind == "unary":
         return getattr(ttnn.UnaryOpType, content)
+    if kind in ("matmul_1d", "matmul_2d"):
+        return content["activation"]
     if kind == "dtype":
         return getattr(ttnn, content)
     return None
 
 
-def rotary_embedding(golden, x, cosines, sines):
-    """The library's definition knows one position at a time."""
-    return torch.cat([golden(x[:, :, i : i + 1], cosines, sines, i) for i in range(x.shape[2])], dim=2)
+ACTIVATIONS = {
+    None: lambda x: x,
+    "RELU": torch.relu,
+    "SILU": torch.nn.functional.silu,
+    "GELU_TANH": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+}
+
+
+def linear(golden, operands, bias=None, program_config=None, **_):
+    """What follows a product on a card is part of how it is spread over the cores."""
+    return ACTIVATIONS[program_config](golden(*operands, bias=bias))
+
+
+def multiply(golden, operands, input_tensor_a_activations=(), **_):
+    for function in input_tensor_a_activations:
+        operands[0] = ACTIVATIONS[function.name](operands[0])
+    return golden(*operands)
+
+
+# The library has no definitions of these; what follows is its documentation in PyTorch.
+
+
+def minimal_matmul(operands, **_):
+    factors, weight = operands
+    return torch.cat(factors, dim=-1) @ weight
+
+
+def minimal_matmul_split(operands, chunks, dim, **_):
+    return torch.chunk(operands[0] @ operands[1], chunks, dim)
+
+
+def rotary_embedding_llama(operands, **_):
+    """A tile of 32 columns at a time is multiplied with the matrix that exchanges neighbours."""
+    x, cosines, sines, exchange = operands
+    tiles = x.reshape(*x.shape[:-1], -1, 32) @ exchange.reshape(32, 32)
+    return x * cosines + tiles.reshape(x.shape) * sines
+
+
+def create_heads(operands, num_heads, num_kv_heads, kv_tied, **_):
+    sections = num_heads + num_kv_heads * (1 if kv_tied else 2)
+    [batch, _, rows, columns] = operands[0].shape
+    heads = operands[0].reshape(batch, rows, sections, columns // sections).transpose(1, 2)
+    return heads[:, :num_heads], heads[:, num_heads : num_heads + num_kv_heads], heads[:, sections - num_kv_heads :]
+
+
+def same_tiles(operands, **_):
+    """The same memory as another shape: tiles of 32 x 32, row by row."""
+    x, shape = operands
+    tiles = x.reshape(-1, 32, x.shape[-1] // 32, 32).transpose(1, 2).reshape(-1, 32, 32)
+    return tiles.reshape(-1, shape[-1] // 32, 32, 32).transpose(1, 2).reshape(shape)
+
+
+OURS = {
+    "ttnn.experimental.minimal_matmul": minimal_matmul,
+    "ttnn.experimental.minimal_matmul_split": minimal_matmul_split,
+    "ttnn.experimental.rotary_embedding_llama": rotary_embedding_llama,
+    "ttnn.experimental.nlp_create_qkv_heads": create_heads,
+    "ttnn.experimental.view": same_tiles,
+}
 
 
 def attention(golden, operands, attributes):
@@ -79,9 +137,13 @@ def run(call, tensors):
     name = call["operation"]
     operands = [argument(value, tensors) for value in call["operands"]]
     attributes = {key: argument(value, tensors) for key, value in call["attributes"].items()}
+    if name in OURS:
+        return OURS[name](operands, **attributes)
     golden = ttnn.get_golden_function(resolve(name))
-    if name == "ttnn.experimental.rotary_embedding":
-        return rotary_embedding(golden, *operands)
+    if name == "ttnn.linear":
+        return linear(golden, operands, **attributes)
+    if name == "ttnn.multiply":
+        return multiply(golden, operands, **attributes)
     if name == "ttnn.transformer.scaled_dot_product_attention":
         return attention(golden, operands, attributes)
     for only_for_cards in ("memory_config", "core_grid", "program_config", "compute_kernel_config"):

@@ -264,6 +264,18 @@ def matmul(config, content):
     )
 
 
+MINIMAL_NAMES = {"grid": "compute_with_storage_grid_size", "m_block": "M_block_size", "k_block": "K_block_size", "n_block": "N_block_size"}
+
+
+def matmul_minimal(content):
+    return ttnn.MinimalMatmulConfig(
+        **{
+            MINIMAL_NAMES.get(name, name): coordinate(setting) if name == "grid" else setting
+            for name, setting in content.items()
+        }
+    )
+
+
 def sdpa(content):
     return ttnn.SDPAProgramConfig(
         compute_with_storage_grid_size=coordinate(content["grid"]),
@@ -288,6 +300,7 @@ TAGS = Table(
         "matmul_reuse": functools.partial(matmul, ttnn.MatmulMultiCoreReuseProgramConfig),
         "matmul_1d": functools.partial(matmul, ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig),
         "matmul_2d": functools.partial(matmul, ttnn.MatmulMultiCoreReuseMultiCastProgramConfig),
+        "matmul_minimal": matmul_minimal,
         "sdpa": sdpa,
     },
 )

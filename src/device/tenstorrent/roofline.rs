@@ -40,8 +40,8 @@ impl CallCost {
 
 /// What `call` costs.
 pub fn cost(program: &Program, call: &Call) -> CallCost {
-    // A view moves nothing; whether a reshape is one depends on tiles, and those that are not move little here.
-    if call.operation == "ttnn.reshape" {
+    // Whether a reshape is a view depends on tiles; those that are not move little here.
+    if call.viewed().is_some() {
         return CallCost::default();
     }
     let mut cost = CallCost { flops: flops(program, call), ..CallCost::default() };
