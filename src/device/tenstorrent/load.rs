@@ -174,7 +174,8 @@ fn spec(tensor: &Tensor) -> TensorSpec {
         },
         memory: match tensor.memory {
             Memory::Dram => SysMemory::Dram,
-            Memory::L1 => SysMemory::L1,
+            // What is loaded is in either as a whole.
+            Memory::L1 | Memory::Columns { .. } => SysMemory::L1,
         },
     }
 }

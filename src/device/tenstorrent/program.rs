@@ -71,6 +71,13 @@ pub enum Memory {
     Dram,
     /// The memory beside the cores.
     L1,
+    /// The same, but every one of `cores` cores has all rows of `width` columns beside it: a norm of few rows would
+    /// otherwise be done by as many cores as there are tiles of rows.
+    Columns {
+        cores: usize,
+        rows: usize,
+        width: usize,
+    },
 }
 
 impl Memory {
@@ -78,6 +85,7 @@ impl Memory {
         match self {
             Memory::Dram => "dram",
             Memory::L1 => "l1",
+            Memory::Columns { .. } => "l1_columns",
         }
     }
 }
@@ -172,6 +180,12 @@ pub enum Argument {
     Compute(Compute),
     MatmulSpread(MatmulSpread),
     MinimalSpread(MinimalSpread),
+    /// A norm of what lies in [`Memory::Columns`]: cores, and tiles of rows and columns beside each.
+    NormSpread {
+        cores: usize,
+        rows: usize,
+        columns: usize,
+    },
     /// Cores, and rows of queries and of keys that one of them takes at a time.
     Attention {
         grid: [usize; 2],
@@ -205,6 +219,9 @@ impl Argument {
             Self::Shape(shape) => json!({ "shape": shape }),
             Self::Dtype(dtype) => json!({ "dtype": dtype.name() }),
             Self::Layout(layout) => json!({ "layout": layout.name() }),
+            Self::Memory(Memory::Columns { cores, rows, width }) => {
+                json!({ "columns": { "cores": cores, "rows": rows, "width": width } })
+            }
             Self::Memory(memory) => json!({ "memory": memory.name() }),
             Self::Grid(grid) => json!({ "grid": grid }),
             Self::Unary(name) => json!({ "unary": name }),
@@ -239,6 +256,9 @@ impl Argument {
                 "subblock_h": spread.subblock_h,
                 "subblock_w": spread.subblock_w,
             }}),
+            Self::NormSpread { cores, rows, columns } => {
+                json!({ "norm_columns": { "cores": cores, "rows": rows, "columns": columns } })
+            }
             Self::Attention { grid, queries, keys } => {
                 json!({ "sdpa": { "grid": grid, "q_chunk": queries, "k_chunk": keys } })
             }
@@ -478,6 +498,7 @@ impl fmt::Display for Argument {
             Self::MinimalSpread(MinimalSpread { grid: [x, y], m_block, n_block, .. }) => {
                 write!(f, "{x}x{y}, blocks of {m_block}x{n_block} tiles")
             }
+            Self::NormSpread { cores, rows, columns } => write!(f, "{cores} of {rows}x{columns} tiles"),
             Self::Attention { grid: [x, y], queries, keys } => write!(f, "{x}x{y}, {queries} x {keys}"),
         }
     }

@@ -30,7 +30,8 @@ impl Lowering<'_> {
         };
         let ([m, k], [_, n]) =
             (tiles(&self.program.tensor(x).shape), tiles(&self.program.tensor(weight).shape));
-        let spread = spread::linear(Tiles { m, k, n }, self.card, activation);
+        let left = self.program.tensor(x).memory;
+        let spread = spread::linear(Tiles { m, k, n }, left, self.card, activation);
         let mut attributes = vec![
             ("program_config", Argument::MatmulSpread(spread)),
             ("dtype", Argument::Dtype(result.dtype)),
@@ -245,7 +246,8 @@ impl Lowering<'_> {
         let depths = [inputs.physical, width].map(|depth| depth.div_ceil(TILE));
         let spread =
             spread::minimal(rows.physical.div_ceil(TILE), &depths, width.div_ceil(TILE), 1, self.card);
-        let result = self.activation(vec![1, 1, rows.physical, width], Role::Activation);
+        let mut result = self.activation(vec![1, 1, rows.physical, width], Role::Activation);
+        result.memory = spread::columns(rows.physical, width).unwrap_or(result.memory);
         let attributes = vec![
             ("config", Argument::MinimalSpread(spread)),
             ("dtype", Argument::Dtype(result.dtype)),
@@ -285,8 +287,12 @@ impl Lowering<'_> {
                 Content::row(lowering.graph, value, &columns, &Scales::all(columns.logical, 1.0), plus);
             Argument::Tensor(lowering.content(content, stored.clone()))
         };
-        let result = self
+        let mut result = self
             .activation(vec![1, 1, self.row_axis(node.result)?.physical, columns.physical], Role::Activation);
+        let lies = self.program.tensor(x).memory;
+        if let Memory::Columns { .. } = lies {
+            result.memory = lies;
+        }
         let weight = list(self, node.operands[1], plus);
         let bias = node.operands.get(2).map(|&bias| list(self, bias, 0.0));
         let mut attributes = vec![
@@ -296,6 +302,10 @@ impl Lowering<'_> {
             ("compute_kernel_config", Argument::Compute(EXACT)),
         ];
         attributes.extend(bias.map(|bias| ("bias", bias)));
+        if let Memory::Columns { cores, rows, width } = lies {
+            let spread = Argument::NormSpread { cores, rows: rows / TILE, columns: width / TILE };
+            attributes.push(("program_config", spread));
+        }
         let tensor = self.call(operation, vec![Argument::Tensor(x)], attributes, result);
         Ok(Form::Matrix { tensor, columns })
     }

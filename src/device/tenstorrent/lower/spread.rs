@@ -4,13 +4,16 @@
 //! blocks of rows and columns, one per core. The library's own choice (`core_grid` alone) takes 1.3 to 4 times as long for
 //! such shapes; docs/tenstorrent.md has the measurements that say so.
 
+use super::super::TILE;
 use super::super::card::Card;
-use super::super::program::{MatmulSpread, MinimalSpread};
+use super::super::program::{MatmulSpread, Memory, MinimalSpread};
 
 /// Most rows, in tiles, of which a core takes all.
 pub(super) const FEW: usize = 4;
 /// Tiles that a core can sum at once in f32.
 const SUMS: usize = 4;
+/// Cores that share a norm of few rows: every card has so many in a row.
+const NORM_CORES: usize = 8;
 /// Tiles of depth that a core takes at a time.
 const DEPTH: usize = 8;
 
@@ -22,14 +25,28 @@ pub(super) struct Tiles {
     pub n: usize,
 }
 
-/// For `ttnn.linear`.
-pub(super) fn linear(tiles: Tiles, card: &Card, activation: Option<&'static str>) -> MatmulSpread {
+/// For `ttnn.linear` with a left side that lies in `left`.
+pub(super) fn linear(
+    tiles: Tiles,
+    left: Memory,
+    card: &Card,
+    activation: Option<&'static str>,
+) -> MatmulSpread {
     let Tiles { m, k, n } = tiles;
+    // Nothing is cut that lies beside one core.
+    let whole = match left {
+        Memory::Columns { width, .. } => width / TILE,
+        Memory::Dram | Memory::L1 => k,
+    };
     let [across, down] = card.grid;
     let columns_only = m <= FEW;
     let (grid, per_core_m, per_core_n) = if columns_only {
         let per_core = n.div_ceil(across * down);
-        let cores = n.div_ceil(per_core);
+        // Those beside which the left side lies send it, and are among them.
+        let cores = match left {
+            Memory::Columns { .. } => across * down,
+            Memory::Dram | Memory::L1 => n.div_ceil(per_core),
+        };
         ([across.min(cores), cores.div_ceil(across)], m, per_core)
     } else {
         let (per_core_m, per_core_n) = (m.div_ceil(down), n.div_ceil(across));
@@ -40,13 +57,23 @@ pub(super) fn linear(tiles: Tiles, card: &Card, activation: Option<&'static str>
     MatmulSpread {
         columns_only,
         grid,
-        in0_block_w: divisor(k, DEPTH),
+        in0_block_w: divisor(whole, DEPTH),
         out_subblock_h,
         out_subblock_w,
         per_core_m,
         per_core_n,
         activation,
     }
+}
+
+/// Where the rows of a stream of residuals lie, if they are few: beside a row of cores, of which each has some columns.
+pub(super) fn columns(rows: usize, width: usize) -> Option<Memory> {
+    let (m, n) = (rows.div_ceil(TILE), width / TILE);
+    let fits = m <= FEW && rows.is_multiple_of(TILE) && width.is_multiple_of(TILE);
+    fits.then(|| {
+        let cores = divisor(n, NORM_CORES);
+        Memory::Columns { cores, rows, width: width / cores }
+    })
 }
 
 /// For `ttnn.experimental.minimal_matmul`: `k` are the depths of its factors side by side, `n` the columns of one result.
@@ -81,10 +108,13 @@ mod tests {
 
     #[test]
     fn few_rows_are_spread_by_columns_and_many_by_blocks() {
-        let few = linear(Tiles { m: 2, k: 32, n: 80 }, &Card::P150, None);
+        let few = linear(Tiles { m: 2, k: 32, n: 80 }, Memory::L1, &Card::P150, None);
         assert!(few.columns_only);
+        let beside = columns(64, 1024).unwrap();
+        assert_eq!(beside, Memory::Columns { cores: 8, rows: 64, width: 128 });
+        assert_eq!(linear(Tiles { m: 2, k: 32, n: 80 }, beside, &Card::P150, None).in0_block_w, 4);
         assert_eq!((few.grid, few.per_core_m, few.per_core_n, few.in0_block_w), ([13, 7], 2, 1, 8));
-        let many = linear(Tiles { m: 26, k: 64, n: 80 }, &Card::P150, None);
+        let many = linear(Tiles { m: 26, k: 64, n: 80 }, Memory::Dram, &Card::P150, None);
         assert!(!many.columns_only);
         assert_eq!((many.grid, many.per_core_m, many.per_core_n), ([12, 9], 3, 7));
         // Sums fit where a core has room for them.
