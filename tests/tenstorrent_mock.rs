@@ -325,5 +325,12 @@ fn every_card_can_be_planned_for_without_one() {
         let steps = plan["stages"][2]["bound_ms"].as_f64().unwrap();
         assert!(steps > 3.0e9 / card.dram_bytes_per_s * 1e3, "{steps}");
         assert_eq!(plan["feasible"], bound <= 50.0);
+        // A prediction is above the bound, and the sum of its parts.
+        let predicted = plan["predicted_ms"].as_f64().unwrap();
+        let parts = plan["parts"].as_array().unwrap().iter();
+        let parts: f64 = parts.map(|part| part["predicted_ms"].as_f64().unwrap()).sum();
+        assert!(predicted > bound && (predicted - parts).abs() < 1e-6, "{predicted} {parts}");
+        let (low, high) = (&plan["predicted_range_ms"][0], &plan["predicted_range_ms"][1]);
+        assert!(low.as_f64().unwrap() < predicted && predicted < high.as_f64().unwrap());
     }
 }

@@ -20,6 +20,8 @@ pub struct Card {
     pub dram_bytes_per_s: f64,
     /// Peak of dense products with bf16 factors, per second.
     pub flops: f64,
+    /// Cycles of a core, per second.
+    pub clock_hz: f64,
     /// An activation that takes at most so much of each core's L1 stays there. What is left is for the circular buffers of
     /// the operations: on an N150 a layer of the language model needs nearly all of it.
     pub l1_activation_bytes_per_core: usize,
@@ -35,6 +37,7 @@ impl Card {
         dram_banks: 8,
         dram_bytes_per_s: 512e9,
         flops: 370e12,
+        clock_hz: 1.35e9,
         // All of them, with three cameras.
         l1_activation_bytes_per_core: 256 << 10,
     };
@@ -48,6 +51,7 @@ impl Card {
         dram_banks: 12,
         dram_bytes_per_s: 288e9,
         flops: 74e12,
+        clock_hz: 1.0e9,
         l1_activation_bytes_per_core: 16 << 10,
     };
 

@@ -14,9 +14,9 @@ mod evidence;
 mod load;
 mod loaded;
 pub mod lower;
+pub mod planner;
 pub mod precision;
 pub mod program;
-pub mod roofline;
 
 pub use card::Card;
 pub use device::{TenstorrentDevice, TenstorrentOptions, Tuning};
