@@ -4,6 +4,7 @@
 
 mod report;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
@@ -49,6 +50,9 @@ pub struct Options {
     /// Show what the constants are fitted to, and how well.
     #[arg(long)]
     fit: bool,
+    /// Show the prediction for every kind of operation and shape, to lay beside what a profiler measured.
+    #[arg(long)]
+    operations: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -95,6 +99,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     for plan in &plans {
         plan.print();
         plan.print_changes(&config, options.weights, &fit)?;
+        if options.operations {
+            plan.print_operations();
+        }
     }
     Ok(())
 }
@@ -149,7 +156,11 @@ struct Plan {
     predicted_ms: [f64; 3],
     /// Relative, up and down.
     margin: f64,
+    operations: Operations,
 }
+
+/// How many calls of each stage, operation and shape there are, and microseconds for one of them.
+type Operations = BTreeMap<(&'static str, &'static str, String), (usize, f64)>;
 
 impl Plan {
     fn of(
@@ -163,10 +174,11 @@ impl Plan {
         let graphs = PolicyGraphs::rewritten(config, cameras, &Intermediates::None, tenstorrent::simplify)?;
         let mut residents = Residents::new();
         let (mut stages, mut dram_bytes) = ([Sums::default(); 3], 0);
+        let mut operations = Operations::new();
         for graph in [graphs.perceive, graphs.act] {
             let program = tenstorrent::lower(&graph, &card, Precisions { weights }, &mut residents)?;
             dram_bytes += program.fixed_bytes();
-            add(&mut stages, &program, &card);
+            add(&mut stages, &mut operations, &program, &card, fit);
         }
         let mut work = Work::default();
         stages.iter().for_each(|sums| work += sums.work);
@@ -180,6 +192,7 @@ impl Plan {
             parts_us: fit.parts_us(&work),
             predicted_ms: stages.map(|sums| fit.time_us(&sums.work) / 1e3),
             margin: fit.margin(),
+            operations,
         })
     }
 
@@ -244,13 +257,19 @@ impl Plan {
     }
 }
 
-fn add(stages: &mut [Sums; 3], program: &Program, card: &Card) {
+fn add(stages: &mut [Sums; 3], operations: &mut Operations, program: &Program, card: &Card, fit: &Fit) {
     for call in &program.calls {
         let stage = Stage::of(Component::of(&program.name, &call.node));
         let sums = &mut stages[stage as usize];
-        let cost = cost(program, call);
+        let (cost, work) = (cost(program, call), Work::of_call(program, call, card));
+        if call.viewed().is_none() {
+            let read = call.reads().into_iter().map(|id| format!("{:?}", program.tensor(id).shape));
+            let shapes = read.take(2).collect::<Vec<_>>().join(" ");
+            let entry = operations.entry((stage.name(), call.operation, shapes)).or_default();
+            *entry = (entry.0 + 1, fit.time_us(&work));
+        }
         sums.cost += cost;
-        sums.work += Work::of_call(program, call, card);
+        sums.work += work;
         sums.programs += usize::from(call.viewed().is_none());
         sums.bound_ms += cost.bound_ms(card);
     }

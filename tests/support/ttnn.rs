@@ -146,6 +146,7 @@ impl<'a> Operation<'a> {
             "ttnn.experimental.rotary_embedding_llama" => self.rotary(),
             "ttnn.transformer.concatenate_heads" => side_by_side(self.operand(0)),
             "ttnn.transformer.scaled_dot_product_attention" => self.attention(),
+            "ttnn.transformer.paged_scaled_dot_product_attention_decode" => self.paged_attention(),
             "ttnn.transformer.split_query_key_value_and_split_heads" => return self.split_heads(),
             other => panic!("{other} has no plain definition here"),
         }]
@@ -408,9 +409,43 @@ impl<'a> Operation<'a> {
         vec![part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads)]
     }
 
+    /// One token of each user, whose keys are in the pages that its row of the table names: `[1, users, heads, head_dim]`.
+    fn paged_attention(&self) -> Array {
+        let (q, table) = (self.operand(0), self.tensor("page_table_tensor").unwrap());
+        let mask = self.tensor("attn_mask").unwrap();
+        let [1, users, heads, dim] = q.shape[..] else { panic!("{:?}", q.shape) };
+        let keys = table.last(1) * self.operand(1).shape[2];
+        assert_eq!((table.shape[0], &mask.shape[..]), (users, &[1, users, heads, keys][..]));
+        let mut data = Vec::new();
+        for user in 0..users {
+            let size = heads * dim;
+            let one = Array { shape: vec![1, 1, heads, dim], data: q.data[user * size..][..size].to_vec() };
+            let of_user = |pages: &Array| {
+                let page = pages.data.len() / pages.shape[0];
+                let of = |&number: &f32| pages.data[number as usize * page..][..page].to_vec();
+                let data = table.data[user * table.last(1)..][..table.last(1)].iter().flat_map(of).collect();
+                Array { shape: vec![1, 1, keys, dim], data }
+            };
+            let (k, v) = (of_user(self.operand(1)), of_user(self.operand(2)));
+            let size = heads * keys;
+            let mask = Array { shape: vec![heads, keys], data: mask.data[user * size..][..size].to_vec() };
+            data.extend(self.attend(&one, &k, &v, Some(&mask)).data);
+        }
+        Array { shape: q.shape.clone(), data }
+    }
+
     fn attention(&self) -> Array {
-        let (q, k, v) = (self.operand(0), self.operand(1), self.operand(2));
-        let (scale, mask) = (self.number("scale"), self.tensor("attn_mask"));
+        let q = self.operand(0);
+        assert_eq!(self.attribute("output_concat_heads"), Some(&Argument::Flag(true)));
+        let found = self.attend(q, self.operand(1), self.operand(2), self.tensor("attn_mask"));
+        Array {
+            shape: vec![q.shape[0], 1, q.shape[2], q.shape[1] * q.shape[3]],
+            data: side_by_side(&found).data,
+        }
+    }
+
+    fn attend(&self, q: &Array, k: &Array, v: &Array, mask: Option<&Array>) -> Array {
+        let scale = self.number("scale");
         assert_eq!(self.attribute("is_causal"), Some(&Argument::Flag(false)));
         let [batch, heads, queries, dim] = q.shape[..] else { panic!("{:?}", q.shape) };
         let (kv_heads, keys) = (k.shape[1], k.shape[2]);
@@ -435,11 +470,7 @@ impl<'a> Operation<'a> {
             out.data.extend(result);
         }
         assert_eq!(out.data.len(), batch * heads * queries * dim);
-        if self.attribute("output_concat_heads") == Some(&Argument::Flag(false)) {
-            return out;
-        }
-        let joined = side_by_side(&out);
-        Array { shape: vec![batch, 1, queries, heads * dim], data: joined.data }
+        out
     }
 }
 

@@ -1,10 +1,11 @@
 """Runs lowered programs op by op through Tenstorrent's own definitions of the operations, in PyTorch: no card, no mock.
 
-usage: golden.py FOLDER f32|card
+usage: golden.py FOLDER f32|card|weights|activations
 
 FOLDER holds programs as `audit --program` writes them (NAME.json) and tensors.safetensors with what the host would
 upload: `NAME.7` for tensor 7. Results are written to results.safetensors as `NAME.7`. With `f32` everything is computed
-and kept in f32; with `card` every result is rounded to the element type that it has on a card. Programs run in the order
+and kept in f32; with `card` every result is rounded to the element type that it has on a card, with `weights` weights to
+bfloat16 instead of bfloat8_b, with `activations` results to bfloat8_b instead of bfloat16. Programs run in the order
 perceive, act; residents are handed over by name. Called by tests/tenstorrent_golden.rs.
 """
 
@@ -14,29 +15,25 @@ import sys
 
 import torch
 import ttnn
+from block_float import block_float
 from safetensors.torch import load_file, save_file
 
 
-def round_to(value, dtype):
+def round_to(value, dtype, precision, uploaded):
     """What is left of f32 values on a card."""
+    if precision == "f32":
+        return value
+    if precision == "weights" and dtype == "bfloat8_b":
+        dtype = "bfloat16"
+    if precision == "activations" and dtype == "bfloat16" and not uploaded and value.shape[-1] > 1:
+        dtype = "bfloat8_b"
     if not value.is_floating_point():
         return value
     if dtype == "bfloat16":
         return value.to(torch.bfloat16).to(torch.float32)
     if dtype == "bfloat8_b":
-        return block_float(value)
+        return torch.from_numpy(block_float(value.numpy()))
     return value
-
-
-def block_float(value):
-    """bfloat8_b: sixteen neighbours in a row share the largest exponent, and keep a sign and seven bits each."""
-    width = value.shape[-1]
-    padded = torch.nn.functional.pad(value, (0, -width % 16))
-    blocks = padded.reshape(*padded.shape[:-1], -1, 16)
-    exponent = torch.floor(torch.log2(blocks.abs().amax(-1, keepdim=True).clamp(min=2.0**-126)))
-    step = torch.exp2(exponent - 6)
-    rounded = torch.clamp(torch.round(blocks / step), -127, 127) * step
-    return rounded.reshape(padded.shape)[..., :width].contiguous()
 
 
 def resolve(name):
@@ -126,10 +123,8 @@ OURS = {
 
 
 def attention(golden, operands, attributes):
-    concatenate = attributes.pop("output_concat_heads", False)
+    attributes.pop("output_concat_heads")
     result = golden(*operands, **attributes)
-    if not concatenate:
-        return result
     return ttnn.get_golden_function(ttnn.transformer.concatenate_heads)(result).unsqueeze(1)
 
 
@@ -153,7 +148,8 @@ def run(call, tensors):
     if name == "ttnn.typecast":
         operands[0] = operands[0].to(torch.float32)
     result = golden(*operands, **attributes)
-    return result.to(torch.int64) if name == "ttnn.typecast" and operands[1] == ttnn.uint32 else result
+    whole = name == "ttnn.typecast" and operands[1] in (ttnn.uint32, ttnn.int32)
+    return result.to(torch.int64) if whole else result
 
 
 def execute(program, uploaded, residents, precision):
@@ -164,7 +160,7 @@ def execute(program, uploaded, residents, precision):
             tensors[index] = residents[tensor["from"]]
         elif tensor["origin"] != "call":
             value = uploaded[f"{program['name']}.{index}"].reshape(tensor["shape"])
-            tensors[index] = round_to(value, tensor["dtype"]) if precision == "card" else value
+            tensors[index] = round_to(value, tensor["dtype"], precision, True)
     for call in program["calls"]:
         try:
             results = run(call, tensors)
@@ -175,7 +171,7 @@ def execute(program, uploaded, residents, precision):
             if list(result.shape) != expected:
                 raise SystemExit(f"{call['operation']} of {call['node']}: {list(result.shape)}, not {expected}")
             result = result.to(torch.float32) if result.is_floating_point() else result
-            tensors[index] = round_to(result, stored[index]["dtype"]) if precision == "card" else result
+            tensors[index] = round_to(result, stored[index]["dtype"], precision, False)
     residents.update({resident["name"]: tensors[resident["tensor"]] for resident in program["residents"]})
     return {f"{program['name']}.{output['tensor']}": tensors[output["tensor"]] for output in program["outputs"]}
 

@@ -21,10 +21,9 @@ pub mod program;
 pub use card::Card;
 pub use device::{TenstorrentDevice, TenstorrentOptions, Tuning};
 pub use error::TenstorrentError;
-pub use evidence::CallEvidence;
 pub use lower::{Residents, lower};
 pub use precision::Precisions;
-pub use program::{DataType, Program};
+pub use program::{CallEvidence, DataType, Program};
 
 use crate::graph::{Graph, GraphError, passes};
 

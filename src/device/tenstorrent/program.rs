@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::axis::Axis;
 use super::content::Content;
-use super::evidence::CallEvidence;
 use crate::device::{Account, StepAccount};
 
 /// A tensor of a program.
@@ -24,6 +23,7 @@ pub enum DataType {
     Bfloat8B,
     Float32,
     Uint32,
+    Int32,
 }
 
 impl DataType {
@@ -34,6 +34,7 @@ impl DataType {
             DataType::Bfloat8B => "bfloat8_b",
             DataType::Float32 => "float32",
             DataType::Uint32 => "uint32",
+            DataType::Int32 => "int32",
         }
     }
 
@@ -43,7 +44,7 @@ impl DataType {
             DataType::Bfloat16 => 2 * elements,
             // A tile of 1024 elements and its 64 exponents.
             DataType::Bfloat8B => elements + elements / 16,
-            DataType::Float32 | DataType::Uint32 => 4 * elements,
+            DataType::Float32 | DataType::Uint32 | DataType::Int32 => 4 * elements,
         }
     }
 }
@@ -308,6 +309,15 @@ impl Call {
             self.attributes.iter().map(|(name, value)| ((*name).into(), value.to_json(handle))).collect();
         json!({ "operands": operands, "attributes": attributes })
     }
+}
+
+/// What the library itself wrote down of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallEvidence {
+    /// Programs that were started on the card; none for a view.
+    pub programs: usize,
+    /// Transfers between host and card.
+    pub crossings: usize,
 }
 
 /// A result of the graph: where it lies, and which rows and columns of the tensor are its own.

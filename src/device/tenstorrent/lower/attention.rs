@@ -213,7 +213,7 @@ impl Lowering<'_> {
         let Heads { count, padded, sequences, .. } = heads;
         let result = self.activation(vec![sequences, 1, rows / sequences, count * padded], Role::Activation);
         let scale = attention.scale / heads.scale;
-        let tensor = self.attend([q, k, v], mask, scale, true, result);
+        let tensor = self.attend([q, k, v], mask, scale, result);
         let tensor = self.reshape(tensor, vec![1, 1, rows, count * padded]);
         Ok(Form::Matrix { tensor, columns: Axis::heads(count, heads.dim, padded) })
     }
@@ -223,7 +223,6 @@ impl Lowering<'_> {
         [q, k, v]: [TensorId; 3],
         mask: Option<TensorId>,
         scale: f32,
-        join: bool,
         result: Stored,
     ) -> TensorId {
         let mut attributes = vec![
@@ -232,15 +231,17 @@ impl Lowering<'_> {
             ("program_config", Argument::Attention { grid: self.card.grid, queries: QUERIES, keys: KEYS }),
             ("memory_config", Argument::Memory(result.memory)),
             ("compute_kernel_config", Argument::Compute(PRODUCT)),
-            ("output_concat_heads", Argument::Flag(join)),
+            ("output_concat_heads", Argument::Flag(true)),
         ];
         attributes.extend(mask.map(|mask| ("attn_mask", Argument::Tensor(mask))));
         let operands = [q, k, v].map(Argument::Tensor).to_vec();
         self.call("ttnn.transformer.scaled_dot_product_attention", operands, attributes, result)
     }
 
-    /// Stacked queries over the past's pair, the own keys and values put after it. All heads share the keys, so all rows of
-    /// all of them are rows of one head; those that are no queries are computed and never read.
+    /// Stacked queries over the past's pair, the own keys and values put after it. There are more cores than tiles of
+    /// queries, so the keys are shared out too: that is what the library does for language models that make one token for
+    /// each of many users. A tile of queries is such a user here, its rows the heads, and every user has the same pages of
+    /// keys. Heads that are no queries are computed and never read.
     fn attention_to_the_past(&mut self, node: &Node, attention: &Attention) -> Result<Form, DeviceError> {
         let [query, key, value, past_key, past_value, ..] = node.operands[..] else {
             return Err(self.unsupported("fewer than five operands"));
@@ -265,19 +266,51 @@ impl Lowering<'_> {
         }
         let mask = self.stacked_mask(node, attention, &stack)?;
         let keys = self.program.tensor(mask).shape[3];
+        let users = stack.tiles * stack.heads;
+        let mask = self.reshape(mask, vec![1, users, TILE, keys]);
         let pair = self.after(past, own, keys, &stack);
-        let (k, v) = (self.part(pair, 1, 0..1), self.part(pair, 1, 1..2));
-        let q = self.same_tiles(own, vec![1, 1, stack.rows(), stack.padded]);
+        let [k, v] = [0, 1].map(|part| {
+            let one = self.part(pair, 1, part..part + 1);
+            self.reshape(one, vec![keys / TILE, 1, TILE, stack.padded])
+        });
+        let pages = self.pages(users, keys / TILE);
         let Some(heads) = self.heads.get(query) else {
             return Err(self.unsupported("queries that are no heads here"));
         };
-        let result = self.activation(vec![1, 1, stack.rows(), stack.padded], Role::Activation);
-        let tensor = self.attend([q, k, v], Some(mask), attention.scale / heads.scale, false, result);
+        let result = self.activation(vec![1, users, TILE, stack.padded], Role::Activation);
+        let at_once = if keys.is_multiple_of(KEYS) { KEYS } else { KEYS / 2 };
+        let config = Argument::Attention { grid: self.card.grid, queries: QUERIES, keys: at_once };
+        let attributes = vec![
+            ("page_table_tensor", Argument::Tensor(pages)),
+            ("is_causal", Argument::Flag(false)),
+            ("attn_mask", Argument::Tensor(mask)),
+            ("scale", Argument::Number(f64::from(attention.scale / heads.scale))),
+            ("program_config", config),
+            ("memory_config", Argument::Memory(result.memory)),
+            ("compute_kernel_config", Argument::Compute(PRODUCT)),
+        ];
+        let operands = [own, k, v].map(Argument::Tensor).to_vec();
+        let operation = "ttnn.transformer.paged_scaled_dot_product_attention_decode";
+        let tensor = self.call(operation, operands, attributes, result);
         let tensor = self.same_tiles(tensor, vec![1, 1, stack.tiles * TILE, stack.heads * stack.padded]);
         Ok(Form::Matrix {
             tensor,
             columns: stack.queries(&Axis::heads(heads.count, heads.dim, heads.padded)),
         })
+    }
+
+    /// Every user's pages: all of them, in order. `[users, pages]`, once for all attentions.
+    fn pages(&mut self, users: usize, pages: usize) -> TensorId {
+        let key = format!("pages {users}x{pages}");
+        if let Some(&known) = self.masks.get(&key) {
+            return known;
+        }
+        let numbers = (0..users).flat_map(|_| 0..pages).map(|page| page as f32).collect();
+        let list = self.literal(key.clone(), [users, pages], numbers);
+        let table = self.whole_numbers(list, DataType::Int32);
+        let table = self.reshape(table, vec![users, pages]);
+        self.masks.insert(key, table);
+        table
     }
 
     /// The past's keys and values, the stack's own, and zeros up to `keys` rows: `[1, 2, keys, padded]`.

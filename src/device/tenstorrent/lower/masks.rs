@@ -68,7 +68,12 @@ impl Lowering<'_> {
         let past = self.key_mask(mask, stack.rows())?;
         let before = self.program.tensor(past).shape[3];
         let tiles = (before + own.physical) / TILE;
-        let keys = TILE * tiles.next_multiple_of(self.card.pages_at_once(stack.padded / TILE));
+        // Two tiles of keys at least are taken at a time.
+        let whole = match self.card.pages_at_once(stack.padded / TILE) {
+            pages if pages.is_multiple_of(2) => pages,
+            pages => 2 * pages,
+        };
+        let keys = TILE * tiles.next_multiple_of(whole);
         let width = keys - before;
         // Heads that are no queries see everything: their results are finite, and nobody reads them.
         let scores = self.block_scores(&queries, &own, &attention.blocks);

@@ -176,7 +176,8 @@ impl Lowering<'_> {
             lowering.content(Content::literal(key, values), lowering.table(count, padded))
         };
         let (cosines, sines) = (table(self, "cosines", f64::cos), table(self, "sines", f64::sin));
-        let indices = self.whole_numbers(positions, lines.physical);
+        let indices = self.whole_numbers(positions, DataType::Uint32);
+        let indices = self.reshape(indices, vec![1, lines.physical]);
         let shape = match self.stack {
             Some(stack) => vec![1, stack.tiles * stack.heads, TILE, padded],
             None => vec![1, lines.physical / rows, rows, padded],
@@ -197,23 +198,18 @@ impl Lowering<'_> {
         masks.max().unwrap_or(0)
     }
 
-    /// `[1, 1, 1, rows]` in f32 -> `[1, rows]` in uint32.
-    fn whole_numbers(&mut self, list: TensorId, rows: usize) -> TensorId {
+    /// A matrix of whole numbers as the library takes indices: row by row, of the type `dtype`.
+    pub(super) fn whole_numbers(&mut self, list: TensorId, dtype: DataType) -> TensorId {
+        let shape = self.program.tensor(list).shape.clone();
         let dram = ("memory_config", Argument::Memory(Memory::Dram));
         let whole = self.call(
             "ttnn.typecast",
-            vec![Argument::Tensor(list), Argument::Dtype(DataType::Uint32)],
+            vec![Argument::Tensor(list), Argument::Dtype(dtype)],
             vec![dram.clone()],
-            Stored::tiled(vec![1, 1, 1, rows], DataType::Uint32, Memory::Dram),
+            Stored::tiled(shape.clone(), dtype, Memory::Dram),
         );
-        let stored = Stored {
-            shape: vec![1, 1, 1, rows],
-            dtype: DataType::Uint32,
-            layout: Layout::RowMajor,
-            memory: Memory::Dram,
-        };
+        let stored = Stored { shape, dtype, layout: Layout::RowMajor, memory: Memory::Dram };
         let operands = vec![Argument::Tensor(whole), Argument::Layout(Layout::RowMajor)];
-        let listed = self.call("ttnn.to_layout", operands, vec![dram], stored);
-        self.reshape(listed, vec![1, rows])
+        self.call("ttnn.to_layout", operands, vec![dram], stored)
     }
 }

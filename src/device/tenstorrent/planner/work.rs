@@ -156,6 +156,16 @@ impl Work {
                 let bytes = program.tensor(weight).bytes() as f64;
                 Self::product(card, m, bytes, per_core_m * per_core_n * k, passes)
             }
+            // Every user's keys are shared out among the cores that are left, and their results added up by one of them.
+            (Some(Argument::Attention { .. }), Some(q), Some(k)) if call.operation.ends_with("_decode") => {
+                let (pages, queries) = (&program.tensor(k).shape, &program.tensor(q).shape);
+                let (users, width) = (queries[1], queries[3]);
+                let (keys, dim) = (pages[0] * pages[2] / TILE, width.div_ceil(TILE));
+                let shared = (card.cores() / users).max(1);
+                let mut work = Self::attention(card, users, keys.div_ceil(shared), dim);
+                work.0[Part::MovedTiles as usize] = (shared * dim) as f64 * slower(card);
+                work
+            }
             (Some(Argument::Attention { .. }), Some(q), Some(k)) => {
                 let (keys, dim) = (&program.tensor(k).shape, &program.tensor(q).shape);
                 Self::attention(card, tiles(q)[0], keys[2].div_ceil(TILE), dim[3].div_ceil(TILE))
