@@ -66,7 +66,7 @@ impl Card {
 
     /// How many pieces of so many tiles fill all banks evenly: after that many, the next begins in the first bank.
     pub fn pages_at_once(&self, tiles: usize) -> usize {
-        (1..=self.dram_banks).find(|pieces| pieces * tiles % self.dram_banks == 0).unwrap_or(1)
+        (1..=self.dram_banks).find(|pieces| (pieces * tiles).is_multiple_of(self.dram_banks)).unwrap_or(1)
     }
 
     pub fn cores(&self) -> usize {

@@ -26,7 +26,7 @@ const ROTATION: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: false };
 /// Whether queries and a pair alone tell the library that nothing follows the pair; two more heads follow it otherwise.
 pub(super) fn is_tied(queries: &Heads) -> bool {
     let Heads { count, padded, .. } = queries;
-    (count + 2) * padded % (count + 4) != 0
+    !((count + 2) * padded).is_multiple_of(count + 4)
 }
 
 impl Lowering<'_> {
@@ -357,7 +357,7 @@ impl Lowering<'_> {
         }
         // A part begins in the first bank, or it has to be copied.
         let tiles = shape[axis + 1..].iter().product::<usize>() / (TILE * TILE);
-        if stored.memory != Memory::Dram || range.start * tiles % self.card.dram_banks != 0 {
+        if stored.memory != Memory::Dram || !(range.start * tiles).is_multiple_of(self.card.dram_banks) {
             return self.cut(tensor, axis, range);
         }
         shape[axis] = range.len();
