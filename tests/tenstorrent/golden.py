@@ -113,7 +113,16 @@ def same_tiles(operands, **_):
     return tiles.reshape(-1, shape[-1] // 32, 32, 32).transpose(1, 2).reshape(shape)
 
 
+def paged_attention(operands, page_table_tensor, attn_mask, scale, **_):
+    """The library's definition takes masks of one token alone; its documentation has one of [1, users, heads, keys]."""
+    q, *pages = operands
+    k, v = (page[page_table_tensor.long()].squeeze(2).flatten(1, 2) for page in pages)
+    scores = scale * (q[0] @ k.transpose(1, 2)) + attn_mask[0]
+    return (torch.softmax(scores, dim=-1) @ v).unsqueeze(0)
+
+
 OURS = {
+    "ttnn.transformer.paged_scaled_dot_product_attention_decode": paged_attention,
     "ttnn.experimental.minimal_matmul": minimal_matmul,
     "ttnn.experimental.minimal_matmul_split": minimal_matmul_split,
     "ttnn.experimental.rotary_embedding_llama": rotary_embedding_llama,
