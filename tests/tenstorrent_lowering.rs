@@ -36,6 +36,7 @@ fn run(golden: &Golden, programs: &[(Graph, Program); 2]) -> BTreeMap<String, Te
 
 #[test]
 fn every_value_of_every_component_is_the_reference_s() {
+    let mut wrong = Vec::new();
     for file in golden::FILES {
         let golden = Golden::load(file);
         let found = run(&golden, &lowered::lowered(&golden, &Card::P150, &Intermediates::All));
@@ -46,9 +47,12 @@ fn every_value_of_every_component_is_the_reference_s() {
             let found = found.get(name).unwrap_or_else(|| panic!("{file}: no '{name}'"));
             let Difference { relative_rms, .. } = model::difference(&golden, name, found, expected);
             println!("{file} {name}: relative rms {relative_rms:.1e}");
-            assert!(relative_rms <= RELATIVE_RMS, "{file} {name}: {relative_rms:e}");
+            if relative_rms > RELATIVE_RMS {
+                wrong.push(format!("{file} {name}: {relative_rms:e}"));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Without further outputs, more is folded and freed; memory choices differ between cards.
@@ -122,28 +126,30 @@ fn full_size_programs_are_as_small_as_documented() {
     let act = lower(&graphs.act, &Card::P150, Precisions::default(), &mut residents).unwrap();
     let programs = |program: &Program, prefix: &str| {
         let starts = |call: &&pi0_node::device::tenstorrent::program::Call| {
-            call.operation != "ttnn.reshape" && call.node.starts_with(prefix)
+            call.viewed().is_none() && call.node.starts_with(prefix)
         };
         program.calls.iter().filter(starts).count()
     };
     // docs/tenstorrent.md says so, and counts as ttnn does.
-    assert_eq!([programs(&perceive, ""), programs(&act, "steps.5."), programs(&act, "")], [535, 295, 2962]);
+    assert_eq!([programs(&perceive, ""), programs(&act, "steps.5."), programs(&act, "")], [517, 187, 1884]);
     assert_eq!(residents.len(), 2 * 18 + 1, "a key and a value per layer, and the mask");
 
     // What continuing a chunk costs: three programs in each step where it is guided, four where points are given; with adaRMS each
     // norm is computed for both times.
-    for (config, continuation, expected) in [
-        (PolicyConfig::PI0, Continuation::Guided { most: 10.0 }, 298),
-        (PolicyConfig::PI05, Continuation::Free, 292),
-        (PolicyConfig::PI05, Continuation::Guided { most: 10.0 }, 295),
-        (PolicyConfig::PI0, Continuation::Given { most: 10 }, 299),
-        (PolicyConfig::PI05, Continuation::Given { most: 10 }, 403),
-    ] {
+    let found = [
+        (PolicyConfig::PI0, Continuation::Guided { most: 10.0 }),
+        (PolicyConfig::PI05, Continuation::Free),
+        (PolicyConfig::PI05, Continuation::Guided { most: 10.0 }),
+        (PolicyConfig::PI0, Continuation::Given { most: 10 }),
+        (PolicyConfig::PI05, Continuation::Given { most: 10 }),
+    ]
+    .map(|(config, continuation)| {
         let config = PolicyConfig { continuation, ..config };
         let graphs = PolicyGraphs::rewritten(&config, 3, &Intermediates::None, simplify).unwrap();
         let mut residents = Residents::new();
         lower(&graphs.perceive, &Card::P150, Precisions::default(), &mut residents).unwrap();
         let act = lower(&graphs.act, &Card::P150, Precisions::default(), &mut residents).unwrap();
-        assert_eq!(programs(&act, "steps.5."), expected, "{} {continuation:?}", config.variant.name);
-    }
+        programs(&act, "steps.5.")
+    });
+    assert_eq!(found, [190, 184, 187, 191, 331]);
 }

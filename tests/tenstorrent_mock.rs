@@ -18,12 +18,13 @@ use pi0_node::policy::{
     PolicyConfig, PolicyGraphs, STATE, StateInput, TOKEN_MASK, TOKENS, image_input,
 };
 
-/// Most programs in a denoising step of pi0; the sketch that this lowering is measured against had 334.
-const PI0_PROGRAMS_PER_STEP: usize = 298;
+/// Most programs in a denoising step of pi0, the first, which makes masks and pages for all (the others: 187); the sketch that this
+/// lowering is measured against had 334.
+const PI0_PROGRAMS_PER_STEP: usize = 192;
 /// Of pi0.5, whose modulations are constants and which has no state token.
-const PI05_PROGRAMS_PER_STEP: usize = 295;
+const PI05_PROGRAMS_PER_STEP: usize = 189;
 /// The same sketch's trace of ten steps on a P150 took 32.3 MiB.
-const ACT_TRACE_BYTES: u64 = 36 << 20;
+const ACT_TRACE_BYTES: u64 = 20 << 20;
 const CAMERAS: usize = 3;
 
 /// One card in a process at a time.
@@ -170,7 +171,8 @@ fn programs_of_other_lengths_share_the_weights() {
     let [after, two_sets] = device.memory_in_use().unwrap();
     let weights = device.program(ids[0]).unwrap().fixed_bytes() as u64;
     println!("{before} then {after} bytes; {weights} of them fixed; traces {one_set} then {two_sets}");
-    assert!(after - before < weights / 2, "the second set takes {} bytes more", after - before);
+    // Masks and tables of each length are large beside a small model's weights.
+    assert!(after - before < weights * 3 / 4, "the second set takes {} bytes more", after - before);
     assert!(two_sets > one_set);
 }
 
@@ -200,10 +202,12 @@ fn a_full_memory_is_told_with_operation_and_node() {
     let DeviceError::Tenstorrent(TenstorrentError::Memory { memory, .. }) = &error else { panic!("{error}") };
     assert_eq!(*memory, "DRAM", "{error}");
 
-    // Activations may take all of L1, which leaves nothing to the operations.
+    // Activations may take all of L1, and are larger than that.
     let tuning = Tuning { l1_activation_bytes: Some(1 << 22), ..Tuning::default() };
     let options = TenstorrentOptions { tuning, ..TenstorrentOptions::default() };
-    let error = compile(&mut open(options), &PolicyConfig::PI0).unwrap_err();
+    let mut wide = PolicyConfig { denoising_steps: 1, ..PolicyConfig::PI0 };
+    (wide.vlm.mlp, wide.vlm.layers, wide.expert.layers) = (1 << 16, 2, 2);
+    let error = compile(&mut open(options), &wide).unwrap_err();
     let DeviceError::Tenstorrent(TenstorrentError::Memory { memory, operation, node, .. }) = &error else {
         panic!("{error}")
     };
@@ -244,6 +248,17 @@ fn weights_in_bfloat16_take_nearly_twice_the_memory() {
     assert!((1.7..2.0).contains(&ratio), "{ratio}");
 }
 
+/// The rounding that tests/tenstorrent_golden.rs computes with.
+#[test]
+fn block_floats_are_rounded_as_the_library_does() {
+    let Some(_guard) = mock() else { return };
+    let python = std::env::var_os("PI0_TTNN_PYTHON").expect("the environment of a mock card has one");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tenstorrent/block_float.py");
+    let output = Command::new(python).arg(script).output().unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && text.contains("ties: 0 of"), "{text}");
+}
+
 /// The command, in processes of their own: what it needs is read before anything else runs.
 fn audit(arguments: &[&str], environment: &[(&str, Option<&str>)]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pi0_node"));
@@ -279,7 +294,7 @@ fn the_audit_reports_what_the_library_wrote_down() {
 fn what_is_missing_is_said() {
     let Some(_guard) = mock() else { return };
     let card = std::env::var("TT_METAL_MOCK_CLUSTER_DESC_PATH").unwrap();
-    let other = if card.ends_with("p150.yaml") { "tenstorrent:n150" } else { "tenstorrent:p150" };
+    let other = if card.contains("p150") { "tenstorrent:n150" } else { "tenstorrent:p150" };
     let (_, text) = audit(&["--device", other, "--mock"], &[]);
     assert!(text.contains("error: asked for "), "{text}");
 
@@ -322,5 +337,12 @@ fn every_card_can_be_planned_for_without_one() {
         let steps = plan["stages"][2]["bound_ms"].as_f64().unwrap();
         assert!(steps > 3.0e9 / card.dram_bytes_per_s * 1e3, "{steps}");
         assert_eq!(plan["feasible"], bound <= 50.0);
+        // A prediction is above the bound, and the sum of its parts.
+        let predicted = plan["predicted_ms"].as_f64().unwrap();
+        let parts = plan["parts"].as_array().unwrap().iter();
+        let parts: f64 = parts.map(|part| part["predicted_ms"].as_f64().unwrap()).sum();
+        assert!(predicted > bound && (predicted - parts).abs() < 1e-6, "{predicted} {parts}");
+        let (low, high) = (&plan["predicted_range_ms"][0], &plan["predicted_range_ms"][1]);
+        assert!(low.as_f64().unwrap() < predicted && predicted < high.as_f64().unwrap());
     }
 }

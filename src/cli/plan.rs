@@ -1,26 +1,34 @@
-//! `pi0_node plan`: what a Tenstorrent card cannot be faster than, stage by stage, against the latency budget: whether it is
-//! worth buying for so many cameras and denoising steps. Needs no card.
+//! `pi0_node plan`: how long a Tenstorrent card will take, stage by stage, against the latency budget: what it cannot be faster
+//! than, what is predicted from published measurements with their error, what that is made of and what would change it. Needs
+//! no card. The report itself is in `plan/report`.
 
+mod report;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};
 
+use self::report::{print_fit, print_heading};
 use super::checkpoint::Preset;
-use crate::device::tenstorrent::roofline::{CallCost, cost};
-use crate::device::tenstorrent::{self, Card, Precisions, Program, Residents};
+use crate::device::tenstorrent::planner::{CallCost, Fit, Work, cost};
+use crate::device::tenstorrent::{self, Card, DataType, Precisions, Program, Residents};
 use crate::policy::{Checkpoint, Component, Intermediates, PolicyConfig, PolicyGraphs};
 
-/// Say what a Tenstorrent card cannot be faster than: arithmetic and DRAM traffic of the lowered programs against the
-/// vendor's peaks, stage by stage, and whether that leaves room in the latency budget.
+/// Predict how long a Tenstorrent card takes: the lowered programs by constants that are fitted to published measurements,
+/// with the error that these make of runs they have not seen; beside that, what the card cannot be faster than.
 ///
-/// These are bounds, not predictions: a card reaches a part of its peaks, and starting a program costs microseconds, which
-/// --program-us puts in. `bench --device tenstorrent` measures.
+/// Nobody measured these programs: `bench --device tenstorrent` does. --fit shows the measurements, the constants and their
+/// errors; the prediction for another kind of card than the measured P150 is scaled by clock and bandwidth alone.
 #[derive(clap::Args)]
 pub struct Options {
     /// Card: p150, n150 or n300; without it, all.
     #[arg(long, value_name = "CARD", value_parser = card)]
     device: Option<Card>,
+    /// Columns and rows of cores, if fewer than the card's kind has: 11x10.
+    #[arg(long, value_name = "XxY", value_parser = grid)]
+    grid: Option<[usize; 2]>,
     /// Checkpoint folder, for its sizes.
     #[arg(long, value_name = "DIR", conflicts_with = "preset")]
     checkpoint: Option<PathBuf>,
@@ -33,15 +41,18 @@ pub struct Options {
     /// Denoising steps, 1 to 1000; without it, the model's own.
     #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     steps: Option<usize>,
+    /// Type of large weights: bfloat8_b or bfloat16.
+    #[arg(long, value_name = "TYPE", default_value = "bfloat8_b")]
+    weights: DataType,
     /// The latency budget.
     #[arg(long, value_name = "MS", default_value_t = 50.0)]
     budget_ms: f64,
-    /// What a card reaches of its peaks, percent. 100 gives the bound itself.
-    #[arg(long, value_name = "PERCENT", default_value_t = 100.0, value_parser = percent)]
-    efficiency: f64,
-    /// Time between the programs of a trace, microseconds. Nobody measured it here; 0 leaves it out.
-    #[arg(long, value_name = "US", default_value_t = 0.0, value_parser = not_negative)]
-    program_us: f64,
+    /// Show what the constants are fitted to, and how well.
+    #[arg(long)]
+    fit: bool,
+    /// Show the prediction for every kind of operation and shape, to lay beside what a profiler measured.
+    #[arg(long)]
+    operations: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -52,17 +63,12 @@ fn card(name: &str) -> Result<Card, String> {
     Card::find(name).ok_or_else(|| format!("there is no card '{name}'; known are p150, n150 and n300"))
 }
 
-fn percent(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(value) if value > 0.0 && value <= 100.0 => Ok(value),
-        _ => Err("must be above 0 and at most 100".into()),
-    }
-}
-
-fn not_negative(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(value) if (0.0..1e6).contains(&value) => Ok(value),
-        _ => Err("must be a number that is not negative".into()),
+fn grid(text: &str) -> Result<[usize; 2], String> {
+    let sides = text.split_once('x').and_then(|(x, y)| Some([x.parse().ok()?, y.parse().ok()?]));
+    match sides {
+        // Norms of few rows take eight cores of a row.
+        Some([x, y]) if (8..=32).contains(&x) && (2..=32).contains(&y) => Ok([x, y]),
+        _ => Err("must be columns x rows of cores, 8x2 to 32x32: 11x10".into()),
     }
 }
 
@@ -74,25 +80,29 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     config.denoising_steps = options.steps.unwrap_or(config.denoising_steps);
     let cards = options.device.map_or(vec![Card::P150, Card::N150], |card| vec![card]);
     let cameras = options.cameras.map_or(vec![1, 2, 3], |cameras| vec![cameras]);
+    let fit = Fit::kept()?;
     let mut plans = Vec::new();
     for card in &cards {
+        let card = Card { grid: options.grid.unwrap_or(card.grid), ..*card };
         for &cameras in &cameras {
-            plans.push(Plan::of(&config, *card, cameras, &options)?);
+            plans.push(Plan::of(&config, card, cameras, options.weights, &fit, options.budget_ms)?);
         }
     }
     if options.json {
         println!("{:#}", plans.iter().map(Plan::to_json).collect::<Value>());
         return Ok(());
     }
-    println!(
-        "What these cards cannot be faster than (vendor's peaks, {:.0} % of them reached):\n",
-        options.efficiency
-    );
-    println!(
-        "{:<6}{:>8}{:>7}  {:<14}{:>9}{:>11}{:>11}{:>13}{:>11}",
-        "card", "cameras", "steps", "stage", "programs", "GFLOP", "DRAM, MB", "bound by", "bound, ms"
-    );
-    plans.iter().for_each(Plan::print);
+    print_heading(&fit);
+    if options.fit {
+        print_fit(&fit);
+    }
+    for plan in &plans {
+        plan.print();
+        plan.print_changes(&config, options.weights, &fit)?;
+        if options.operations {
+            plan.print_operations();
+        }
+    }
     Ok(())
 }
 
@@ -128,9 +138,9 @@ impl Stage {
 #[derive(Clone, Copy, Default)]
 struct Sums {
     cost: CallCost,
+    work: Work,
     programs: usize,
     bound_ms: f64,
-    compute_bound_ms: f64,
 }
 
 /// One card with so many cameras.
@@ -141,82 +151,77 @@ struct Plan {
     stages: [Sums; 3],
     dram_bytes: usize,
     budget_ms: f64,
+    /// Microseconds of each part of the work.
+    parts_us: [f64; tenstorrent::planner::work::Part::ALL.len()],
+    predicted_ms: [f64; 3],
+    /// Relative, up and down.
+    margin: f64,
+    operations: Operations,
 }
 
+/// How many calls of each stage, operation and shape there are, and microseconds for one of them.
+type Operations = BTreeMap<(&'static str, &'static str, String), (usize, f64)>;
+
 impl Plan {
-    fn of(config: &PolicyConfig, card: Card, cameras: usize, options: &Options) -> anyhow::Result<Self> {
+    fn of(
+        config: &PolicyConfig,
+        card: Card,
+        cameras: usize,
+        weights: DataType,
+        fit: &Fit,
+        budget_ms: f64,
+    ) -> anyhow::Result<Self> {
         let graphs = PolicyGraphs::rewritten(config, cameras, &Intermediates::None, tenstorrent::simplify)?;
         let mut residents = Residents::new();
-        let mut plan = Self {
+        let (mut stages, mut dram_bytes) = ([Sums::default(); 3], 0);
+        let mut operations = Operations::new();
+        for graph in [graphs.perceive, graphs.act] {
+            let program = tenstorrent::lower(&graph, &card, Precisions { weights }, &mut residents)?;
+            dram_bytes += program.fixed_bytes();
+            add(&mut stages, &mut operations, &program, &card, fit);
+        }
+        let mut work = Work::default();
+        stages.iter().for_each(|sums| work += sums.work);
+        Ok(Self {
             card,
             cameras,
             steps: config.denoising_steps,
-            stages: [Sums::default(); 3],
-            dram_bytes: 0,
-            budget_ms: options.budget_ms,
-        };
-        for graph in [graphs.perceive, graphs.act] {
-            let program = tenstorrent::lower(&graph, &card, Precisions::default(), &mut residents)?;
-            plan.dram_bytes += program.fixed_bytes();
-            plan.add(&program, options);
-        }
-        Ok(plan)
+            stages,
+            dram_bytes,
+            budget_ms,
+            parts_us: fit.parts_us(&work),
+            predicted_ms: stages.map(|sums| fit.time_us(&sums.work) / 1e3),
+            margin: fit.margin(),
+            operations,
+        })
     }
 
-    fn add(&mut self, program: &Program, options: &Options) {
-        for call in &program.calls {
-            let stage = Stage::of(Component::of(&program.name, &call.node));
-            let sums = &mut self.stages[stage as usize];
-            let cost = cost(program, call);
-            let programs = usize::from(call.operation != "ttnn.reshape");
-            let (compute, bandwidth) = (cost.compute_ms(&self.card), cost.bandwidth_ms(&self.card));
-            let reached = 100.0 / options.efficiency;
-            sums.cost += cost;
-            sums.programs += programs;
-            sums.bound_ms += cost.bound_ms(&self.card) * reached + programs as f64 * options.program_us / 1e3;
-            sums.compute_bound_ms += if compute > bandwidth { compute * reached } else { 0.0 };
-        }
-    }
-
-    fn total_ms(&self) -> f64 {
+    fn bound_ms(&self) -> f64 {
         self.stages.iter().map(|sums| sums.bound_ms).sum()
     }
 
+    fn predicted(&self) -> f64 {
+        self.predicted_ms.iter().sum()
+    }
+
+    /// From and to.
+    fn range(&self) -> [f64; 2] {
+        [self.predicted() * (1.0 - self.margin), self.predicted() * (1.0 + self.margin)]
+    }
+
     fn verdict(&self) -> String {
-        let (total, budget) = (self.total_ms(), self.budget_ms);
+        let ([low, high], budget) = (self.range(), self.budget_ms);
         let memory = match self.dram_bytes > self.card.dram_bytes {
             true => "; does not fit its DRAM",
             false => "",
         };
-        if total > budget {
-            format!("cannot meet {budget} ms{memory}")
-        } else {
-            format!("{budget} ms needs {:.0} % of this{memory}", 100.0 * total / budget)
-        }
-    }
-
-    fn print(&self) {
-        let name = self.card.name;
-        for stage in Stage::ALL {
-            let Sums { cost, programs, bound_ms, compute_bound_ms } = self.stages[stage as usize];
-            let by = if compute_bound_ms > bound_ms / 2.0 { "arithmetic" } else { "DRAM" };
-            println!(
-                "{name:<6}{:>8}{:>7}  {:<14}{programs:>9}{:>11.1}{:>11.1}{by:>13}{bound_ms:>11.2}",
-                self.cameras,
-                self.steps,
-                stage.name(),
-                cost.flops / 1e9,
-                cost.dram_bytes / 1e6
-            );
-        }
-        println!(
-            "{name:<6}{:>8}{:>7}  {:<14}{:>55.2}   {}\n",
-            self.cameras,
-            self.steps,
-            "total",
-            self.total_ms(),
-            self.verdict()
-        );
+        let verdict = match () {
+            () if self.bound_ms() > budget => "cannot meet",
+            () if low > budget => "will hardly meet",
+            () if high > budget => "may or may not meet",
+            () => "should meet",
+        };
+        format!("{verdict} {budget} ms{memory}")
     }
 
     fn to_json(&self) -> Value {
@@ -229,17 +234,43 @@ impl Plan {
                 "dram_bytes": cost.dram_bytes,
                 "weight_bytes": cost.weight_bytes,
                 "bound_ms": bound_ms,
+                "predicted_ms": self.predicted_ms[stage as usize],
             })
         };
+        let parts = tenstorrent::planner::work::Part::ALL
+            .iter()
+            .map(|&part| json!({ "part": part.name(), "predicted_ms": self.parts_us[part as usize] / 1e3 }));
         json!({
             "card": self.card.name,
+            "grid": self.card.grid,
             "cameras": self.cameras,
             "denoising_steps": self.steps,
             "stages": Stage::ALL.map(stage),
-            "bound_ms": self.total_ms(),
+            "bound_ms": self.bound_ms(),
+            "predicted_ms": self.predicted(),
+            "predicted_range_ms": self.range(),
+            "parts": parts.collect::<Value>(),
             "budget_ms": self.budget_ms,
-            "feasible": self.total_ms() <= self.budget_ms && self.dram_bytes <= self.card.dram_bytes,
+            "feasible": self.bound_ms() <= self.budget_ms && self.dram_bytes <= self.card.dram_bytes,
             "resident_dram_bytes": self.dram_bytes,
         })
+    }
+}
+
+fn add(stages: &mut [Sums; 3], operations: &mut Operations, program: &Program, card: &Card, fit: &Fit) {
+    for call in &program.calls {
+        let stage = Stage::of(Component::of(&program.name, &call.node));
+        let sums = &mut stages[stage as usize];
+        let (cost, work) = (cost(program, call), Work::of_call(program, call, card));
+        if call.viewed().is_none() {
+            let read = call.reads().into_iter().map(|id| format!("{:?}", program.tensor(id).shape));
+            let shapes = read.take(2).collect::<Vec<_>>().join(" ");
+            let entry = operations.entry((stage.name(), call.operation, shapes)).or_default();
+            *entry = (entry.0 + 1, fit.time_us(&work));
+        }
+        sums.cost += cost;
+        sums.work += work;
+        sums.programs += usize::from(call.viewed().is_none());
+        sums.bound_ms += cost.bound_ms(card);
     }
 }

@@ -120,39 +120,52 @@ impl<'a> Operation<'a> {
             "ttnn.rms_norm" => self.norm(false),
             "ttnn.add" => self.elementwise(|a, b| a + b),
             "ttnn.subtract" => self.elementwise(|a, b| a - b),
-            "ttnn.multiply" => self.elementwise(|a, b| a * b),
+            "ttnn.multiply" => match self.attribute("input_tensor_a_activations") {
+                None => self.elementwise(|a, b| a * b),
+                Some(Argument::List(functions)) => match functions[..] {
+                    [Argument::Unary(name)] => self.elementwise(|a, b| unary(name, a) * b),
+                    _ => panic!("{functions:?}"),
+                },
+                Some(other) => panic!("{other}"),
+            },
             "ttnn.addcmul" => self.add_product(),
             "ttnn.silu" => self.operand(0).mapped(|row| row.iter().map(|x| x / (1.0 + (-x).exp())).collect()),
             "ttnn.where" => self.choose(),
             "ttnn.concat" => self.concat(),
             "ttnn.slice" => self.slice(),
             "ttnn.permute" => permute(self.operand(0), &self.numbers(1)),
+            "ttnn.narrow" => self.narrow(),
+            "ttnn.experimental.view" => self.same_tiles(),
+            "ttnn.experimental.minimal_matmul" => self.product_of_two(),
+            "ttnn.experimental.minimal_matmul_split" => return self.two_products(),
+            "ttnn.experimental.nlp_create_qkv_heads" => return self.create_heads(),
             "ttnn.reshape" => Array { shape: self.numbers(1), data: self.operand(0).data.clone() },
             "ttnn.typecast" | "ttnn.to_layout" => self.operand(0).clone(),
             "ttnn.fold" => self.fold(),
             "ttnn.embedding" => self.embedding(),
-            "ttnn.experimental.rotary_embedding" => self.rotary(),
+            "ttnn.experimental.rotary_embedding_llama" => self.rotary(),
             "ttnn.transformer.concatenate_heads" => side_by_side(self.operand(0)),
             "ttnn.transformer.scaled_dot_product_attention" => self.attention(),
+            "ttnn.transformer.paged_scaled_dot_product_attention_decode" => self.paged_attention(),
             "ttnn.transformer.split_query_key_value_and_split_heads" => return self.split_heads(),
             other => panic!("{other} has no plain definition here"),
         }]
     }
 
     fn linear(&self) -> Array {
-        let (x, weight) = (self.operand(0), self.operand(1));
+        let activation = match self.attribute("program_config") {
+            Some(Argument::MatmulSpread(spread)) => spread.activation,
+            other => panic!("{other:?}"),
+        };
+        self.product(self.operand(0), activation)
+    }
+
+    /// `activation(x w + b)`
+    fn product(&self, x: &Array, activation: Option<&str>) -> Array {
+        let weight = self.operand(1);
         let (depth, columns) = (weight.last(2), weight.last(1));
         assert_eq!(x.last(1), depth);
         let bias = self.tensor("bias");
-        let activation = |x: f32| match self.attribute("activation") {
-            None => x,
-            Some(Argument::Unary("RELU")) => x.max(0.0),
-            Some(Argument::Unary("SILU")) => x / (1.0 + (-x).exp()),
-            Some(Argument::Unary("GELU_TANH")) => {
-                0.5 * x * (1.0 + ((2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh())
-            }
-            Some(other) => panic!("{other}"),
-        };
         let mut shape = x.shape.clone();
         *shape.last_mut().unwrap() = columns;
         let row = |row: &[f32]| {
@@ -160,9 +173,72 @@ impl<'a> Operation<'a> {
             for (&x, weights) in row.iter().zip(weight.data.chunks_exact(columns)) {
                 sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += x * weight);
             }
-            sums.into_iter().map(activation).collect::<Vec<_>>()
+            sums.into_iter().map(|x| activation.map_or(x, |name| unary(name, x))).collect::<Vec<_>>()
         };
         Array { shape, data: x.rows().flat_map(row).collect() }
+    }
+
+    /// Two factors side by side with one weight.
+    fn product_of_two(&self) -> Array {
+        let Argument::List(factors) = &self.call.operands[0] else { panic!("no list") };
+        let [Argument::Tensor(first), Argument::Tensor(second)] = factors[..] else { panic!("{factors:?}") };
+        let (first, second) = (self.array(first), self.array(second));
+        assert_eq!(first.shape[..3], second.shape[..3]);
+        let mut shape = first.shape.clone();
+        shape[3] += second.last(1);
+        let data = first.rows().zip(second.rows()).flat_map(|(first, second)| [first, second].concat());
+        self.product(&Array { shape, data: data.collect() }, None)
+    }
+
+    /// A product whose columns are two results.
+    fn two_products(&self) -> Vec<Array> {
+        assert_eq!((self.integer("chunks"), self.attribute("dim")), (2, Some(&Argument::Integer(-1))));
+        let both = self.product(self.operand(0), None);
+        let width = both.last(1) / 2;
+        let half = |start: usize| {
+            let mut shape = both.shape.clone();
+            *shape.last_mut().unwrap() = width;
+            Array { shape, data: both.rows().flat_map(|row| row[start..start + width].to_vec()).collect() }
+        };
+        vec![half(0), half(width)]
+    }
+
+    fn position(&self, index: usize) -> usize {
+        match self.call.operands[index] {
+            Argument::Integer(value) => usize::try_from(value).unwrap(),
+            ref other => panic!("{other} is no number"),
+        }
+    }
+
+    /// Part of an axis.
+    fn narrow(&self) -> Array {
+        let x = self.operand(0);
+        let (axis, start, length) = (self.position(1), self.position(2), self.position(3));
+        let (outer, inner): (usize, usize) =
+            (x.shape[..axis].iter().product(), x.shape[axis + 1..].iter().product());
+        let mut shape = x.shape.clone();
+        shape[axis] = length;
+        let part = |i: usize| {
+            let from = (i * x.shape[axis] + start) * inner;
+            x.data[from..from + length * inner].to_vec()
+        };
+        Array { shape, data: (0..outer).flat_map(part).collect() }
+    }
+
+    /// The same tiles of 32 x 32, one after the other row by row, as another shape.
+    fn same_tiles(&self) -> Array {
+        let x = self.operand(0);
+        let mut result = Array { shape: self.numbers(1), data: vec![0.0; x.data.len()] };
+        let (from, to) = (x.last(1), result.last(1));
+        assert!(from.is_multiple_of(32) && to.is_multiple_of(32) && x.last(2).is_multiple_of(32));
+        for tile in 0..x.data.len() / 1024 {
+            let corner = |width: usize| tile / (width / 32) * 32 * width + tile % (width / 32) * 32;
+            for row in 0..32 {
+                let (source, target) = (corner(from) + row * from, corner(to) + row * to);
+                result.data[target..target + 32].copy_from_slice(&x.data[source..source + 32]);
+            }
+        }
+        result
     }
 
     fn norm(&self, centred: bool) -> Array {
@@ -276,22 +352,42 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// `x cos + rotate_half(x) sin`, the same for all heads.
+    /// `x cos + (x t) sin`, where t exchanges neighbours; the angles are every head's own, or the same for all.
     fn rotary(&self) -> Array {
-        let (x, cosines, sines) = (self.operand(0), self.operand(1), self.operand(2));
-        let (rows, width) = (x.last(2), x.last(1));
+        let (x, cosines, sines, exchange) =
+            (self.operand(0), self.operand(1), self.operand(2), self.operand(3));
+        let width = x.last(1);
+        assert!(cosines.shape[1] == x.shape[1] || cosines.shape[1] == 1, "{:?}", cosines.shape);
+        assert_eq!((cosines.last(2), cosines.last(1), &cosines.shape), (x.last(2), width, &sines.shape));
         let mut number = 0;
         x.mapped(|row| {
-            let start = number % rows * width;
+            let start = number * width % cosines.data.len();
             number += 1;
-            (0..width)
-                .map(|i| {
-                    let half = width / 2;
-                    let other = if i < half { -row[i + half] } else { row[i - half] };
-                    row[i] * cosines.data[start + i] + other * sines.data[start + i]
-                })
-                .collect()
+            let exchanged = |i: usize| {
+                let first = i / 32 * 32;
+                (0..32).map(|j| row[first + j] * exchange.data[j * 32 + i % 32]).sum::<f32>()
+            };
+            let value = |i: usize| row[i] * cosines.data[start + i] + exchanged(i) * sines.data[start + i];
+            (0..width).map(value).collect()
         })
+    }
+
+    /// `[1, 1, rows, columns]` to queries, keys and values; if these are tied, to queries and twice the keys.
+    fn create_heads(&self) -> Vec<Array> {
+        let x = self.operand(0);
+        assert_eq!(self.attribute("transpose_k_heads"), Some(&Argument::Flag(false)));
+        let tied = self.attribute("kv_tied") == Some(&Argument::Flag(true));
+        let [1, 1, rows, columns] = x.shape[..] else { panic!("{:?}", x.shape) };
+        let (heads, kv_heads) = (self.integer("num_heads"), self.integer("num_kv_heads"));
+        let all = heads + if tied { 1 } else { 2 } * kv_heads;
+        let dim = columns / all;
+        let apart = Array { shape: vec![1, rows, all, dim], data: x.data.clone() };
+        let apart = permute(&apart, &[0, 2, 1, 3]);
+        let part = |start: usize, count: usize| {
+            let data = apart.data[start * rows * dim..(start + count) * rows * dim].to_vec();
+            Array { shape: vec![1, count, rows, dim], data }
+        };
+        vec![part(0, heads), part(heads, kv_heads), part(all - kv_heads, kv_heads)]
     }
 
     /// `[batch, rows, columns]` to queries, keys and values `[batch, heads, rows, head_dim]`.
@@ -313,11 +409,44 @@ impl<'a> Operation<'a> {
         vec![part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads)]
     }
 
+    /// One token of each user, whose keys are in the pages that its row of the table names: `[1, users, heads, head_dim]`.
+    fn paged_attention(&self) -> Array {
+        let (q, table) = (self.operand(0), self.tensor("page_table_tensor").unwrap());
+        let mask = self.tensor("attn_mask").unwrap();
+        let [1, users, heads, dim] = q.shape[..] else { panic!("{:?}", q.shape) };
+        let keys = table.last(1) * self.operand(1).shape[2];
+        assert_eq!((table.shape[0], &mask.shape[..]), (users, &[1, users, heads, keys][..]));
+        let mut data = Vec::new();
+        for user in 0..users {
+            let size = heads * dim;
+            let one = Array { shape: vec![1, 1, heads, dim], data: q.data[user * size..][..size].to_vec() };
+            let of_user = |pages: &Array| {
+                let page = pages.data.len() / pages.shape[0];
+                let of = |&number: &f32| pages.data[number as usize * page..][..page].to_vec();
+                let data = table.data[user * table.last(1)..][..table.last(1)].iter().flat_map(of).collect();
+                Array { shape: vec![1, 1, keys, dim], data }
+            };
+            let (k, v) = (of_user(self.operand(1)), of_user(self.operand(2)));
+            let size = heads * keys;
+            let mask = Array { shape: vec![heads, keys], data: mask.data[user * size..][..size].to_vec() };
+            data.extend(self.attend(&one, &k, &v, Some(&mask)).data);
+        }
+        Array { shape: q.shape.clone(), data }
+    }
+
     fn attention(&self) -> Array {
-        let (q, k, v) = (self.operand(0), self.operand(1), self.operand(2));
-        let (scale, mask) = (self.number("scale"), self.tensor("attn_mask"));
-        assert_eq!(self.attribute("is_causal"), Some(&Argument::Flag(false)));
+        let q = self.operand(0);
         assert_eq!(self.attribute("output_concat_heads"), Some(&Argument::Flag(true)));
+        let found = self.attend(q, self.operand(1), self.operand(2), self.tensor("attn_mask"));
+        Array {
+            shape: vec![q.shape[0], 1, q.shape[2], q.shape[1] * q.shape[3]],
+            data: side_by_side(&found).data,
+        }
+    }
+
+    fn attend(&self, q: &Array, k: &Array, v: &Array, mask: Option<&Array>) -> Array {
+        let scale = self.number("scale");
+        assert_eq!(self.attribute("is_causal"), Some(&Argument::Flag(false)));
         let [batch, heads, queries, dim] = q.shape[..] else { panic!("{:?}", q.shape) };
         let (kv_heads, keys) = (k.shape[1], k.shape[2]);
         let mut out = Array { shape: q.shape.clone(), data: Vec::with_capacity(q.data.len()) };
@@ -341,8 +470,18 @@ impl<'a> Operation<'a> {
             out.data.extend(result);
         }
         assert_eq!(out.data.len(), batch * heads * queries * dim);
-        let joined = side_by_side(&out);
-        Array { shape: vec![batch, 1, queries, heads * dim], data: joined.data }
+        out
+    }
+}
+
+fn unary(name: &str, x: f32) -> f32 {
+    match name {
+        "RELU" => x.max(0.0),
+        "SILU" => x / (1.0 + (-x).exp()),
+        "GELU_TANH" => {
+            0.5 * x * (1.0 + ((2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh())
+        }
+        other => panic!("{other} has no plain definition here"),
     }
 }
 

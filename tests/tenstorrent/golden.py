@@ -1,10 +1,11 @@
 """Runs lowered programs op by op through Tenstorrent's own definitions of the operations, in PyTorch: no card, no mock.
 
-usage: golden.py FOLDER f32|card
+usage: golden.py FOLDER f32|card|weights|activations
 
 FOLDER holds programs as `audit --program` writes them (NAME.json) and tensors.safetensors with what the host would
 upload: `NAME.7` for tensor 7. Results are written to results.safetensors as `NAME.7`. With `f32` everything is computed
-and kept in f32; with `card` every result is rounded to the element type that it has on a card. Programs run in the order
+and kept in f32; with `card` every result is rounded to the element type that it has on a card, with `weights` weights to
+bfloat16 instead of bfloat8_b, with `activations` results to bfloat8_b instead of bfloat16. Programs run in the order
 perceive, act; residents are handed over by name. Called by tests/tenstorrent_golden.rs.
 """
 
@@ -14,29 +15,25 @@ import sys
 
 import torch
 import ttnn
+from block_float import block_float
 from safetensors.torch import load_file, save_file
 
 
-def round_to(value, dtype):
+def round_to(value, dtype, precision, uploaded):
     """What is left of f32 values on a card."""
+    if precision == "f32":
+        return value
+    if precision == "weights" and dtype == "bfloat8_b":
+        dtype = "bfloat16"
+    if precision == "activations" and dtype == "bfloat16" and not uploaded and value.shape[-1] > 1:
+        dtype = "bfloat8_b"
     if not value.is_floating_point():
         return value
     if dtype == "bfloat16":
         return value.to(torch.bfloat16).to(torch.float32)
     if dtype == "bfloat8_b":
-        return block_float(value)
+        return torch.from_numpy(block_float(value.numpy()))
     return value
-
-
-def block_float(value):
-    """bfloat8_b: sixteen neighbours in a row share the largest exponent, and keep a sign and seven bits each."""
-    width = value.shape[-1]
-    padded = torch.nn.functional.pad(value, (0, -width % 16))
-    blocks = padded.reshape(*padded.shape[:-1], -1, 16)
-    exponent = torch.floor(torch.log2(blocks.abs().amax(-1, keepdim=True).clamp(min=2.0**-126)))
-    step = torch.exp2(exponent - 6)
-    rounded = torch.clamp(torch.round(blocks / step), -127, 127) * step
-    return rounded.reshape(padded.shape)[..., :width].contiguous()
 
 
 def resolve(name):
@@ -57,21 +54,86 @@ def argument(value, tensors):
         return tensors[content]
     if kind == "unary":
         return getattr(ttnn.UnaryOpType, content)
+    if kind in ("matmul_1d", "matmul_2d"):
+        return content["activation"]
     if kind == "dtype":
         return getattr(ttnn, content)
     return None
 
 
-def rotary_embedding(golden, x, cosines, sines):
-    """The library's definition knows one position at a time."""
-    return torch.cat([golden(x[:, :, i : i + 1], cosines, sines, i) for i in range(x.shape[2])], dim=2)
+ACTIVATIONS = {
+    None: lambda x: x,
+    "RELU": torch.relu,
+    "SILU": torch.nn.functional.silu,
+    "GELU_TANH": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+}
+
+
+def linear(golden, operands, bias=None, program_config=None, **_):
+    """What follows a product on a card is part of how it is spread over the cores."""
+    return ACTIVATIONS[program_config](golden(*operands, bias=bias))
+
+
+def multiply(golden, operands, input_tensor_a_activations=(), **_):
+    for function in input_tensor_a_activations:
+        operands[0] = ACTIVATIONS[function.name](operands[0])
+    return golden(*operands)
+
+
+# The library has no definitions of these; what follows is its documentation in PyTorch.
+
+
+def minimal_matmul(operands, **_):
+    factors, weight = operands
+    return torch.cat(factors, dim=-1) @ weight
+
+
+def minimal_matmul_split(operands, chunks, dim, **_):
+    return torch.chunk(operands[0] @ operands[1], chunks, dim)
+
+
+def rotary_embedding_llama(operands, **_):
+    """A tile of 32 columns at a time is multiplied with the matrix that exchanges neighbours."""
+    x, cosines, sines, exchange = operands
+    tiles = x.reshape(*x.shape[:-1], -1, 32) @ exchange.reshape(32, 32)
+    return x * cosines + tiles.reshape(x.shape) * sines
+
+
+def create_heads(operands, num_heads, num_kv_heads, kv_tied, **_):
+    sections = num_heads + num_kv_heads * (1 if kv_tied else 2)
+    [batch, _, rows, columns] = operands[0].shape
+    heads = operands[0].reshape(batch, rows, sections, columns // sections).transpose(1, 2)
+    return heads[:, :num_heads], heads[:, num_heads : num_heads + num_kv_heads], heads[:, sections - num_kv_heads :]
+
+
+def same_tiles(operands, **_):
+    """The same memory as another shape: tiles of 32 x 32, row by row."""
+    x, shape = operands
+    tiles = x.reshape(-1, 32, x.shape[-1] // 32, 32).transpose(1, 2).reshape(-1, 32, 32)
+    return tiles.reshape(-1, shape[-1] // 32, 32, 32).transpose(1, 2).reshape(shape)
+
+
+def paged_attention(operands, page_table_tensor, attn_mask, scale, **_):
+    """The library's definition takes masks of one token alone; its documentation has one of [1, users, heads, keys]."""
+    q, *pages = operands
+    k, v = (page[page_table_tensor.long()].squeeze(2).flatten(1, 2) for page in pages)
+    scores = scale * (q[0] @ k.transpose(1, 2)) + attn_mask[0]
+    return (torch.softmax(scores, dim=-1) @ v).unsqueeze(0)
+
+
+OURS = {
+    "ttnn.transformer.paged_scaled_dot_product_attention_decode": paged_attention,
+    "ttnn.experimental.minimal_matmul": minimal_matmul,
+    "ttnn.experimental.minimal_matmul_split": minimal_matmul_split,
+    "ttnn.experimental.rotary_embedding_llama": rotary_embedding_llama,
+    "ttnn.experimental.nlp_create_qkv_heads": create_heads,
+    "ttnn.experimental.view": same_tiles,
+}
 
 
 def attention(golden, operands, attributes):
-    concatenate = attributes.pop("output_concat_heads", False)
+    attributes.pop("output_concat_heads")
     result = golden(*operands, **attributes)
-    if not concatenate:
-        return result
     return ttnn.get_golden_function(ttnn.transformer.concatenate_heads)(result).unsqueeze(1)
 
 
@@ -79,9 +141,13 @@ def run(call, tensors):
     name = call["operation"]
     operands = [argument(value, tensors) for value in call["operands"]]
     attributes = {key: argument(value, tensors) for key, value in call["attributes"].items()}
+    if name in OURS:
+        return OURS[name](operands, **attributes)
     golden = ttnn.get_golden_function(resolve(name))
-    if name == "ttnn.experimental.rotary_embedding":
-        return rotary_embedding(golden, *operands)
+    if name == "ttnn.linear":
+        return linear(golden, operands, **attributes)
+    if name == "ttnn.multiply":
+        return multiply(golden, operands, **attributes)
     if name == "ttnn.transformer.scaled_dot_product_attention":
         return attention(golden, operands, attributes)
     for only_for_cards in ("memory_config", "core_grid", "program_config", "compute_kernel_config"):
@@ -91,7 +157,8 @@ def run(call, tensors):
     if name == "ttnn.typecast":
         operands[0] = operands[0].to(torch.float32)
     result = golden(*operands, **attributes)
-    return result.to(torch.int64) if name == "ttnn.typecast" and operands[1] == ttnn.uint32 else result
+    whole = name == "ttnn.typecast" and operands[1] in (ttnn.uint32, ttnn.int32)
+    return result.to(torch.int64) if whole else result
 
 
 def execute(program, uploaded, residents, precision):
@@ -102,7 +169,7 @@ def execute(program, uploaded, residents, precision):
             tensors[index] = residents[tensor["from"]]
         elif tensor["origin"] != "call":
             value = uploaded[f"{program['name']}.{index}"].reshape(tensor["shape"])
-            tensors[index] = round_to(value, tensor["dtype"]) if precision == "card" else value
+            tensors[index] = round_to(value, tensor["dtype"], precision, True)
     for call in program["calls"]:
         try:
             results = run(call, tensors)
@@ -113,7 +180,7 @@ def execute(program, uploaded, residents, precision):
             if list(result.shape) != expected:
                 raise SystemExit(f"{call['operation']} of {call['node']}: {list(result.shape)}, not {expected}")
             result = result.to(torch.float32) if result.is_floating_point() else result
-            tensors[index] = round_to(result, stored[index]["dtype"]) if precision == "card" else result
+            tensors[index] = round_to(result, stored[index]["dtype"], precision, False)
     residents.update({resident["name"]: tensors[resident["tensor"]] for resident in program["residents"]})
     return {f"{program['name']}.{output['tensor']}": tensors[output["tensor"]] for output in program["outputs"]}
 

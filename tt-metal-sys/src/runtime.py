@@ -264,6 +264,44 @@ def matmul(config, content):
     )
 
 
+MINIMAL_NAMES = {"grid": "compute_with_storage_grid_size", "m_block": "M_block_size", "k_block": "K_block_size", "n_block": "N_block_size"}
+
+
+def matmul_minimal(content):
+    return ttnn.MinimalMatmulConfig(
+        **{
+            MINIMAL_NAMES.get(name, name): coordinate(setting) if name == "grid" else setting
+            for name, setting in content.items()
+        }
+    )
+
+
+def row_of_cores(count):
+    """`count` cores, row by row of at most eight; every card has so many."""
+    across = next(across for across in range(min(count, 8), 0, -1) if count % across == 0)
+    return across, count // across
+
+
+def columns(content):
+    across, down = row_of_cores(content["cores"])
+    return ttnn.create_sharded_memory_config(
+        (content["rows"], content["width"]),
+        ttnn.CoreGrid(x=across, y=down),
+        ttnn.ShardStrategy.WIDTH,
+        use_height_and_width_as_shard_shape=True,
+    )
+
+
+def norm_columns(content):
+    return ttnn.LayerNormShardedMultiCoreProgramConfig(
+        compute_with_storage_grid_size=row_of_cores(content["cores"]),
+        subblock_w=next(width for width in range(4, 0, -1) if content["columns"] % width == 0),
+        block_h=content["rows"],
+        block_w=content["columns"],
+        inplace=False,
+    )
+
+
 def sdpa(content):
     return ttnn.SDPAProgramConfig(
         compute_with_storage_grid_size=coordinate(content["grid"]),
@@ -288,6 +326,9 @@ TAGS = Table(
         "matmul_reuse": functools.partial(matmul, ttnn.MatmulMultiCoreReuseProgramConfig),
         "matmul_1d": functools.partial(matmul, ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig),
         "matmul_2d": functools.partial(matmul, ttnn.MatmulMultiCoreReuseMultiCastProgramConfig),
+        "matmul_minimal": matmul_minimal,
+        "columns": columns,
+        "norm_columns": norm_columns,
         "sdpa": sdpa,
     },
 )

@@ -25,7 +25,7 @@ const WHEELS: &str = include_str!("../tenstorrent-wheels.txt");
 const GOLDEN_WHEELS: &str = include_str!("../tenstorrent-golden-wheels.txt");
 
 /// The mock cards there are: `tests/tenstorrent/cards`.
-pub const CARDS: [&str; 3] = ["p150", "n150", "n300"];
+pub const CARDS: [&str; 4] = ["p150", "p150_11x10", "n150", "n300"];
 
 #[derive(clap::Args)]
 pub struct Options {

@@ -39,17 +39,22 @@ impl Axis {
         Self { logical: places.len(), physical, places: if identity { Vec::new() } else { places } }
     }
 
-    /// Columns of heads of `dim`, each padded to `padded`. Rotary embedding pairs an element with the one half a head
-    /// further, so both halves are padded by themselves.
+    /// Columns of heads of `dim`, each padded to `padded`.
     pub fn heads(heads: usize, dim: usize, padded: usize) -> Self {
-        let half = dim.div_ceil(2);
+        Self::of(
+            (0..heads * dim).map(|column| column / dim * padded + column % dim).collect(),
+            heads * padded,
+        )
+    }
+
+    /// Columns of heads that are rotated. The model pairs an element with the one half a head further, the library an
+    /// element with its neighbour: so they become neighbours.
+    pub fn rotated_heads(heads: usize, dim: usize, padded: usize) -> Self {
+        let half = dim / 2;
         let place = |column: usize| {
             let (head, i) = (column / dim, column % dim);
-            head * padded + if i < half { i } else { padded / 2 + (i - half) }
+            head * padded + if i < half { 2 * i } else { 2 * (i - half) + 1 }
         };
-        if dim == padded {
-            return Self::exact(heads * dim);
-        }
         Self::of((0..heads * dim).map(place).collect(), heads * padded)
     }
 
@@ -97,11 +102,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_of_a_head_are_padded_by_themselves() {
-        let axis = Axis::heads(2, 4, 8);
-        assert_eq!(axis.places().collect::<Vec<_>>(), [0, 1, 4, 5, 8, 9, 12, 13]);
+    fn heads_are_padded_and_rotated_pairs_are_neighbours() {
+        let axis = Axis::heads(2, 3, 8);
+        assert_eq!(axis.places().collect::<Vec<_>>(), [0, 1, 2, 8, 9, 10]);
         assert_eq!(axis.physical, 16);
         assert!(Axis::heads(3, 64, 64).is_exact());
+        let rotated = Axis::rotated_heads(2, 4, 8);
+        assert_eq!(rotated.places().collect::<Vec<_>>(), [0, 2, 1, 3, 8, 10, 9, 11]);
     }
 
     #[test]

@@ -14,10 +14,14 @@ pub struct Card {
     pub grid: [usize; 2],
     pub l1_bytes_per_core: usize,
     pub dram_bytes: usize,
+    /// Banks of DRAM, over which a tensor's tiles are dealt in turn.
+    pub dram_banks: usize,
     /// Peak, per second.
     pub dram_bytes_per_s: f64,
     /// Peak of dense products with bf16 factors, per second.
     pub flops: f64,
+    /// Cycles of a core, per second.
+    pub clock_hz: f64,
     /// An activation that takes at most so much of each core's L1 stays there. What is left is for the circular buffers of
     /// the operations: on an N150 a layer of the language model needs nearly all of it.
     pub l1_activation_bytes_per_core: usize,
@@ -30,9 +34,12 @@ impl Card {
         grid: [13, 10],
         l1_bytes_per_core: 1_572_864,
         dram_bytes: 32 << 30,
+        dram_banks: 8,
         dram_bytes_per_s: 512e9,
         flops: 370e12,
-        l1_activation_bytes_per_core: 96 << 10,
+        clock_hz: 1.35e9,
+        // All of them, with three cameras.
+        l1_activation_bytes_per_core: 256 << 10,
     };
 
     pub const N150: Self = Self {
@@ -41,8 +48,10 @@ impl Card {
         grid: [8, 8],
         l1_bytes_per_core: 1_499_136,
         dram_bytes: 12 << 30,
+        dram_banks: 12,
         dram_bytes_per_s: 288e9,
         flops: 74e12,
+        clock_hz: 1.0e9,
         l1_activation_bytes_per_core: 16 << 10,
     };
 
@@ -53,6 +62,11 @@ impl Card {
 
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|card| card.name == name)
+    }
+
+    /// How many pieces of so many tiles fill all banks evenly: after that many, the next begins in the first bank.
+    pub fn pages_at_once(&self, tiles: usize) -> usize {
+        (1..=self.dram_banks).find(|pieces| (pieces * tiles).is_multiple_of(self.dram_banks)).unwrap_or(1)
     }
 
     pub fn cores(&self) -> usize {

@@ -23,6 +23,10 @@ pub struct Content {
 enum What {
     Literal(Vec<f32>),
     Weight(Box<Weight>),
+    /// Several, side by side: each with its number of columns.
+    Beside(Vec<(usize, Content)>),
+    /// Several, one below the other.
+    Below(Vec<Content>),
 }
 
 /// A constant value of the graph, `scale * w + plus` in its places and 0 elsewhere; each output of a linear may have its own
@@ -37,6 +41,8 @@ struct Weight {
     /// Columns become rows.
     transposed: bool,
     scales: Scales,
+    /// A constant row of the graph, with whose elements the outputs are multiplied.
+    gate: Option<ValueId>,
     plus: f32,
 }
 
@@ -66,6 +72,27 @@ impl Content {
         Self::weight(graph, weight, [outputs, inputs], true, scales.clone(), 0.0)
     }
 
+    /// Every output multiplied with the constant row's element for it too.
+    pub fn gated(mut self, graph: &Graph, gate: ValueId) -> Self {
+        if let What::Weight(weight) = &mut self.what {
+            weight.gate = Some(gate);
+            self.key = format!("{}, gated by {}", self.key, graph.recipe(gate));
+        }
+        self
+    }
+
+    /// Matrices of as many rows side by side; each comes with its number of columns.
+    pub fn beside(parts: Vec<(usize, Self)>) -> Self {
+        let keys: Vec<&str> = parts.iter().map(|(_, part)| part.key()).collect();
+        Self { key: format!("[{}]", keys.join(" | ")), what: What::Beside(parts) }
+    }
+
+    /// Matrices of as many columns, one below the other.
+    pub fn below(parts: Vec<Self>) -> Self {
+        let keys: Vec<&str> = parts.iter().map(Self::key).collect();
+        Self { key: format!("[{}]", keys.join(" / ")), what: What::Below(parts) }
+    }
+
     /// A list, or a matrix of one row, as a row: `scale * w + plus`.
     pub fn row(graph: &Graph, weight: ValueId, columns: &Axis, scales: &Scales, plus: f32) -> Self {
         Self::weight(graph, weight, [&Axis::exact(1), columns], false, scales.clone(), plus)
@@ -91,7 +118,7 @@ impl Content {
             scales.0
         );
         let (rows, columns) = (rows.clone(), columns.clone());
-        let weight = Weight { value, rows, columns, repeated, transposed, scales, plus };
+        let weight = Weight { value, rows, columns, repeated, transposed, scales, gate: None, plus };
         Self { key, what: What::Weight(Box::new(weight)) }
     }
 
@@ -102,12 +129,12 @@ impl Content {
 
     /// The elements, row by row.
     pub fn f32(&self, graph: &Graph, weights: &dyn Weights) -> Result<Vec<f32>, DeviceError> {
-        self.elements(graph, weights, 0.0, |value| value)
+        self.elements(graph, weights, 0.0, &|value| value)
     }
 
     /// The elements rounded to bf16, row by row.
     pub fn bf16(&self, graph: &Graph, weights: &dyn Weights) -> Result<Vec<u16>, DeviceError> {
-        self.elements(graph, weights, 0, |value| bf16::from_f32(value).to_bits())
+        self.elements(graph, weights, 0, &|value| bf16::from_f32(value).to_bits())
     }
 
     fn elements<T: Copy>(
@@ -115,14 +142,33 @@ impl Content {
         graph: &Graph,
         weights: &dyn Weights,
         zero: T,
-        convert: impl Fn(f32) -> T,
+        convert: &impl Fn(f32) -> T,
     ) -> Result<Vec<T>, DeviceError> {
         let weight = match &self.what {
             What::Literal(values) => return Ok(values.iter().map(|&value| convert(value)).collect()),
             What::Weight(weight) => weight,
+            What::Below(parts) => {
+                let parts = parts.iter().map(|part| part.elements(graph, weights, zero, convert));
+                return Ok(parts.collect::<Result<Vec<_>, _>>()?.concat());
+            }
+            What::Beside(parts) => {
+                let all = parts.iter().map(|(_, part)| part.elements(graph, weights, zero, convert));
+                let all = all.collect::<Result<Vec<_>, _>>()?;
+                let rows = all[0].len() / parts[0].0;
+                let line = |row: usize| {
+                    all.iter().zip(parts).flat_map(move |(part, &(width, _))| &part[row * width..][..width])
+                };
+                return Ok((0..rows).flat_map(line).copied().collect());
+            }
         };
-        let Weight { rows, columns, repeated, transposed, scales, plus, .. } = &**weight;
-        let scales = scales.each();
+        let Weight { rows, columns, repeated, transposed, scales, gate, plus, .. } = &**weight;
+        let mut scales = scales.each();
+        if let Some(gate) = gate {
+            let source = Elements::of(graph, *gate, weights)?;
+            let mut values = vec![0.0; scales.len()];
+            source.copy(0, &mut values);
+            scales.iter_mut().zip(values).for_each(|(scale, value)| *scale *= value);
+        }
         let source = Elements::of(graph, weight.value, weights)?;
         let width = columns.logical;
         let mut out = vec![zero; rows.physical * columns.physical];

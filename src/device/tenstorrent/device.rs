@@ -15,12 +15,11 @@ use tt_metal_sys::{Description, Memory as SysMemory, Options, Runtime, Session, 
 
 use super::card::Card;
 use super::error::TenstorrentError;
-use super::evidence::CallEvidence;
-use super::load::key;
+use super::load::Store;
 use super::loaded::{Loaded, OutputSource, RUNS, WRITES};
 use super::lower::{Residents, lower};
 use super::precision::{Precisions, Role};
-use super::program::{Origin, Program, Tensor};
+use super::program::{CallEvidence, Program};
 use crate::device::{Account, Device, DeviceError, Peak, ProgramId, Progress, StepTime};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, Weights};
 
@@ -55,16 +54,11 @@ pub struct TenstorrentOptions {
 }
 
 pub struct TenstorrentDevice {
-    pub(super) session: Session,
-    pub(super) card: Card,
-    pub(super) description: Description,
-    pub(super) options: TenstorrentOptions,
+    store: Store,
+    description: Description,
+    options: TenstorrentOptions,
     /// How the values lie that programs leave for each other.
     residents: Residents,
-    /// The same values on the card.
-    pub(super) resident_tensors: HashMap<String, Handle>,
-    /// Contents by key, shared by all programs.
-    pub(super) contents: HashMap<String, Handle>,
     programs: Vec<Loaded>,
     /// Every program has its trace.
     captured: bool,
@@ -107,20 +101,17 @@ impl TenstorrentDevice {
             card.l1_activation_bytes_per_core = bytes;
         }
         Ok(Self {
-            session,
-            card,
+            store: Store::new(session, card, description.mock),
             description,
             options,
             residents: Residents::new(),
-            resident_tensors: HashMap::new(),
-            contents: HashMap::new(),
             programs: Vec::new(),
             captured: false,
         })
     }
 
     pub fn card(&self) -> &Card {
-        &self.card
+        &self.store.card
     }
 
     /// The lowered program.
@@ -136,7 +127,7 @@ impl TenstorrentDevice {
 
     /// Bytes of DRAM in use, and of the trace region.
     pub fn memory_in_use(&self) -> Result<[u64; 2], TenstorrentError> {
-        self.session.with(|runtime| {
+        self.store.session.with(|runtime| {
             let used = |view: tt_metal_sys::MemoryView| view.banks * view.allocated_per_bank;
             let failed = |error| TenstorrentError::runtime("memory statistics", &error);
             Ok([
@@ -155,10 +146,10 @@ impl TenstorrentDevice {
         if self.captured {
             return Ok(());
         }
-        let Self { session, card, programs, resident_tensors, .. } = self;
+        let Self { store: Store { session, card, residents, .. }, programs, .. } = self;
         session.with(|runtime| {
             for loaded in programs.iter_mut() {
-                capture(runtime, card, loaded, resident_tensors)?;
+                capture(runtime, card, loaded, residents)?;
             }
             Ok(())
         })?;
@@ -169,9 +160,9 @@ impl TenstorrentDevice {
     /// Lets go of all traces: new tensors need places that no replay writes to. What programs left for each other stays,
     /// for the next program's warm-up.
     fn release(&mut self) -> Result<(), TenstorrentError> {
-        let Self { session, programs, .. } = self;
         self.captured = false;
-        session.with(|runtime| {
+        let Self { store, programs, .. } = self;
+        store.session.with(|runtime| {
             let failed = |error| TenstorrentError::runtime("releasing a trace", &error);
             for loaded in programs.iter_mut() {
                 if let Some(trace) = loaded.trace.take() {
@@ -192,11 +183,11 @@ impl TenstorrentDevice {
 
 impl Device for TenstorrentDevice {
     fn describe(&self) -> String {
-        let [x, y] = self.card.grid;
+        let [x, y] = self.store.card.grid;
         let mock = if self.description.mock { ", a mock" } else { "" };
         format!(
             "tenstorrent {} ({}, {x} x {y} cores, ttnn {}{mock})",
-            self.card.name, self.description.architecture, self.description.ttnn_version
+            self.store.card.name, self.description.architecture, self.description.ttnn_version
         )
     }
 
@@ -211,19 +202,13 @@ impl Device for TenstorrentDevice {
         progress: &dyn Progress,
     ) -> Result<ProgramId, DeviceError> {
         self.release()?;
-        let program = lower(graph, &self.card, self.options.tuning.precisions, &mut self.residents)?;
-        let bytes = |tensor: &Tensor| match &tensor.origin {
-            Origin::Content(content) if !self.contents.contains_key(&key(tensor, content.key())) => {
-                tensor.bytes() as u64
-            }
-            _ => 0,
-        };
-        let total = program.tensors.iter().map(bytes).sum();
+        let program = lower(graph, &self.store.card, self.options.tuning.precisions, &mut self.residents)?;
+        let total = program.tensors.iter().map(|tensor| self.store.missing_bytes(tensor)).sum();
         progress.begin(&format!("compiling {}", graph.name), total);
-        let loaded = self.load(program, graph, weights, progress);
+        let loaded = self.store.load(program, graph, weights, progress);
         progress.end();
         let mut loaded = loaded?;
-        self.warm_up(&mut loaded)?;
+        self.store.warm_up(&mut loaded, self.options.evidence)?;
         tracing::info!("lowered {}: {} calls of TTNN", graph.name, loaded.program.calls.len());
         self.programs.push(loaded);
         Ok(ProgramId(self.programs.len() - 1))
@@ -234,7 +219,8 @@ impl Device for TenstorrentDevice {
         let found = loaded.inputs.iter_mut().find(|slot| slot.placed.name == input);
         let slot = found.ok_or_else(|| DeviceError::NoSlot { kind: "input", name: input.into() })?;
         slot.stage(data)?;
-        self.session
+        self.store
+            .session
             .with(|runtime| runtime.write(slot.tensor, slot.staging.data(), WRITES))
             .map_err(|error| TenstorrentError::runtime(&format!("writing input '{input}'"), &error))?;
         Ok(())
@@ -245,7 +231,8 @@ impl Device for TenstorrentDevice {
         let loaded = self.loaded(program)?;
         let Some(trace) = loaded.trace else { return Err(DeviceError::NoProgram(program.0)) };
         let failed = |error| TenstorrentError::runtime(&format!("running '{}'", loaded.program.name), &error);
-        self.session
+        self.store
+            .session
             .with(|runtime| {
                 let written = runtime.record_event(WRITES)?;
                 runtime.wait_for_event(RUNS, written)?;
@@ -259,12 +246,12 @@ impl Device for TenstorrentDevice {
     /// Calls the operations one by one and waits after each: slower than the trace by the starts, which are in these times.
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
         self.capture()?;
-        let Self { session, card, resident_tensors, .. } = self;
+        let Store { session, card, residents, .. } = &mut self.store;
         let loaded = self.programs.get(program.0).ok_or(DeviceError::NoProgram(program.0))?;
         let times = session.with(|runtime| {
             let mut times = Vec::with_capacity(loaded.program.calls.len());
             let mut start = Instant::now();
-            let made = loaded.call_all(runtime, card, resident_tensors, |runtime, call| {
+            let made = loaded.call_all(runtime, card, residents, |runtime, call| {
                 runtime
                     .synchronize()
                     .map_err(|error| TenstorrentError::call(card, call.operation, &call.node, &error))?;
@@ -289,12 +276,12 @@ impl Device for TenstorrentDevice {
     fn account(&self, program: ProgramId) -> Result<Account, DeviceError> {
         let loaded = self.loaded(program)?;
         let weights = self.options.tuning.precisions.dtype(Role::Weight);
-        Ok(loaded.program.account(self.card.name.into(), &loaded.evidence, weights))
+        Ok(loaded.program.account(self.store.card.name.into(), &loaded.evidence, weights))
     }
 
     /// The vendor's figures.
     fn peak(&mut self) -> Option<Peak> {
-        Some(Peak { flops: self.card.flops, bytes: self.card.dram_bytes_per_s })
+        Some(Peak { flops: self.store.card.flops, bytes: self.store.card.dram_bytes_per_s })
     }
 
     fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError> {
@@ -304,7 +291,8 @@ impl Device for TenstorrentDevice {
         let slot = found.ok_or_else(|| DeviceError::NoSlot { kind: "output", name: output.into() })?;
         if let OutputSource::Card { tensor: Some(tensor), values, .. } = &mut slot.source {
             let tensor = *tensor;
-            self.session
+            self.store
+                .session
                 .with(|runtime| runtime.read(tensor, values, RUNS))
                 .map_err(|error| TenstorrentError::runtime(&format!("reading output '{output}'"), &error))?;
         }

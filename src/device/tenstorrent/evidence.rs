@@ -5,20 +5,11 @@
 use serde::Deserialize;
 
 use super::error::TenstorrentError;
-use super::program::Program;
+use super::program::{CallEvidence, Program};
 
 /// Functions of the library that move tensors between host and card.
 const CROSSINGS: [&str; 4] =
     ["Tensor::to_device", "Tensor::cpu", "tt::tt_metal::copy_to_device", "tt::tt_metal::copy_to_host"];
-
-/// What one call did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CallEvidence {
-    /// Programs that were started on the card; none for a view.
-    pub programs: usize,
-    /// Transfers between host and card.
-    pub crossings: usize,
-}
 
 #[derive(Deserialize)]
 struct Node {

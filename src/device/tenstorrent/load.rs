@@ -1,23 +1,49 @@
-//! Puts a program on the card: contents and inputs into tensors of their own, and every call made once. Part of `device`.
+//! Puts programs on the card: contents and inputs into tensors of their own, and every call made once. `Store` is the open
+//! card and what lies on it for all programs. Called by `device`.
 
 use std::collections::HashMap;
 
 use tt_metal_sys::{
-    DataType as SysType, HostData, Layout as SysLayout, Memory as SysMemory, Runtime, Tensor as Handle,
-    TensorSpec,
+    DataType as SysType, HostData, Layout as SysLayout, Memory as SysMemory, Runtime, Session,
+    Tensor as Handle, TensorSpec,
 };
 
-use super::device::TenstorrentDevice;
+use super::card::Card;
 use super::error::TenstorrentError;
-use super::evidence;
 use super::loaded::{Input, Loaded, Output, OutputSource, Staging};
 use super::program::{DataType, Layout, Memory, Origin, Program, Tensor};
 use crate::device::{DeviceError, Progress, constants};
 use crate::graph::{Graph, HostTensor, Op, Source, Weights};
 
-impl TenstorrentDevice {
+/// An open card.
+pub(super) struct Store {
+    pub session: Session,
+    pub card: Card,
+    /// It computes nothing.
+    pub mock: bool,
+    /// Contents by key, shared by all programs.
+    contents: HashMap<String, Handle>,
+    /// What programs left for each other, by name.
+    pub residents: HashMap<String, Handle>,
+}
+
+impl Store {
+    pub fn new(session: Session, card: Card, mock: bool) -> Self {
+        Self { session, card, mock, contents: HashMap::new(), residents: HashMap::new() }
+    }
+
+    /// Bytes of a tensor that has to be loaded.
+    pub fn missing_bytes(&self, tensor: &Tensor) -> u64 {
+        match &tensor.origin {
+            Origin::Content(content) if !self.contents.contains_key(&key(tensor, content.key())) => {
+                tensor.bytes() as u64
+            }
+            _ => 0,
+        }
+    }
+
     /// Puts a program's contents and inputs on the card. A mock has room for contents and no use for them.
-    pub(super) fn load(
+    pub fn load(
         &mut self,
         program: Program,
         graph: &Graph,
@@ -28,7 +54,7 @@ impl TenstorrentDevice {
             Origin::Content(content) => self.contents.contains_key(&key(tensor, content.key())),
             _ => true,
         };
-        let new = !self.description.mock && !program.tensors.iter().all(known);
+        let new = !self.mock && !program.tensors.iter().all(known);
         let graph = &if new { constants::with_products(graph, weights)? } else { graph.clone() };
         let mut fixed = HashMap::new();
         let mut inputs = Vec::new();
@@ -40,7 +66,7 @@ impl TenstorrentDevice {
                     let key = key(tensor, content.key());
                     let handle = match self.contents.get(&key) {
                         Some(&handle) => handle,
-                        None if self.description.mock => {
+                        None if self.mock => {
                             self.session.with(|runtime| runtime.allocate(&spec)).map_err(failed)?
                         }
                         None if tensor.dtype == DataType::Float32 => {
@@ -66,7 +92,9 @@ impl TenstorrentDevice {
                     let staging = match tensor.dtype {
                         DataType::Float32 => Staging::Float(vec![0.0; elements]),
                         DataType::Uint32 => Staging::Whole(vec![0; elements]),
-                        DataType::Bfloat16 | DataType::Bfloat8B => Staging::Half(vec![0; elements]),
+                        DataType::Bfloat16 | DataType::Bfloat8B | DataType::Int32 => {
+                            Staging::Half(vec![0; elements])
+                        }
                     };
                     let upload = |runtime: &mut Runtime| runtime.upload(&spec, staging.data());
                     let handle = self.session.with(upload).map_err(failed)?;
@@ -83,13 +111,14 @@ impl TenstorrentDevice {
         Ok(Loaded { program, fixed, inputs, outputs, trace: None, evidence: Vec::new() })
     }
 
-    /// Makes every call once, so that all kernels are compiled and loaded before anything is captured.
-    pub(super) fn warm_up(&mut self, loaded: &mut Loaded) -> Result<(), TenstorrentError> {
-        let Self { session, card, resident_tensors, options, .. } = self;
+    /// Makes every call once, so that all kernels are compiled and loaded before anything is captured; if `evidence` is
+    /// wanted, once more while the library writes down what it does.
+    pub fn warm_up(&mut self, loaded: &mut Loaded, evidence: bool) -> Result<(), TenstorrentError> {
+        let Self { session, card, residents: resident_tensors, .. } = self;
         session.with(|runtime| {
             let failed = |error| TenstorrentError::runtime("watching the warm-up", &error);
             let mut made = loaded.call_all(runtime, card, resident_tensors, |_, _| Ok(()))?;
-            if options.evidence {
+            if evidence {
                 // A second time: what the library prepares once is no part of what a trace replays.
                 for tensor in made.into_values() {
                     runtime.free(tensor).map_err(failed)?;
@@ -97,7 +126,7 @@ impl TenstorrentDevice {
                 runtime.begin_graph_capture().map_err(failed)?;
                 made = loaded.call_all(runtime, card, resident_tensors, |_, _| Ok(()))?;
                 let written = runtime.end_graph_capture().map_err(failed)?;
-                loaded.evidence = evidence::read(&loaded.program, &written)?;
+                loaded.evidence = super::evidence::read(&loaded.program, &written)?;
             }
             runtime.synchronize().map_err(failed)?;
             let residents = &loaded.program.residents;
@@ -154,7 +183,7 @@ fn outputs(program: &Program, graph: &Graph, weights: &dyn Weights) -> Result<Ve
 }
 
 /// Equal for contents that can be one tensor.
-pub(super) fn key(tensor: &Tensor, content: &str) -> String {
+fn key(tensor: &Tensor, content: &str) -> String {
     format!("{content} as {:?} {} {}", tensor.shape, tensor.dtype.name(), tensor.layout.name())
 }
 
@@ -166,6 +195,7 @@ fn spec(tensor: &Tensor) -> TensorSpec {
             DataType::Bfloat8B => SysType::Bfloat8B,
             DataType::Float32 => SysType::Float32,
             DataType::Uint32 => SysType::Uint32,
+            DataType::Int32 => SysType::Int32,
         },
         layout: match tensor.layout {
             Layout::Tile => SysLayout::Tile,
@@ -173,7 +203,8 @@ fn spec(tensor: &Tensor) -> TensorSpec {
         },
         memory: match tensor.memory {
             Memory::Dram => SysMemory::Dram,
-            Memory::L1 => SysMemory::L1,
+            // What is loaded is in either as a whole.
+            Memory::L1 | Memory::Columns { .. } => SysMemory::L1,
         },
     }
 }

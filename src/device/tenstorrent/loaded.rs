@@ -8,8 +8,7 @@ use tt_metal_sys::{HostData, Runtime, Tensor as Handle, Trace};
 
 use super::card::Card;
 use super::error::TenstorrentError;
-use super::evidence::CallEvidence;
-use super::program::{Call, Program, Result as Placed, TensorId};
+use super::program::{Call, CallEvidence, Program, Result as Placed, TensorId};
 use crate::device::DeviceError;
 use crate::graph::{HostTensor, HostView, TensorType};
 

@@ -14,17 +14,16 @@ mod evidence;
 mod load;
 mod loaded;
 pub mod lower;
+pub mod planner;
 pub mod precision;
 pub mod program;
-pub mod roofline;
 
 pub use card::Card;
 pub use device::{TenstorrentDevice, TenstorrentOptions, Tuning};
 pub use error::TenstorrentError;
-pub use evidence::CallEvidence;
 pub use lower::{Residents, lower};
 pub use precision::Precisions;
-pub use program::{DataType, Program};
+pub use program::{CallEvidence, DataType, Program};
 
 /// The passes that make a card's programs smaller.
 pub use crate::graph::passes::simplify_for_tiles as simplify;

@@ -56,5 +56,7 @@ impl FromStr for DataType {
 
 /// Two of a bf16 factor's passes are enough for weights of seven bits; sums are f32 all the same.
 pub const PRODUCT: Compute = Compute { fidelity: "HiFi2", fp32_accumulate: true };
+/// Three passes: all of an activation's bits by the upper ones of a weight, so that what is multiplied with 1 stays as it is.
+pub const SUM: Compute = Compute { fidelity: "HiFi3", fp32_accumulate: true };
 /// Everything that a factor has.
 pub const EXACT: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: true };

@@ -2,13 +2,13 @@
 //!
 //! `lower` writes it, `runtime` runs it, `audit` counts it; printed or serialised it is what a card will be asked to do.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde_json::{Value, json};
 
 use super::axis::Axis;
 use super::content::Content;
-use super::evidence::CallEvidence;
 use crate::device::{Account, StepAccount};
 
 /// A tensor of a program.
@@ -23,6 +23,7 @@ pub enum DataType {
     Bfloat8B,
     Float32,
     Uint32,
+    Int32,
 }
 
 impl DataType {
@@ -33,6 +34,7 @@ impl DataType {
             DataType::Bfloat8B => "bfloat8_b",
             DataType::Float32 => "float32",
             DataType::Uint32 => "uint32",
+            DataType::Int32 => "int32",
         }
     }
 
@@ -42,7 +44,7 @@ impl DataType {
             DataType::Bfloat16 => 2 * elements,
             // A tile of 1024 elements and its 64 exponents.
             DataType::Bfloat8B => elements + elements / 16,
-            DataType::Float32 | DataType::Uint32 => 4 * elements,
+            DataType::Float32 | DataType::Uint32 | DataType::Int32 => 4 * elements,
         }
     }
 }
@@ -70,6 +72,13 @@ pub enum Memory {
     Dram,
     /// The memory beside the cores.
     L1,
+    /// The same, but every one of `cores` cores has all rows of `width` columns beside it: a norm of few rows would
+    /// otherwise be done by as many cores as there are tiles of rows.
+    Columns {
+        cores: usize,
+        rows: usize,
+        width: usize,
+    },
 }
 
 impl Memory {
@@ -77,6 +86,7 @@ impl Memory {
         match self {
             Memory::Dram => "dram",
             Memory::L1 => "l1",
+            Memory::Columns { .. } => "l1_columns",
         }
     }
 }
@@ -125,17 +135,31 @@ pub struct Compute {
     pub fp32_accumulate: bool,
 }
 
-/// How a product is spread over the cores: each computes blocks of `per_core_m` x `per_core_n` tiles.
+/// How a product is spread over the cores by `ttnn.linear`, in tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MatmulReuse {
+pub struct MatmulSpread {
+    /// Every core has all rows and some columns, or blocks of both.
+    pub columns_only: bool,
     /// Columns and rows of cores.
     pub grid: [usize; 2],
-    /// Tiles of depth at a time.
+    /// Depth at a time.
     pub in0_block_w: usize,
     pub out_subblock_h: usize,
     pub out_subblock_w: usize,
     pub per_core_m: usize,
     pub per_core_n: usize,
+    pub activation: Option<&'static str>,
+}
+
+/// The same for `ttnn.experimental.minimal_matmul`: blocks that the cores take in turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MinimalSpread {
+    pub grid: [usize; 2],
+    pub m_block: usize,
+    pub k_block: usize,
+    pub n_block: usize,
+    pub subblock_h: usize,
+    pub subblock_w: usize,
 }
 
 /// An operand or an attribute of a call.
@@ -155,7 +179,14 @@ pub enum Argument {
     /// An element-wise function by the library's name.
     Unary(&'static str),
     Compute(Compute),
-    MatmulReuse(MatmulReuse),
+    MatmulSpread(MatmulSpread),
+    MinimalSpread(MinimalSpread),
+    /// A norm of what lies in [`Memory::Columns`]: cores, and tiles of rows and columns beside each.
+    NormSpread {
+        cores: usize,
+        rows: usize,
+        columns: usize,
+    },
     /// Cores, and rows of queries and of keys that one of them takes at a time.
     Attention {
         grid: [usize; 2],
@@ -189,6 +220,9 @@ impl Argument {
             Self::Shape(shape) => json!({ "shape": shape }),
             Self::Dtype(dtype) => json!({ "dtype": dtype.name() }),
             Self::Layout(layout) => json!({ "layout": layout.name() }),
+            Self::Memory(Memory::Columns { cores, rows, width }) => {
+                json!({ "columns": { "cores": cores, "rows": rows, "width": width } })
+            }
             Self::Memory(memory) => json!({ "memory": memory.name() }),
             Self::Grid(grid) => json!({ "grid": grid }),
             Self::Unary(name) => json!({ "unary": name }),
@@ -198,14 +232,34 @@ impl Argument {
                 "approximate": false,
                 "l1_accumulate": true,
             }}),
-            Self::MatmulReuse(config) => json!({ "matmul_reuse": {
-                "grid": config.grid,
-                "in0_block_w": config.in0_block_w,
-                "out_subblock_h": config.out_subblock_h,
-                "out_subblock_w": config.out_subblock_w,
-                "per_core_m": config.per_core_m,
-                "per_core_n": config.per_core_n,
+            Self::MatmulSpread(spread) => {
+                let mut config = json!({
+                    "grid": spread.grid,
+                    "in0_block_w": spread.in0_block_w,
+                    "out_subblock_h": spread.out_subblock_h,
+                    "out_subblock_w": spread.out_subblock_w,
+                    "per_core_m": spread.per_core_m,
+                    "per_core_n": spread.per_core_n,
+                    "activation": spread.activation,
+                });
+                let (kind, more) = match spread.columns_only {
+                    true => ("matmul_1d", [("fuse_batch", true), ("mcast_in0", true)]),
+                    false => ("matmul_2d", [("fuse_batch", true), ("transpose_mcast", false)]),
+                };
+                more.iter().for_each(|&(name, value)| config[name] = json!(value));
+                json!({ kind: config })
+            }
+            Self::MinimalSpread(spread) => json!({ "matmul_minimal": {
+                "grid": spread.grid,
+                "m_block": spread.m_block,
+                "k_block": spread.k_block,
+                "n_block": spread.n_block,
+                "subblock_h": spread.subblock_h,
+                "subblock_w": spread.subblock_w,
             }}),
+            Self::NormSpread { cores, rows, columns } => {
+                json!({ "norm_columns": { "cores": cores, "rows": rows, "columns": columns } })
+            }
             Self::Attention { grid, queries, keys } => {
                 json!({ "sdpa": { "grid": grid, "q_chunk": queries, "k_chunk": keys } })
             }
@@ -227,7 +281,19 @@ pub struct Call {
     pub last_uses: Vec<TensorId>,
 }
 
+/// Calls that give a tensor another shape, or a part of it, and move nothing. A reshape is one wherever this lowering makes
+/// one of tiles that stay whole.
+const VIEWS: [&str; 3] = ["ttnn.reshape", "ttnn.narrow", "ttnn.experimental.view"];
+
 impl Call {
+    /// The tensor whose memory the result is a view of.
+    pub fn viewed(&self) -> Option<TensorId> {
+        match self.operands.first() {
+            Some(&Argument::Tensor(id)) if VIEWS.contains(&self.operation) => Some(id),
+            _ => None,
+        }
+    }
+
     /// Every tensor that it reads.
     pub fn reads(&self) -> Vec<TensorId> {
         let mut found = Vec::new();
@@ -243,6 +309,15 @@ impl Call {
             self.attributes.iter().map(|(name, value)| ((*name).into(), value.to_json(handle))).collect();
         json!({ "operands": operands, "attributes": attributes })
     }
+}
+
+/// What the library itself wrote down of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallEvidence {
+    /// Programs that were started on the card; none for a view.
+    pub programs: usize,
+    /// Transfers between host and card.
+    pub crossings: usize,
 }
 
 /// A result of the graph: where it lies, and which rows and columns of the tensor are its own.
@@ -297,16 +372,24 @@ impl Program {
             program.outputs.iter().any(|output| output.tensor == id)
                 || program.residents.iter().any(|(_, resident)| *resident == id)
         };
+        let mut viewed: HashMap<TensorId, TensorId> = HashMap::new();
+        for call in &self.calls {
+            viewed.extend(call.viewed().and_then(|of| Some((*call.results.first()?, of))));
+        }
+        // Who reads a view reads what it is a view of.
+        let with_viewed = |id: TensorId| std::iter::successors(Some(id), |id| viewed.get(id).copied());
         let mut seen = vec![false; self.tensors.len()];
         for index in (0..self.calls.len()).rev() {
             let call = &self.calls[index];
             let touched = call.reads().into_iter().chain(call.results.iter().copied());
             let mut last: Vec<TensorId> = touched
+                .flat_map(with_viewed)
                 .filter(|id| matches!(self.tensor(*id).origin, Origin::Call))
                 .filter(|id| !std::mem::replace(&mut seen[id.0 as usize], true))
                 .filter(|&id| !stay(self, id))
                 .collect();
-            last.sort_unstable();
+            // Views before what they are views of.
+            last.sort_unstable_by(|a, b| b.cmp(a));
             self.calls[index].last_uses = last;
         }
     }
@@ -314,9 +397,9 @@ impl Program {
     /// The program for an audit. `evidence`, if it is there, says what each call did; without it a call is one program.
     pub fn account(&self, place: String, evidence: &[CallEvidence], weights: DataType) -> Account {
         let step = |(index, call): (usize, &Call)| {
-            let view = usize::from(call.operation != "ttnn.reshape");
+            let programs = usize::from(call.viewed().is_none());
             let CallEvidence { programs, crossings } =
-                evidence.get(index).copied().unwrap_or(CallEvidence { programs: view, crossings: 0 });
+                evidence.get(index).copied().unwrap_or(CallEvidence { programs, crossings: 0 });
             StepAccount { node: call.node.clone(), kernel: call.operation, programs, crossings }
         };
         let bytes = |results: &[Result]| {
@@ -418,11 +501,14 @@ impl fmt::Display for Argument {
             Self::Grid([x, y]) => write!(f, "{x}x{y}"),
             Self::Unary(name) => f.write_str(name),
             Self::Compute(Compute { fidelity, .. }) => f.write_str(fidelity),
-            Self::MatmulReuse(config) => write!(
-                f,
-                "reuse({}x{}, {}x{} tiles)",
-                config.grid[0], config.grid[1], config.per_core_m, config.per_core_n
-            ),
+            Self::MatmulSpread(MatmulSpread { grid: [x, y], per_core_m, per_core_n, activation, .. }) => {
+                write!(f, "{x}x{y} of {per_core_m}x{per_core_n} tiles")?;
+                activation.map_or(Ok(()), |name| write!(f, ", {name}"))
+            }
+            Self::MinimalSpread(MinimalSpread { grid: [x, y], m_block, n_block, .. }) => {
+                write!(f, "{x}x{y}, blocks of {m_block}x{n_block} tiles")
+            }
+            Self::NormSpread { cores, rows, columns } => write!(f, "{cores} of {rows}x{columns} tiles"),
             Self::Attention { grid: [x, y], queries, keys } => write!(f, "{x}x{y}, {queries} x {keys}"),
         }
     }

@@ -1,20 +1,36 @@
-//! Heads, their rotation, and attention with its masks.
+//! Heads, their rotation, and attention.
+//!
+//! Queries that rotate share one head of keys and values. Where there is no past (the prefix), keys and values are the two
+//! heads of one tensor, a pair, which is also what stays for the denoising steps. Where there is one, all heads of all
+//! rows are in one tensor, a [`Stack`], which is a view of what the projection gives: nothing is split, one call rotates it,
+//! one call puts the past's pair before its keys and values. Keys of several heads have tensors of their own.
 
+use std::ops::Range;
+
+use super::super::TILE;
 use super::super::axis::Axis;
+use super::super::content::Content;
 use super::super::precision::{PRODUCT, Role};
-use super::super::program::{Argument, DataType, Memory, TensorId};
+use super::super::program::{Argument, Compute, DataType, Memory, TensorId};
+use super::stack::Stack;
 use super::{Form, Heads, Lowering, Stored};
 use crate::device::DeviceError;
 use crate::graph::{Attention, Node, ValueId};
 
-/// What is added to the score of a key that must not be seen: far below all others, and still finite in bf16.
-const UNSEEN: f32 = -1e9;
 /// Rows of queries and of keys that a core takes at a time.
 const QUERIES: usize = 32;
 const KEYS: usize = 128;
+/// The library's rotation sums in bf16 where a head has more than 128 elements; every sum is of two products.
+const ROTATION: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: false };
+
+/// Whether queries and a pair alone tell the library that nothing follows the pair; two more heads follow it otherwise.
+pub(super) fn is_tied(queries: &Heads) -> bool {
+    let Heads { count, padded, .. } = queries;
+    !((count + 2) * padded).is_multiple_of(count + 4)
+}
 
 impl Lowering<'_> {
-    /// Splits columns into heads: `[1, 1, rows, columns]` -> `[sequences, heads, rows / sequences, head_dim]` per part.
+    /// Splits columns into the heads `parts`: each part's form, `[sequences, heads, rows / sequences, head_dim]`.
     pub(super) fn split_heads(
         &mut self,
         whole: TensorId,
@@ -30,49 +46,85 @@ impl Lowering<'_> {
         if sequences > 1 && !self.row_axis(parts[0])?.is_exact() {
             return Err(self.unsupported("padded rows of several sequences"));
         }
-        let shape = |part: &Heads| vec![sequences, part.count, rows, padded];
-        let results: Vec<TensorId> = match heads {
-            [queries, keys, values] if keys == values && keys.scale == 1.0 => {
+        match (parts, heads) {
+            (&[queries, keys, values], &[of_queries, of_keys, _]) if self.heads.shared && of_keys.rotated => {
+                let q = self.head_tensor(&of_queries, rows);
+                let pair = self.pair_tensor(padded, rows);
+                let attributes = vec![
+                    ("num_heads", Argument::Integer(of_queries.count as i64)),
+                    // Both of the pair at once; the library gives them a second time, or what follows them, as values.
+                    ("num_kv_heads", Argument::Integer(2)),
+                    ("transpose_k_heads", Argument::Flag(false)),
+                    ("kv_tied", Argument::Flag(is_tied(&of_queries))),
+                    ("memory_config", Argument::Memory(Memory::Dram)),
+                ];
+                let results = self.call_for(
+                    "ttnn.experimental.nlp_create_qkv_heads",
+                    vec![Argument::Tensor(whole)],
+                    attributes,
+                    vec![Stored { memory: Memory::Dram, ..q }, pair.clone(), pair],
+                );
+                self.forms.insert(queries, Form::Heads { tensor: results[0], heads: of_queries });
+                self.pair(results[1], keys, values);
+            }
+            (&[keys, values], &[of_keys, _]) if self.heads.shared && of_keys.rotated => {
+                let both = Heads { count: 2, ..of_keys };
+                let tensor = self.separate(whole, &both, rows);
+                self.pair(tensor, keys, values);
+            }
+            (_, [queries, keys, values]) if keys.count == values.count => {
                 let whole = self.reshape(whole, vec![sequences, rows, columns]);
-                let results =
-                    heads.iter().map(|part| self.activation(shape(part), Role::Activation)).collect();
+                let results = heads.iter().map(|part| self.head_tensor(part, rows)).collect();
+                let memory = self.head_tensor(queries, rows).memory;
                 let attributes = vec![
                     ("num_heads", Argument::Integer(queries.count as i64)),
                     ("num_kv_heads", Argument::Integer(keys.count as i64)),
                     ("transpose_key", Argument::Flag(false)),
-                    ("memory_config", Argument::Memory(self.memory(&shape(queries), DataType::Bfloat16))),
+                    ("memory_config", Argument::Memory(memory)),
                 ];
                 let operation = "ttnn.transformer.split_query_key_value_and_split_heads";
-                self.call_for(operation, vec![Argument::Tensor(whole)], attributes, results)
-            }
-            _ => {
-                let mut start = 0;
-                let mut results = Vec::new();
-                for part in heads {
-                    let width = part.count * padded;
-                    let one = self.cut(whole, 3, start..start + width);
-                    results.push(self.separate(one, part, rows));
-                    start += width;
+                let results = self.call_for(operation, vec![Argument::Tensor(whole)], attributes, results);
+                for ((&part, tensor), &heads) in parts.iter().zip(results).zip(heads) {
+                    self.forms.insert(part, Form::Heads { tensor, heads });
                 }
-                results
             }
-        };
-        for ((&part, tensor), &heads) in parts.iter().zip(results).zip(heads) {
-            self.forms.insert(part, Form::Heads { tensor, heads });
+            (_, [keys, values]) if keys.count == values.count => {
+                let width = keys.count * padded;
+                for (index, (&part, heads)) in parts.iter().zip(heads).enumerate() {
+                    let one = self.cut(whole, 3, index * width..(index + 1) * width);
+                    let tensor = self.separate(one, heads, rows);
+                    self.forms.insert(part, Form::Heads { tensor, heads: *heads });
+                }
+            }
+            _ => return Err(self.unsupported("a projection to other than queries, keys and values")),
         }
         Ok(())
     }
 
-    /// `[1, 1, rows, heads * head_dim]` -> `[sequences, heads, rows / sequences, head_dim]`
+    fn head_tensor(&self, heads: &Heads, rows: usize) -> Stored {
+        self.activation(vec![heads.sequences, heads.count, rows, heads.padded], Role::Activation)
+    }
+
+    fn pair_tensor(&self, padded: usize, rows: usize) -> Stored {
+        Stored::tiled(vec![1, 2, rows, padded], self.precisions.dtype(Role::Activation), Memory::Dram)
+    }
+
+    fn pair(&mut self, tensor: TensorId, keys: ValueId, values: ValueId) {
+        self.forms.insert(keys, Form::Paired { tensor, part: 0 });
+        self.forms.insert(values, Form::Paired { tensor, part: 1 });
+    }
+
+    /// `[1, 1, rows, heads * head_dim]` -> `[1, heads, rows, head_dim]`
     fn separate(&mut self, tensor: TensorId, heads: &Heads, rows: usize) -> TensorId {
-        let Heads { count, padded, sequences, .. } = *heads;
+        let Heads { count, padded, .. } = *heads;
         if count == 1 {
-            return self.reshape(tensor, vec![sequences, 1, rows, padded]);
+            return self.reshape(tensor, vec![1, 1, rows, padded]);
         }
-        let apart = self.reshape(tensor, vec![sequences, rows, count, padded]);
-        let result = self.activation(vec![sequences, count, rows, padded], Role::Activation);
+        let apart = self.reshape(tensor, vec![1, rows, count, padded]);
+        let result = Stored { memory: Memory::Dram, ..self.head_tensor(heads, rows) };
         let order = Argument::integers([0, 2, 1, 3]);
-        self.call("ttnn.permute", vec![Argument::Tensor(apart), order], Vec::new(), result)
+        let memory = vec![("memory_config", Argument::Memory(result.memory))];
+        self.call("ttnn.permute", vec![Argument::Tensor(apart), order], memory, result)
     }
 
     /// `[sequences, heads, rows, head_dim]` -> `[1, 1, sequences * rows, heads * head_dim]`
@@ -85,48 +137,97 @@ impl Lowering<'_> {
         self.reshape(joined, vec![1, 1, sequences * rows, count * padded])
     }
 
-    /// Rotates every head by its row's angle.
+    /// A paired or stacked tensor as its last rotation left it: values are not turned, but lie beside keys that are.
+    pub(super) fn turned(&self, tensor: TensorId) -> TensorId {
+        self.turned.get(&tensor).copied().unwrap_or(tensor)
+    }
+
+    /// Rotates every head by its row's angle; all heads of a tensor at once, however many nodes ask for it.
     pub(super) fn rotary(&mut self, node: &Node) -> Result<Form, DeviceError> {
-        let (x, heads) = self.heads_of(node.operands[0])?;
         let Form::Rotation { cosines, sines } = *self.form(node.operands[1])? else {
             return Err(self.unsupported("a rotation without a rotary table"));
         };
-        let stored = self.program.tensor(x);
-        let result = Stored::tiled(stored.shape.clone(), stored.dtype, stored.memory);
-        let operands = [x, cosines, sines].map(Argument::Tensor).to_vec();
-        let attributes = vec![("memory_config", Argument::Memory(result.memory))];
-        let tensor = self.call("ttnn.experimental.rotary_embedding", operands, attributes, result);
-        Ok(Form::Heads { tensor, heads })
-    }
-
-    fn heads_of(&self, id: ValueId) -> Result<(TensorId, Heads), DeviceError> {
-        match *self.form(id)? {
-            Form::Heads { tensor, heads } => Ok((tensor, heads)),
+        match *self.form(node.operands[0])? {
+            Form::Paired { tensor, part } => {
+                Ok(Form::Paired { tensor: self.turn(tensor, cosines, sines), part })
+            }
+            Form::Stacked(tensor) => Ok(Form::Stacked(self.turn(tensor, cosines, sines))),
+            Form::Heads { tensor, heads } => {
+                // Of a pair, the first head's angles; the second one's are zero.
+                let (cosines, sines) = (self.part(cosines, 1, 0..1), self.part(sines, 1, 0..1));
+                Ok(Form::Heads { tensor: self.turn(tensor, cosines, sines), heads })
+            }
             _ => Err(self.unsupported("an operand that is no heads on the card")),
         }
     }
 
+    /// `x cos + (x's neighbours) sin`
+    fn turn(&mut self, x: TensorId, cosines: TensorId, sines: TensorId) -> TensorId {
+        if let Some(&turned) = self.turned.get(&x) {
+            return turned;
+        }
+        let mut neighbours = vec![0.0; TILE * TILE];
+        for even in (0..TILE).step_by(2) {
+            neighbours[even * TILE + even + 1] = 1.0;
+            neighbours[(even + 1) * TILE + even] = -1.0;
+        }
+        let neighbours = self.literal("neighbours".into(), [TILE, TILE], neighbours);
+        let stored = self.program.tensor(x);
+        // In DRAM its heads can be taken apart without a call.
+        let result = Stored::tiled(stored.shape.clone(), stored.dtype, Memory::Dram);
+        let operands = [x, cosines, sines, neighbours].map(Argument::Tensor).to_vec();
+        let attributes = vec![
+            ("is_decode_mode", Argument::Flag(false)),
+            ("memory_config", Argument::Memory(result.memory)),
+            ("compute_kernel_config", Argument::Compute(ROTATION)),
+        ];
+        let turned = self.call("ttnn.experimental.rotary_embedding_llama", operands, attributes, result);
+        self.turned.insert(x, turned);
+        turned
+    }
+
     /// Attention over the past, if any, and the own keys; the result's heads stand side by side in its columns.
     pub(super) fn attention(&mut self, node: &Node, attention: &Attention) -> Result<Form, DeviceError> {
-        let [query, key, value] = node.operands[..3] else {
+        if attention.past && self.stack.is_some() {
+            return self.attention_to_the_past(node, attention);
+        }
+        let &[query, key, value, ..] = &node.operands[..] else {
             return Err(self.unsupported("fewer than three operands"));
         };
-        let ((q, heads), (mut k, _), (mut v, _)) =
-            (self.heads_of(query)?, self.heads_of(key)?, self.heads_of(value)?);
-        if attention.past {
-            let ((past_k, _), (past_v, _)) =
-                (self.heads_of(node.operands[3])?, self.heads_of(node.operands[4])?);
-            k = self.after(past_k, k);
-            v = self.after(past_v, v);
-        }
+        let Form::Heads { tensor: q, heads } = *self.form(query)? else {
+            return Err(self.unsupported("queries that are no heads on the card"));
+        };
+        let (k, v) = match (self.form(key)?.clone(), self.form(value)?.clone()) {
+            (Form::Heads { tensor: k, .. }, Form::Heads { tensor: v, .. }) if attention.past => {
+                (self.after_past(node.operands[3], k)?, self.after_past(node.operands[4], v)?)
+            }
+            (Form::Heads { tensor: k, .. }, Form::Heads { tensor: v, .. }) => (k, v),
+            (Form::Paired { tensor, part: 0 }, Form::Paired { part: 1, .. }) => {
+                let pair = self.turned(tensor);
+                (self.part(pair, 1, 0..1), self.part(pair, 1, 1..2))
+            }
+            _ => return Err(self.unsupported("keys and values that are no heads on the card")),
+        };
         let mask = self.score_mask(node, attention)?;
         let rows = self.row_axis(query)?.physical;
         let Heads { count, padded, sequences, .. } = heads;
-        let columns = heads.columns();
         let result = self.activation(vec![sequences, 1, rows / sequences, count * padded], Role::Activation);
+        let scale = attention.scale / heads.scale;
+        let tensor = self.attend([q, k, v], mask, scale, result);
+        let tensor = self.reshape(tensor, vec![1, 1, rows, count * padded]);
+        Ok(Form::Matrix { tensor, columns: Axis::heads(count, heads.dim, padded) })
+    }
+
+    fn attend(
+        &mut self,
+        [q, k, v]: [TensorId; 3],
+        mask: Option<TensorId>,
+        scale: f32,
+        result: Stored,
+    ) -> TensorId {
         let mut attributes = vec![
             ("is_causal", Argument::Flag(false)),
-            ("scale", Argument::Number(f64::from(attention.scale / heads.scale))),
+            ("scale", Argument::Number(f64::from(scale))),
             ("program_config", Argument::Attention { grid: self.card.grid, queries: QUERIES, keys: KEYS }),
             ("memory_config", Argument::Memory(result.memory)),
             ("compute_kernel_config", Argument::Compute(PRODUCT)),
@@ -134,13 +235,109 @@ impl Lowering<'_> {
         ];
         attributes.extend(mask.map(|mask| ("attn_mask", Argument::Tensor(mask))));
         let operands = [q, k, v].map(Argument::Tensor).to_vec();
-        let tensor = self.call("ttnn.transformer.scaled_dot_product_attention", operands, attributes, result);
-        let tensor = self.reshape(tensor, vec![1, 1, rows, count * padded]);
-        Ok(Form::Matrix { tensor, columns })
+        self.call("ttnn.transformer.scaled_dot_product_attention", operands, attributes, result)
+    }
+
+    /// Stacked queries over the past's pair, the own keys and values put after it. There are more cores than tiles of
+    /// queries, so the keys are shared out too: that is what the library does for language models that make one token for
+    /// each of many users. A tile of queries is such a user here, its rows the heads, and every user has the same pages of
+    /// keys. Heads that are no queries are computed and never read.
+    fn attention_to_the_past(&mut self, node: &Node, attention: &Attention) -> Result<Form, DeviceError> {
+        let [query, key, value, past_key, past_value, ..] = node.operands[..] else {
+            return Err(self.unsupported("fewer than five operands"));
+        };
+        let stack = self.stack()?;
+        let forms = [query, key, value].map(|id| self.form(id).cloned());
+        let [Ok(Form::Stacked(q)), Ok(Form::Stacked(k)), Ok(Form::Stacked(v))] = forms else {
+            return Err(self.unsupported("queries, keys and values that are not one tensor on the card"));
+        };
+        let own = self.turned(q);
+        if self.turned(k) != own || self.turned(v) != own {
+            return Err(self.unsupported("queries, keys and values of different projections"));
+        }
+        let (past, of_values) = (self.form(past_key)?.clone(), self.form(past_value)?.clone());
+        let (Form::Paired { tensor: past, part: 0 }, Form::Paired { tensor: beside, part: 1 }) =
+            (past, of_values)
+        else {
+            return Err(self.unsupported("a past that is no pair of keys and values"));
+        };
+        if past != beside {
+            return Err(self.unsupported("keys and values of different pasts"));
+        }
+        let mask = self.stacked_mask(node, attention, &stack)?;
+        let keys = self.program.tensor(mask).shape[3];
+        let users = stack.tiles * stack.heads;
+        let mask = self.reshape(mask, vec![1, users, TILE, keys]);
+        let pair = self.after(past, own, keys, &stack);
+        let [k, v] = [0, 1].map(|part| {
+            let one = self.part(pair, 1, part..part + 1);
+            self.reshape(one, vec![keys / TILE, 1, TILE, stack.padded])
+        });
+        let pages = self.pages(users, keys / TILE);
+        let Some(heads) = self.heads.get(query) else {
+            return Err(self.unsupported("queries that are no heads here"));
+        };
+        let result = self.activation(vec![1, users, TILE, stack.padded], Role::Activation);
+        let at_once = if keys.is_multiple_of(KEYS) { KEYS } else { KEYS / 2 };
+        let config = Argument::Attention { grid: self.card.grid, queries: QUERIES, keys: at_once };
+        let attributes = vec![
+            ("page_table_tensor", Argument::Tensor(pages)),
+            ("is_causal", Argument::Flag(false)),
+            ("attn_mask", Argument::Tensor(mask)),
+            ("scale", Argument::Number(f64::from(attention.scale / heads.scale))),
+            ("program_config", config),
+            ("memory_config", Argument::Memory(result.memory)),
+            ("compute_kernel_config", Argument::Compute(PRODUCT)),
+        ];
+        let operands = [own, k, v].map(Argument::Tensor).to_vec();
+        let operation = "ttnn.transformer.paged_scaled_dot_product_attention_decode";
+        let tensor = self.call(operation, operands, attributes, result);
+        let tensor = self.same_tiles(tensor, vec![1, 1, stack.tiles * TILE, stack.heads * stack.padded]);
+        Ok(Form::Matrix {
+            tensor,
+            columns: stack.queries(&Axis::heads(heads.count, heads.dim, heads.padded)),
+        })
+    }
+
+    /// Every user's pages: all of them, in order. `[users, pages]`, once for all attentions.
+    fn pages(&mut self, users: usize, pages: usize) -> TensorId {
+        let key = format!("pages {users}x{pages}");
+        if let Some(&known) = self.masks.get(&key) {
+            return known;
+        }
+        let numbers = (0..users).flat_map(|_| 0..pages).map(|page| page as f32).collect();
+        let list = self.literal(key.clone(), [users, pages], numbers);
+        let table = self.whole_numbers(list, DataType::Int32);
+        let table = self.reshape(table, vec![users, pages]);
+        self.masks.insert(key, table);
+        table
+    }
+
+    /// The past's keys and values, the stack's own, and zeros up to `keys` rows: `[1, 2, keys, padded]`.
+    fn after(&mut self, past: TensorId, own: TensorId, keys: usize, stack: &Stack) -> TensorId {
+        let mut parts = vec![Argument::Tensor(past)];
+        for tile in 0..stack.tiles {
+            let start = tile * stack.heads;
+            parts.push(Argument::Tensor(self.part(own, 1, start..start + 2)));
+        }
+        let missing = keys - self.program.tensor(past).shape[2] - stack.tiles * TILE;
+        if missing > 0 {
+            let shape = vec![1, 2, missing, stack.padded];
+            let zeros = Content::literal(format!("zeros {shape:?}"), vec![0.0; shape.iter().product()]);
+            let stored = self.pair_tensor(stack.padded, missing);
+            parts.push(Argument::Tensor(self.content(zeros, stored)));
+        }
+        let result = self.pair_tensor(stack.padded, keys);
+        let attributes =
+            vec![("dim", Argument::Integer(2)), ("memory_config", Argument::Memory(result.memory))];
+        self.call("ttnn.concat", vec![Argument::List(parts)], attributes, result)
     }
 
     /// The keys or values of the past, then the own ones.
-    fn after(&mut self, past: TensorId, own: TensorId) -> TensorId {
+    fn after_past(&mut self, past: ValueId, own: TensorId) -> Result<TensorId, DeviceError> {
+        let Form::Heads { tensor: past, .. } = *self.form(past)? else {
+            return Err(self.unsupported("a past that is no heads on the card"));
+        };
         let (first, second) = (self.program.tensor(past), self.program.tensor(own));
         let mut shape = first.shape.clone();
         shape[2] += second.shape[2];
@@ -148,80 +345,42 @@ impl Lowering<'_> {
         let operands = vec![Argument::List(vec![Argument::Tensor(past), Argument::Tensor(own)])];
         let attributes =
             vec![("dim", Argument::Integer(2)), ("memory_config", Argument::Memory(result.memory))];
-        self.call("ttnn.concat", operands, attributes, result)
+        Ok(self.call("ttnn.concat", operands, attributes, result))
     }
 
-    /// What is added to the scores, `[1, 1, queries, keys]`, or nothing where every query sees every key. One for all
-    /// attentions that see alike.
-    fn score_mask(&mut self, node: &Node, attention: &Attention) -> Result<Option<TensorId>, DeviceError> {
-        let (queries, own) = (self.row_axis(node.operands[0])?, self.row_axis(node.operands[1])?);
-        let of = attention.masked.then(|| node.operands[node.operands.len() - 1]);
-        let key = format!("{of:?} {queries:?} {own:?} {:?} {}", attention.blocks, attention.past);
-        if let Some(&known) = self.masks.get(&key) {
-            return Ok(Some(known));
+    /// Part of the axis of heads, where it lies if that can be: then nothing is moved.
+    pub(super) fn part(&mut self, tensor: TensorId, axis: usize, range: Range<usize>) -> TensorId {
+        let stored = self.program.tensor(tensor);
+        let mut shape = stored.shape.clone();
+        if range.len() == shape[axis] {
+            return tensor;
         }
-        let padded = own.logical != own.physical;
-        let tensor = match (of, attention.past) {
-            (None, false) if attention.blocks.is_empty() && !padded => return Ok(None),
-            (None, false) if attention.sequences > 1 => {
-                return Err(self.unsupported("several sequences with a mask"));
-            }
-            (None, false) => self.block_mask(&queries, &own, &attention.blocks),
-            (Some(mask), false) if attention.blocks.is_empty() => self.key_mask(mask, queries.physical)?,
-            (Some(_), false) => return Err(self.unsupported("a mask of keys and blocks at once")),
-            (Some(mask), true) => {
-                let past = self.key_mask(mask, queries.physical)?;
-                let own = self.block_mask(&queries, &own, &attention.blocks);
-                let width = self.program.tensor(past).shape[3] + self.program.tensor(own).shape[3];
-                let result =
-                    Stored::tiled(vec![1, 1, queries.physical, width], DataType::Bfloat16, Memory::Dram);
-                let operands = vec![Argument::List(vec![Argument::Tensor(past), Argument::Tensor(own)])];
-                let attributes =
-                    vec![("dim", Argument::Integer(3)), ("memory_config", Argument::Memory(Memory::Dram))];
-                self.call("ttnn.concat", operands, attributes, result)
-            }
-            (None, true) => return Err(self.unsupported("a past without a mask")),
-        };
-        self.masks.insert(key, tensor);
-        Ok(Some(tensor))
-    }
-
-    /// `UNSEEN` at masked keys, for every query: `(mask - 1) * -UNSEEN`, the row repeated.
-    fn key_mask(&mut self, mask: ValueId, queries: usize) -> Result<TensorId, DeviceError> {
-        let mask = self.mask_tensor(mask)?;
-        let keys = self.program.tensor(mask).shape[3];
-        let row = Stored::tiled(vec![1, 1, 1, keys], DataType::Bfloat16, Memory::Dram);
-        let dram = vec![("memory_config", Argument::Memory(Memory::Dram))];
-        let below = self.call(
-            "ttnn.subtract",
-            vec![Argument::Tensor(mask), Argument::Number(1.0)],
-            dram.clone(),
-            row,
-        );
-        let full = self.literal("unseen".into(), [queries, keys], vec![-UNSEEN; queries * keys]);
-        let result = Stored::tiled(vec![1, 1, queries, keys], DataType::Bfloat16, Memory::Dram);
-        Ok(self.call("ttnn.multiply", vec![Argument::Tensor(full), Argument::Tensor(below)], dram, result))
-    }
-
-    /// `UNSEEN` where a query must not see an own key: one of a later block, or padding. Queries are the last rows of what
-    /// the keys are of.
-    fn block_mask(&mut self, queries: &Axis, own: &Axis, blocks: &[u32]) -> TensorId {
-        let earlier = own.logical - queries.logical;
-        let mut scores = vec![UNSEEN; queries.physical * own.physical];
-        let lines = queries.lines();
-        for (place, line) in lines.iter().enumerate() {
-            for (key, at) in own.places().enumerate() {
-                // A row of padding sees everything that is there: its result is finite, and nobody reads it.
-                let seen = match line {
-                    Some(line) if !blocks.is_empty() => blocks[key] <= blocks[earlier + line],
-                    _ => true,
-                };
-                if seen {
-                    scores[place * own.physical + at] = 0.0;
-                }
-            }
+        // A part begins in the first bank, or it has to be copied.
+        let tiles = shape[axis + 1..].iter().product::<usize>() / (TILE * TILE);
+        if stored.memory != Memory::Dram || !(range.start * tiles).is_multiple_of(self.card.dram_banks) {
+            return self.cut(tensor, axis, range);
         }
-        let key = format!("blocks {blocks:?} {queries:?} {own:?}");
-        self.literal(key, [queries.physical, own.physical], scores)
+        shape[axis] = range.len();
+        let result = Stored::tiled(shape, stored.dtype, stored.memory);
+        let numbers = [axis, range.start, range.len()].map(|number| Argument::Integer(number as i64));
+        let operands = std::iter::once(Argument::Tensor(tensor)).chain(numbers).collect();
+        self.call("ttnn.narrow", operands, Vec::new(), result)
+    }
+
+    /// The same tiles in the same order as a tensor of another shape. Unlike a reshape it changes which element is where:
+    /// a tensor's tiles follow each other row by row, so `[1, 1, rows, heads * dim]` is `[1, row tiles * heads, 32, dim]`.
+    pub(super) fn same_tiles(&mut self, tensor: TensorId, shape: Vec<usize>) -> TensorId {
+        let stored = self.program.tensor(tensor);
+        if stored.shape == shape {
+            return tensor;
+        }
+        let result = Stored::tiled(shape.clone(), stored.dtype, stored.memory);
+        let operands = vec![Argument::Tensor(tensor), Argument::integers(shape)];
+        self.call("ttnn.experimental.view", operands, Vec::new(), result)
+    }
+
+    /// All masks are in bf16.
+    pub(super) fn mask_type(&self, queries: usize, keys: usize) -> Stored {
+        Stored::tiled(vec![1, 1, queries, keys], DataType::Bfloat16, Memory::Dram)
     }
 }

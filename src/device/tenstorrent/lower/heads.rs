@@ -1,7 +1,7 @@
 //! Plans how attention heads lie: which columns are heads, of how many elements, and how far each is padded. A card
 //! attends to `[sequences, heads, rows, head_dim]` with whole tiles per head, so weights get their columns in these places.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::super::TILE;
 use super::super::axis::Axis;
@@ -15,6 +15,8 @@ pub struct Heads {
     pub dim: usize,
     /// Elements of a head on the card.
     pub padded: usize,
+    /// Queries and keys that a rotation turns by their positions, before and after it.
+    pub rotated: bool,
     /// Independent sequences that the rows are.
     pub sequences: usize,
     /// The values are multiplied with this: queries have the attention's scale in them, since the library would otherwise
@@ -25,18 +27,23 @@ pub struct Heads {
 impl Heads {
     /// Where the columns lie when heads stand side by side.
     pub fn columns(&self) -> Axis {
-        Axis::heads(self.count, self.dim, self.padded)
+        match self.rotated {
+            true => Axis::rotated_heads(self.count, self.dim, self.padded),
+            false => Axis::heads(self.count, self.dim, self.padded),
+        }
     }
 }
 
-/// Elements of a head of `dim` on a card: rotary embedding wants whole tiles in both halves.
-pub fn padded(dim: usize, rotated: bool) -> usize {
-    dim.next_multiple_of(if rotated { 2 * TILE } else { TILE })
+/// Elements of a head of `dim` on a card: whole tiles.
+pub fn padded(dim: usize) -> usize {
+    dim.next_multiple_of(TILE)
 }
 
 /// Which values are heads.
 pub(super) struct HeadPlan {
     of: HashMap<ValueId, Heads>,
+    /// All queries that rotate share one head of keys: it and the values can be one tensor.
+    pub shared: bool,
     /// Linears whose columns are sliced into queries, keys and values: the slices, in order.
     pub projections: HashMap<ValueId, Vec<ValueId>>,
 }
@@ -55,6 +62,7 @@ impl HeadPlan {
                     }
                     if let Some(projected) = projected_for_one(graph, node.operands[0], &uses) {
                         scales.insert(projected, attention.scale);
+                        scales.insert(node.operands[0], attention.scale);
                     }
                 }
                 Op::Rotary { heads } => {
@@ -81,20 +89,22 @@ impl HeadPlan {
                 true
             }
         });
-        let rotated: Vec<usize> = graph
-            .nodes
-            .iter()
-            .filter_map(|node| match node.op {
-                Op::Rotary { heads } => Some(graph.shape(node.result)[1] / heads),
-                _ => None,
-            })
-            .collect();
+        let rotations = graph.nodes.iter().filter(|node| matches!(node.op, Op::Rotary { .. }));
+        let rotated: HashSet<ValueId> = rotations.flat_map(|node| [node.operands[0], node.result]).collect();
+        let one_head = |node: &Node| match &node.op {
+            Op::Attention(attention) if rotated.contains(&node.operands[1]) => {
+                graph.shape(node.operands[1])[1] == attention.head_dim && attention.sequences == 1
+            }
+            _ => true,
+        };
+        let shared = graph.nodes.iter().all(one_head);
         let heads = |(id, (dim, sequences)): (ValueId, (usize, usize))| {
             let count = graph.shape(id)[1] / dim;
             let scale = scales.get(&id).copied().unwrap_or(1.0);
-            (id, Heads { count, dim, padded: padded(dim, rotated.contains(&dim)), sequences, scale })
+            let rotated = rotated.contains(&id);
+            (id, Heads { count, dim, padded: padded(dim), rotated, sequences, scale })
         };
-        Self { of: dims.into_iter().map(heads).collect(), projections }
+        Self { of: dims.into_iter().map(heads).collect(), shared, projections }
     }
 
     /// The heads of a value.

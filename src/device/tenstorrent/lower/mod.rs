@@ -1,15 +1,18 @@
 //! Turns a graph into a TTNN program: every node becomes calls of the library, or is an error. Called by the device and by
 //! the audit, which needs no card for it.
 //!
-//! `rows` and `heads` plan where things lie; then each node is lowered in order, products by `products`, attention by
-//! `attention`, tokens, masks and positions by `tokens`, what only moves by `moves`.
+//! `rows`, `heads` and `stack` plan where things lie; then each node is lowered in order, products by `products` (over the
+//! cores as `spread` says), attention by `attention` and `masks`, tokens and positions by `tokens`, what only moves by `moves`.
 
 mod attention;
 mod guide;
 mod heads;
+mod masks;
 mod moves;
 mod products;
 mod rows;
+mod spread;
+mod stack;
 mod tokens;
 
 use std::collections::HashMap;
@@ -18,6 +21,7 @@ pub use heads::Heads;
 
 use self::heads::HeadPlan;
 use self::rows::RowPlan;
+use self::stack::Stack;
 use super::axis::Axis;
 use super::card::Card;
 use super::content::Content;
@@ -34,11 +38,15 @@ pub struct Resident {
     pub tensor: Tensor,
     kind: ResidentKind,
     rows: Axis,
+    /// The name under which its tensor stays.
+    holder: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum ResidentKind {
     Heads(Heads),
+    /// Keys (part 0) or values (part 1) of a pair.
+    Paired(usize),
     Mask,
 }
 
@@ -52,11 +60,17 @@ enum Form {
     Matrix { tensor: TensorId, columns: Axis },
     /// `[sequences, heads, R / sequences, padded head_dim]`
     Heads { tensor: TensorId, heads: Heads },
+    /// Keys (part 0) or values (part 1) in one tensor, `[1, 2, R, padded head_dim]`.
+    Paired { tensor: TensorId, part: usize },
+    /// Keys, values or queries in one tensor as the program's [`Stack`] says.
+    Stacked(TensorId),
     /// 1 for what is there and 0 for what is not: `[1, 1, 1, R]`.
     Mask(TensorId),
-    /// Whole numbers in f32: `[1, 1, 1, R]`.
-    Positions(TensorId),
-    /// Cosines and sines: `[1, 1, R, padded head_dim]`.
+    /// Whole numbers in f32, `[1, 1, 1, lines]`: one for every row of every head that is rotated at once. `lines` says
+    /// where the value's own are.
+    Positions { tensor: TensorId, lines: Axis },
+    /// Cosines and sines of the pair, `[1, 2, R, padded head_dim]`, of the stack, or where keys have several heads, of each
+    /// by itself, `[1, 1, R, padded head_dim]`.
     Rotation { cosines: TensorId, sines: TensorId },
     /// `[1, R]`, uint32.
     Indices(TensorId),
@@ -83,13 +97,20 @@ pub fn lower(
     }
     let rows =
         RowPlan::of(graph, &found.iter().map(|(&id, resident)| (id, resident.rows.clone())).collect())?;
+    let heads = HeadPlan::of(graph);
+    let stack = Stack::of(graph, &heads, &rows, card)?;
+    let constant = graph.constants();
     let mut lowering = Lowering {
         graph,
         card,
         precisions,
         rows,
-        heads: HeadPlan::of(graph),
+        heads,
+        stack,
         uses: graph.use_counts(),
+        constant: constant.clone(),
+        turned: HashMap::new(),
+        summands: HashMap::new(),
         gated: HashMap::new(),
         choices: HashMap::new(),
         widened: HashMap::new(),
@@ -99,18 +120,20 @@ pub fn lower(
         masks: HashMap::new(),
         node: String::new(),
     };
+    let mut held = HashMap::new();
     for (id, resident) in found {
-        let Resident { tensor, kind, .. } = resident;
-        let tensor = Tensor { origin: Origin::Resident(graph.value(id).name.clone()), ..tensor };
-        let tensor = lowering.add(tensor);
+        let Resident { tensor, kind, holder, .. } = resident;
+        let tensor = *held
+            .entry(holder.clone())
+            .or_insert_with(|| lowering.add(Tensor { origin: Origin::Resident(holder), ..tensor }));
         let form = match kind {
             ResidentKind::Heads(heads) => Form::Heads { tensor, heads },
+            ResidentKind::Paired(part) => Form::Paired { tensor, part },
             ResidentKind::Mask => Form::Mask(tensor),
         };
         lowering.forms.insert(id, form);
     }
     lowering.inputs()?;
-    let constant = graph.constants();
     for node in graph.nodes.iter().filter(|node| !constant[node.result.index()]) {
         lowering.node = node.name.clone();
         lowering.lower(node)?;
@@ -125,6 +148,13 @@ struct Lowering<'a> {
     precisions: Precisions,
     rows: RowPlan,
     heads: HeadPlan,
+    stack: Option<Stack>,
+    /// Which values depend on nothing that varies.
+    constant: Vec<bool>,
+    /// Paired, stacked or single heads by themselves, and rotated.
+    turned: HashMap<TensorId, TensorId>,
+    /// Linears that are left to the sums that read them: a product can add what it is added to.
+    summands: HashMap<ValueId, Node>,
     /// How many nodes and results read each value.
     uses: Vec<usize>,
     /// Products with one constant row that are left to the sums that read them: both factors.
@@ -238,6 +268,21 @@ impl Lowering<'_> {
         self.content(Content::literal(format!("{key} {rows}x{columns}"), values), stored)
     }
 
+    /// Keys or values as a matrix.
+    fn one_of_pair(
+        &mut self,
+        id: ValueId,
+        pair: TensorId,
+        part: usize,
+    ) -> Result<(TensorId, Axis), DeviceError> {
+        let Some(heads) = self.heads.get(id) else {
+            return Err(self.unsupported("keys or values that are no heads here"));
+        };
+        let pair = self.turned(pair);
+        let one = self.cut(pair, 1, part..part + 1);
+        Ok((self.side_by_side(one, &heads), heads.columns()))
+    }
+
     /// An activation's memory: L1 if there is room beside the operations' own.
     fn memory(&self, shape: &[usize], dtype: DataType) -> Memory {
         let bytes = dtype.bytes(shape.iter().product());
@@ -265,8 +310,13 @@ impl Lowering<'_> {
 
     /// A value as a matrix: its tensor and where its columns lie.
     fn matrix(&mut self, id: ValueId) -> Result<(TensorId, Axis), DeviceError> {
+        if let Some(node) = self.summands.remove(&id) {
+            let form = self.plain_linear(&node)?;
+            self.forms.insert(id, form);
+        }
         match self.form(id)?.clone() {
             Form::Matrix { tensor, columns } => Ok((tensor, columns)),
+            Form::Paired { tensor, part } => self.one_of_pair(id, tensor, part),
             Form::Patches { images, patch } => {
                 let (tensor, columns) = self.take_patches(&images, patch)?;
                 self.forms.insert(id, Form::Matrix { tensor, columns: columns.clone() });
@@ -290,12 +340,22 @@ impl Lowering<'_> {
             self.node = self.graph.value(id).name.clone();
             let (tensor, kind) = match *self.form(id)? {
                 Form::Heads { tensor, heads } => (tensor, ResidentKind::Heads(heads)),
+                Form::Paired { tensor, part } => (self.turned(tensor), ResidentKind::Paired(part)),
                 Form::Mask(tensor) => (tensor, ResidentKind::Mask),
-                _ => return Err(self.unsupported("a resident value that is neither heads nor a mask")),
+                _ => {
+                    return Err(self.unsupported("a resident value that is neither keys, values nor a mask"));
+                }
+            };
+            let known = self.program.residents.iter().find(|(_, known)| *known == tensor);
+            let holder = match known {
+                Some((holder, _)) => holder.clone(),
+                None => {
+                    self.program.residents.push((binding.name.clone(), tensor));
+                    binding.name.clone()
+                }
             };
             let stored = self.program.tensor(tensor).clone();
-            residents.insert(binding.name.clone(), Resident { tensor: stored, kind, rows });
-            self.program.residents.push((binding.name.clone(), tensor));
+            residents.insert(binding.name.clone(), Resident { tensor: stored, kind, rows, holder });
         }
         for binding in &self.graph.outputs {
             let id = binding.value;
@@ -305,7 +365,8 @@ impl Lowering<'_> {
             }
             let rows = self.row_axis(id)?;
             let (tensor, rows, columns) = match self.form(id)?.clone() {
-                Form::Mask(tensor) | Form::Positions(tensor) => (tensor, Axis::exact(1), rows),
+                Form::Mask(tensor) => (tensor, Axis::exact(1), rows),
+                Form::Positions { tensor, lines } => (tensor, Axis::exact(1), lines),
                 Form::Heads { tensor, heads } => (self.side_by_side(tensor, &heads), rows, heads.columns()),
                 _ => {
                     let (tensor, columns) = self.matrix(id)?;

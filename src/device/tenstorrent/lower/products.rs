@@ -3,11 +3,13 @@
 use super::super::TILE;
 use super::super::axis::Axis;
 use super::super::content::{Content, Scales};
-use super::super::precision::{EXACT, PRODUCT, Role};
+use super::super::precision::{EXACT, PRODUCT, Role, SUM};
 use super::super::program::{Argument, DataType, Memory, TensorId};
+use super::attention::is_tied;
+use super::spread::{self, FEW, Tiles};
 use super::{Form, Lowering, Stored, unary};
 use crate::device::DeviceError;
-use crate::graph::{Activation, Node, Op, Source, ValueId};
+use crate::graph::{Activation, Node, Op, ValueId};
 
 /// One product of the library: `activation(x w + b)`.
 pub(super) struct Product {
@@ -22,14 +24,21 @@ pub(super) struct Product {
 impl Lowering<'_> {
     pub(super) fn product(&mut self, product: Product, result: Stored) -> TensorId {
         let Product { x, weight, bias, activation, exact } = product;
+        let tiles = |shape: &[usize]| {
+            let [.., rows, columns] = *shape else { return [1, 1] };
+            [rows.div_ceil(TILE), columns.div_ceil(TILE)]
+        };
+        let ([m, k], [_, n]) =
+            (tiles(&self.program.tensor(x).shape), tiles(&self.program.tensor(weight).shape));
+        let left = self.program.tensor(x).memory;
+        let spread = spread::linear(Tiles { m, k, n }, left, self.card, activation);
         let mut attributes = vec![
-            ("core_grid", Argument::Grid(self.card.grid)),
+            ("program_config", Argument::MatmulSpread(spread)),
             ("dtype", Argument::Dtype(result.dtype)),
             ("memory_config", Argument::Memory(result.memory)),
             ("compute_kernel_config", Argument::Compute(if exact { EXACT } else { PRODUCT })),
         ];
         attributes.extend(bias.map(|bias| ("bias", Argument::Tensor(bias))));
-        attributes.extend(activation.map(|name| ("activation", Argument::Unary(name))));
         self.call("ttnn.linear", vec![Argument::Tensor(x), Argument::Tensor(weight)], attributes, result)
     }
 
@@ -48,26 +57,77 @@ impl Lowering<'_> {
                 .collect::<Result<Vec<_>, _>>()?,
             None => self.heads.get(node.result).into_iter().collect(),
         };
-        let outputs = if parts.is_empty() {
-            Axis::exact(self.graph.shape(node.result)[1])
-        } else {
-            Axis::joined(&parts.iter().map(super::Heads::columns).collect::<Vec<_>>())
-        };
-        let scales = if parts.is_empty() {
-            // A step of the flow that is added right away.
-            Scales::all(outputs.logical, self.flow_scale(node.result))
-        } else {
-            Scales(parts.iter().map(|part| (part.count * part.dim, part.scale)).collect())
-        };
-        let tensor = self.affine(node, activation, exact, &outputs, &scales)?;
-        match projected {
-            Some(slices) => {
-                self.split_heads(tensor, &slices, &parts)?;
-                Ok(None)
+        if parts.is_empty() {
+            if activation.is_none() && !exact && self.is_summand(node) {
+                self.summands.insert(node.result, node.clone());
+                return Ok(None);
             }
-            None if parts.is_empty() => Ok(Some(Form::Matrix { tensor, columns: outputs })),
-            None => self.split_heads(tensor, &[node.result], &parts).map(|()| None),
+            return self.plain_linear(node).map(Some);
         }
+        let stacked = self.stack.filter(|_| parts.iter().any(|part| part.rotated));
+        let outputs = match (stacked, &parts[..]) {
+            (Some(stack), [queries, keys, values]) if keys.count == 1 && values.count == 1 => {
+                stack.projection(queries, keys, values)
+            }
+            (Some(_), _) => {
+                return Err(self.unsupported("a projection to other than queries, a key and a value"));
+            }
+            (None, [queries, keys, values]) if keys.rotated && self.heads.shared && !is_tied(queries) => {
+                let columns = Axis::joined(&[queries.columns(), keys.columns(), values.columns()]);
+                Axis::of(columns.places().collect(), columns.physical + 2 * queries.padded)
+            }
+            (None, parts) => Axis::joined(&parts.iter().map(super::Heads::columns).collect::<Vec<_>>()),
+        };
+        let scales = Scales(parts.iter().map(|part| (part.count * part.dim, part.scale)).collect());
+        let tensor = self.affine(node, activation, exact, &outputs, &scales)?;
+        let slices = projected.unwrap_or_else(|| vec![node.result]);
+        match stacked {
+            Some(stack) => {
+                let shape = vec![1, stack.tiles * stack.heads, TILE, stack.padded];
+                let tensor = self.same_tiles(tensor, shape);
+                slices.iter().for_each(|&slice| drop(self.forms.insert(slice, Form::Stacked(tensor))));
+            }
+            None => self.split_heads(tensor, &slices, &parts)?,
+        }
+        Ok(None)
+    }
+
+    /// A linear whose columns are no heads.
+    pub(super) fn plain_linear(&mut self, node: &Node) -> Result<Form, DeviceError> {
+        let Op::Linear { activation, exact } = node.op else {
+            return Err(self.unsupported("a product that is no linear"));
+        };
+        let columns = Axis::exact(self.graph.shape(node.result)[1]);
+        // A step of the flow that is added right away.
+        let scales = Scales::all(columns.logical, self.flow_scale(node.result));
+        let tensor = self.affine(node, activation, exact, &columns, &scales)?;
+        Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// Whether only a sum reads a linear of few rows, if need be through a gate: then one product does all of it. The library
+    /// multiplies two factors side by side with one weight, so the sum's first operand is the second factor, and below the
+    /// weights stand ones in a diagonal. With many rows these would cost more than the sum.
+    fn is_summand(&self, node: &Node) -> bool {
+        let reader = |id: ValueId| {
+            let mut readers = self.graph.nodes.iter().filter(move |other| other.operands.contains(&id));
+            readers.next().filter(|_| self.uses[id.index()] == 1)
+        };
+        let few = self.rows.rows(self.graph, node.result).is_ok_and(|rows| rows.physical <= FEW * TILE);
+        let mut summand = node.result;
+        if let Some(gated) = reader(summand)
+            && self.is_gate(gated)
+        {
+            summand = gated.result;
+        }
+        let added =
+            |sum: &Node| sum.op == Op::Add && sum.operands[1] == summand && sum.operands[0] != summand;
+        few && node.operands.len() == 2 && reader(summand).is_some_and(added)
+    }
+
+    /// A multiplication with one constant row.
+    fn is_gate(&self, node: &Node) -> bool {
+        matches!((&node.op, &node.operands[..]), (Op::Multiply, &[first, second])
+            if !self.is_constant(first) && self.is_constant(second) && self.graph.value(second).ty.rows() == 1)
     }
 
     /// `activation(scale * (x w^T + b))` with the result's columns in the places of `outputs`.
@@ -128,26 +188,81 @@ impl Lowering<'_> {
         }
     }
 
-    /// `activation(x g^T) * (x u^T)`: the library has no product of two products, so there are three calls.
+    /// `activation(x g^T) * (x u^T)`: both products at once, then the one with the other, activated on the way.
     pub(super) fn gated_linear(&mut self, node: &Node, activation: Activation) -> Result<Form, DeviceError> {
         let (x, inputs) = self.matrix(node.operands[0])?;
         let rows = self.row_axis(node.result)?.physical;
-        let columns = Axis::padded(
-            self.graph.shape(node.result)[1],
-            self.graph.shape(node.result)[1].next_multiple_of(TILE),
-        );
+        let columns = Axis::tiled(self.graph.shape(node.result)[1]);
         let result = self.activation(vec![1, 1, rows, columns.physical], Role::Activation);
         let scales = Scales::all(columns.logical, 1.0);
-        let half = |lowering: &mut Self, weight, activation| {
-            let weight = lowering.factor(weight, &inputs, &columns, false, &scales);
-            lowering.product(Product { x, weight, bias: None, activation, exact: false }, result.clone())
-        };
-        let gate = half(self, node.operands[1], Some(unary(activation)));
-        let up = half(self, node.operands[2], None);
-        let operands = vec![Argument::Tensor(gate), Argument::Tensor(up)];
-        let attributes = vec![("memory_config", Argument::Memory(result.memory))];
+        let halves = [node.operands[1], node.operands[2]].map(|weight| {
+            (columns.physical, Content::factor(self.graph, weight, &inputs, &columns, &scales))
+        });
+        let weights = self.weights(Content::beside(halves.to_vec()), [inputs.physical, 2 * columns.physical]);
+        let depth = inputs.physical.div_ceil(TILE);
+        let spread = spread::minimal(rows.div_ceil(TILE), &[depth], columns.physical / TILE, 2, self.card);
+        let attributes = vec![
+            ("chunks", Argument::Integer(2)),
+            ("dim", Argument::Integer(-1)),
+            ("config", Argument::MinimalSpread(spread)),
+            ("dtype", Argument::Dtype(result.dtype)),
+            ("memory_config", Argument::Memory(result.memory)),
+            ("compute_kernel_config", Argument::Compute(PRODUCT)),
+        ];
+        let operands = [x, weights].map(Argument::Tensor).to_vec();
+        let results = vec![result.clone(), result.clone()];
+        let halves = self.call_for("ttnn.experimental.minimal_matmul_split", operands, attributes, results);
+        let operands = halves.into_iter().map(Argument::Tensor).collect();
+        let attributes = vec![
+            ("input_tensor_a_activations", Argument::List(vec![Argument::Unary(unary(activation))])),
+            ("memory_config", Argument::Memory(result.memory)),
+        ];
         let tensor = self.call("ttnn.multiply", operands, attributes, result);
         Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// `a + (y w^T) * gate` as one product: `[y, a]` by the gated weights and, below them, ones in a diagonal.
+    fn sum_of_product(
+        &mut self,
+        a: ValueId,
+        linear: &Node,
+        gate: Option<ValueId>,
+    ) -> Result<Form, DeviceError> {
+        let (a, rows, columns) = self.rows_and_columns(a)?;
+        let (y, inputs) = self.matrix(linear.operands[0])?;
+        if rows != self.row_axis(linear.result)? || !columns.is_exact() {
+            return Err(self.unsupported("two operands that lie differently"));
+        }
+        let width = columns.physical;
+        let mut factor =
+            Content::factor(self.graph, linear.operands[1], &inputs, &columns, &Scales::all(width, 1.0));
+        if let Some(gate) = gate {
+            factor = factor.gated(self.graph, gate);
+        }
+        let mut ones = vec![0.0; width * width];
+        ones.iter_mut().step_by(width + 1).for_each(|one| *one = 1.0);
+        let ones = Content::literal(format!("diagonal of {width}"), ones);
+        let weights = self.weights(Content::below(vec![factor, ones]), [inputs.physical + width, width]);
+        let depths = [inputs.physical, width].map(|depth| depth.div_ceil(TILE));
+        let spread =
+            spread::minimal(rows.physical.div_ceil(TILE), &depths, width.div_ceil(TILE), 1, self.card);
+        let mut result = self.activation(vec![1, 1, rows.physical, width], Role::Activation);
+        result.memory = spread::columns(rows.physical, width).unwrap_or(result.memory);
+        let attributes = vec![
+            ("config", Argument::MinimalSpread(spread)),
+            ("dtype", Argument::Dtype(result.dtype)),
+            ("memory_config", Argument::Memory(result.memory)),
+            ("compute_kernel_config", Argument::Compute(SUM)),
+        ];
+        let operands = vec![Argument::List([y, a].map(Argument::Tensor).to_vec()), Argument::Tensor(weights)];
+        let tensor = self.call("ttnn.experimental.minimal_matmul", operands, attributes, result);
+        Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// Large weights, `[1, 1, in, out]`.
+    fn weights(&mut self, content: Content, [inputs, outputs]: [usize; 2]) -> TensorId {
+        let dtype = self.precisions.dtype(Role::Weight);
+        self.content(content, Stored::tiled(vec![1, 1, inputs, outputs], dtype, Memory::Dram))
     }
 
     /// Layer norm and RMS norm, with or without a shift; Gemma's weight is `1 + w`.
@@ -172,8 +287,12 @@ impl Lowering<'_> {
                 Content::row(lowering.graph, value, &columns, &Scales::all(columns.logical, 1.0), plus);
             Argument::Tensor(lowering.content(content, stored.clone()))
         };
-        let result = self
+        let mut result = self
             .activation(vec![1, 1, self.row_axis(node.result)?.physical, columns.physical], Role::Activation);
+        let lies = self.program.tensor(x).memory;
+        if let Memory::Columns { .. } = lies {
+            result.memory = lies;
+        }
         let weight = list(self, node.operands[1], plus);
         let bias = node.operands.get(2).map(|&bias| list(self, bias, 0.0));
         let mut attributes = vec![
@@ -183,6 +302,10 @@ impl Lowering<'_> {
             ("compute_kernel_config", Argument::Compute(EXACT)),
         ];
         attributes.extend(bias.map(|bias| ("bias", bias)));
+        if let Memory::Columns { cores, rows, width } = lies {
+            let spread = Argument::NormSpread { cores, rows: rows / TILE, columns: width / TILE };
+            attributes.push(("program_config", spread));
+        }
         let tensor = self.call(operation, vec![Argument::Tensor(x)], attributes, result);
         Ok(Form::Matrix { tensor, columns })
     }
@@ -192,8 +315,7 @@ impl Lowering<'_> {
         let [first, second] = node.operands[..] else {
             return Err(self.unsupported("other than two operands"));
         };
-        let one_row = self.is_constant(second) && self.graph.value(second).ty.rows() == 1
-            || self.choices.contains_key(&second);
+        let one_row = self.is_gate(node) || self.choices.contains_key(&second);
         let reader = self.graph.nodes.iter().find(|other| other.operands.contains(&node.result));
         let only_added = self.uses[node.result.index()] == 1
             && reader.is_some_and(|reader| reader.op == Op::Add && reader.operands[1] == node.result);
@@ -207,7 +329,21 @@ impl Lowering<'_> {
     /// An addition: `a + b`, or `a + y * gate` at once.
     pub(super) fn sum(&mut self, node: &Node) -> Result<Form, DeviceError> {
         let gated = node.operands.get(1).and_then(|second| self.gated.get(second)).copied();
-        let Some([y, gate]) = gated else { return self.elementwise(node, "ttnn.add") };
+        let [y, gate] = match (gated, &node.operands[..]) {
+            (Some([y, gate]), _) => [y, gate],
+            (None, &[a, second]) => {
+                return match self.summands.remove(&second) {
+                    Some(linear) => self.sum_of_product(a, &linear, None),
+                    None => self.elementwise(node, "ttnn.add"),
+                };
+            }
+            _ => return Err(self.unsupported("other than two operands")),
+        };
+        if self.is_constant(gate)
+            && let Some(linear) = self.summands.remove(&y)
+        {
+            return self.sum_of_product(node.operands[0], &linear, Some(gate));
+        }
         let (a, rows, columns) = self.rows_and_columns(node.operands[0])?;
         let y = self.like(y, &rows, &columns)?;
         let gate = self.like(gate, &rows, &columns)?;
@@ -239,10 +375,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn is_constant(&self, id: ValueId) -> bool {
-        matches!(self.graph.value(id).source, Source::Weight { .. } | Source::Constant(_))
-            || !self.forms.contains_key(&id)
-                && !self.gated.contains_key(&id)
-                && !self.choices.contains_key(&id)
+        self.constant[id.index()]
     }
 
     /// An operand that must lie like the other one; a constant is put there so, its rows repeated.

@@ -1,5 +1,6 @@
 //! Tokens, masks and positions: small lists that products and look-ups turn into what the layers read.
 
+use super::super::TILE;
 use super::super::axis::Axis;
 use super::super::content::Content;
 use super::super::precision::Role;
@@ -23,7 +24,8 @@ impl Lowering<'_> {
         let table = Content::matrix(self.graph, node.operands[1], &rows, &columns, scale);
         let table = self.content(table, self.table(vocabulary, width));
         let rows = self.row_axis(node.result)?.physical;
-        let tensor = self.look_up(tokens, table, [rows, width]);
+        let memory = self.activation(vec![1, rows, width], Role::Activation).memory;
+        let tensor = self.look_up(tokens, table, [rows, width], memory);
         Ok(Form::Matrix { tensor, columns })
     }
 
@@ -34,8 +36,14 @@ impl Lowering<'_> {
     }
 
     /// Rows of a table: indices `[1, rows]` -> `[1, 1, rows, width]`.
-    fn look_up(&mut self, indices: TensorId, table: TensorId, [rows, width]: [usize; 2]) -> TensorId {
-        let result = self.activation(vec![1, rows, width], Role::Activation);
+    fn look_up(
+        &mut self,
+        indices: TensorId,
+        table: TensorId,
+        [rows, width]: [usize; 2],
+        memory: Memory,
+    ) -> TensorId {
+        let result = Stored { memory, ..self.activation(vec![1, rows, width], Role::Activation) };
         let attributes = vec![
             ("layout", Argument::Layout(Layout::Tile)),
             ("memory_config", Argument::Memory(result.memory)),
@@ -83,29 +91,47 @@ impl Lowering<'_> {
             return Err(self.unsupported("positions that lie differently from their mask"));
         }
         let length = rows.physical;
-        let mut triangle = vec![0.0; length * length];
+        // The second head of a pair, the values, is not rotated: its rows are at position 0.
+        let width = if self.heads.shared { 2 * length } else { length };
+        let mut triangle = vec![0.0; length * width];
         for (line, place) in rows.places().enumerate() {
             for at in (line..rows.logical).map(|line| rows.place(line)) {
-                triangle[place * length + at] = 1.0;
+                triangle[place * width + at] = 1.0;
             }
         }
-        let weight = self.literal(format!("triangle {rows:?}"), [length, length], triangle);
-        let bias = self.literal("minus one".into(), [1, length], vec![-1.0; length]);
-        self.counts(node.operands[0], weight, bias, length)
+        let weight = self.literal(format!("triangle {rows:?}"), [length, width], triangle);
+        let bias = self.literal("minus one".into(), [1, width], vec![-1.0; width]);
+        self.counts(node.operands[0], weight, bias, Axis::of(rows.places().collect(), width))
     }
 
     /// `sum(mask) + i`: a product with ones, plus each row's number.
     pub(super) fn positions_after(&mut self, node: &Node) -> Result<Form, DeviceError> {
         let rows = self.row_axis(node.result)?;
+        // Which of the rotated lines a row is: one of each head that rotates, or itself.
+        let (width, lines): (usize, Box<dyn Fn(usize) -> Vec<usize>>) = match self.stack {
+            Some(stack) => {
+                let of = move |row| stack.positioned().map(|head| stack.place(head, row)).collect();
+                (stack.rows(), Box::new(of))
+            }
+            None => (rows.physical, Box::new(|row| vec![row])),
+        };
         let mask = self.mask_tensor(node.operands[0])?;
         let keys = self.program.tensor(mask).shape[3];
-        let ones = self.literal("ones".into(), [keys, rows.physical], vec![1.0; keys * rows.physical]);
-        let mut numbers = vec![0.0; rows.physical];
-        rows.places().enumerate().for_each(|(line, place)| numbers[place] = line as f32);
+        // Values and padding stay at position 0, where nothing is rotated.
+        let (mut numbers, mut ones) = (vec![0.0; width], vec![0.0; keys * width]);
+        for (line, row) in rows.places().enumerate() {
+            for place in lines(row) {
+                numbers[place] = line as f32;
+                (0..keys).for_each(|key| ones[key * width + place] = 1.0);
+            }
+        }
+        let name = format!("{rows:?} {:?}", self.stack);
+        let ones = self.literal(format!("ones {name}"), [keys, width], ones);
         // In f32: a chunk may be longer than bf16 can count.
-        let stored = Stored::tiled(vec![1, 1, 1, rows.physical], DataType::Float32, Memory::Dram);
-        let bias = self.content(Content::literal(format!("numbers {rows:?}"), numbers), stored);
-        self.counts(node.operands[0], ones, bias, rows.physical)
+        let stored = Stored::tiled(vec![1, 1, 1, width], DataType::Float32, Memory::Dram);
+        let bias = self.content(Content::literal(format!("numbers {name}"), numbers), stored);
+        let places = rows.places().map(|row| lines(row)[0]).collect();
+        self.counts(node.operands[0], ones, bias, Axis::of(places, width))
     }
 
     fn counts(
@@ -113,12 +139,12 @@ impl Lowering<'_> {
         mask: ValueId,
         weight: TensorId,
         bias: TensorId,
-        length: usize,
+        lines: Axis,
     ) -> Result<Form, DeviceError> {
         let x = self.mask_tensor(mask)?;
-        let result = Stored::tiled(vec![1, 1, 1, length], DataType::Float32, Memory::Dram);
+        let result = Stored::tiled(vec![1, 1, 1, lines.physical], DataType::Float32, Memory::Dram);
         let product = Product { x, weight, bias: Some(bias), activation: Some("RELU"), exact: true };
-        Ok(Form::Positions(self.product(product, result)))
+        Ok(Form::Positions { tensor: self.product(product, result), lines })
     }
 
     /// Cosines and sines of every position, looked up in tables of all positions there can be.
@@ -128,12 +154,12 @@ impl Lowering<'_> {
         head_dim: usize,
         theta: f64,
     ) -> Result<Form, DeviceError> {
-        let Form::Positions(positions) = *self.form(node.operands[0])? else {
+        let Form::Positions { tensor: positions, lines } = self.form(node.operands[0])?.clone() else {
             return Err(self.unsupported("a rotary table of what are no positions"));
         };
         let rows = self.row_axis(node.result)?.physical;
-        let padded = padded(head_dim, true);
-        let columns = Axis::heads(1, head_dim, padded);
+        let padded = padded(head_dim);
+        let columns = Axis::rotated_heads(1, head_dim, padded);
         // A position counts real tokens: those of the prefix, whose mask is the longest list here, and these.
         let count = self.longest_mask() + rows;
         let half = head_dim / 2;
@@ -150,9 +176,16 @@ impl Lowering<'_> {
             lowering.content(Content::literal(key, values), lowering.table(count, padded))
         };
         let (cosines, sines) = (table(self, "cosines", f64::cos), table(self, "sines", f64::sin));
-        let indices = self.whole_numbers(positions, rows);
-        let cosines = self.look_up(indices, cosines, [rows, padded]);
-        let sines = self.look_up(indices, sines, [rows, padded]);
+        let indices = self.whole_numbers(positions, DataType::Uint32);
+        let indices = self.reshape(indices, vec![1, lines.physical]);
+        let shape = match self.stack {
+            Some(stack) => vec![1, stack.tiles * stack.heads, TILE, padded],
+            None => vec![1, lines.physical / rows, rows, padded],
+        };
+        let [cosines, sines] = [cosines, sines].map(|table| {
+            let found = self.look_up(indices, table, [lines.physical, padded], Memory::Dram);
+            self.reshape(found, shape.clone())
+        });
         Ok(Form::Rotation { cosines, sines })
     }
 
@@ -165,23 +198,18 @@ impl Lowering<'_> {
         masks.max().unwrap_or(0)
     }
 
-    /// `[1, 1, 1, rows]` in f32 -> `[1, rows]` in uint32.
-    fn whole_numbers(&mut self, list: TensorId, rows: usize) -> TensorId {
+    /// A matrix of whole numbers as the library takes indices: row by row, of the type `dtype`.
+    pub(super) fn whole_numbers(&mut self, list: TensorId, dtype: DataType) -> TensorId {
+        let shape = self.program.tensor(list).shape.clone();
         let dram = ("memory_config", Argument::Memory(Memory::Dram));
         let whole = self.call(
             "ttnn.typecast",
-            vec![Argument::Tensor(list), Argument::Dtype(DataType::Uint32)],
+            vec![Argument::Tensor(list), Argument::Dtype(dtype)],
             vec![dram.clone()],
-            Stored::tiled(vec![1, 1, 1, rows], DataType::Uint32, Memory::Dram),
+            Stored::tiled(shape.clone(), dtype, Memory::Dram),
         );
-        let stored = Stored {
-            shape: vec![1, 1, 1, rows],
-            dtype: DataType::Uint32,
-            layout: Layout::RowMajor,
-            memory: Memory::Dram,
-        };
+        let stored = Stored { shape, dtype, layout: Layout::RowMajor, memory: Memory::Dram };
         let operands = vec![Argument::Tensor(whole), Argument::Layout(Layout::RowMajor)];
-        let listed = self.call("ttnn.to_layout", operands, vec![dram], stored);
-        self.reshape(listed, vec![1, rows])
+        self.call("ttnn.to_layout", operands, vec![dram], stored)
     }
 }

@@ -1,9 +1,9 @@
 //! What a lowered program cannot be faster than: arithmetic and DRAM traffic of each call against the card's peaks. Called by
 //! `cli plan`.
 
-use super::TILE;
-use super::card::Card;
-use super::program::{Argument, Call, Memory, Origin, Program, Tensor};
+use super::super::TILE;
+use super::super::card::Card;
+use super::super::program::{Argument, Call, Memory, Origin, Program, Tensor};
 
 /// Cost of a call, with padding.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -40,8 +40,8 @@ impl CallCost {
 
 /// What `call` costs.
 pub fn cost(program: &Program, call: &Call) -> CallCost {
-    // A view moves nothing; whether a reshape is one depends on tiles, and those that are not move little here.
-    if call.operation == "ttnn.reshape" {
+    // Whether a reshape is a view depends on tiles; those that are not move little here.
+    if call.viewed().is_some() {
         return CallCost::default();
     }
     let mut cost = CallCost { flops: flops(program, call), ..CallCost::default() };
@@ -72,11 +72,20 @@ pub fn cost(program: &Program, call: &Call) -> CallCost {
 fn flops(program: &Program, call: &Call) -> f64 {
     let operand = |index: usize| match call.operands.get(index) {
         Some(Argument::Tensor(id)) => Some(padded(program.tensor(*id))),
+        // Factors side by side have the same rows.
+        Some(Argument::List(items)) => items.iter().find_map(|item| match item {
+            Argument::Tensor(id) => Some(padded(program.tensor(*id))),
+            _ => None,
+        }),
         _ => None,
     };
     let last = |shape: &[usize], from_end: usize| shape[shape.len() - from_end] as f64;
     match (call.operation, operand(0), operand(1)) {
-        ("ttnn.linear", Some(x), Some(weight)) => {
+        (
+            "ttnn.linear" | "ttnn.experimental.minimal_matmul" | "ttnn.experimental.minimal_matmul_split",
+            Some(x),
+            Some(weight),
+        ) => {
             let rows: f64 = x[..x.len() - 1].iter().product::<usize>() as f64;
             2.0 * rows * last(&weight, 2) * last(&weight, 1)
         }

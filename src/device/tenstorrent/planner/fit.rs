@@ -1,0 +1,177 @@
+//! What each part of a program's work costs: constants fitted to published measurements, and how wrong they are. Called by
+//! `cli plan`.
+//!
+//! Least squares of relative errors, no constant negative. Whole runs count thrice as much as single operations, of which
+//! each was measured in a tuned configuration of its own. Every measurement is also predicted by constants that were fitted
+//! without it: that error is the honest one.
+
+use super::published::{Published, Sample};
+use super::work::{Part, Work};
+
+const PARTS: usize = Part::ALL.len();
+const WHOLE_RUN: f64 = 3.0;
+
+/// Constants, and what they make of the measurements.
+pub struct Fit {
+    /// Microseconds for one of each [`Part`].
+    pub constants: [f64; PARTS],
+    pub checks: Vec<Check>,
+}
+
+/// A measurement, and what was predicted for it.
+pub struct Check {
+    pub name: String,
+    pub source: String,
+    pub whole: bool,
+    pub measured_us: f64,
+    pub fitted_us: f64,
+    /// By constants that were fitted without this measurement.
+    pub left_out_us: f64,
+}
+
+impl Check {
+    /// Relative error of the fit.
+    pub fn error(&self) -> f64 {
+        self.fitted_us / self.measured_us - 1.0
+    }
+
+    /// The same where this measurement was left out.
+    pub fn left_out_error(&self) -> f64 {
+        self.left_out_us / self.measured_us - 1.0
+    }
+}
+
+impl Fit {
+    /// Of the measurements kept in this repository.
+    pub fn kept() -> Result<Self, serde_json::Error> {
+        Ok(Self::of(&Published::kept()?.samples()))
+    }
+
+    pub fn of(samples: &[Sample]) -> Self {
+        let all: Vec<&Sample> = samples.iter().collect();
+        let constants = solve(&all);
+        let check = |(index, sample): (usize, &Sample)| {
+            let others: Vec<&Sample> = samples
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index)
+                .map(|(_, other)| other)
+                .collect();
+            Check {
+                name: sample.name.clone(),
+                source: sample.source.clone(),
+                whole: sample.whole,
+                measured_us: sample.us,
+                fitted_us: time(&constants, &sample.work),
+                left_out_us: time(&solve(&others), &sample.work),
+            }
+        };
+        Self { checks: samples.iter().enumerate().map(check).collect(), constants }
+    }
+
+    /// Microseconds.
+    pub fn time_us(&self, work: &Work) -> f64 {
+        time(&self.constants, work)
+    }
+
+    /// Microseconds by part.
+    pub fn parts_us(&self, work: &Work) -> [f64; PARTS] {
+        std::array::from_fn(|part| self.constants[part] * work.0[part])
+    }
+
+    /// The largest relative error of whole runs, fitted and left out.
+    pub fn errors_of_runs(&self) -> [f64; 2] {
+        let runs = || self.checks.iter().filter(|check| check.whole);
+        [
+            runs().map(|run| run.error().abs()).fold(0.0, f64::max),
+            runs().map(|run| run.left_out_error().abs()).fold(0.0, f64::max),
+        ]
+    }
+
+    /// How far another program's time may be from the prediction: its operations are not the measured ones, so twice the
+    /// error of whole runs that were left out.
+    pub fn margin(&self) -> f64 {
+        2.0 * self.errors_of_runs()[1]
+    }
+}
+
+fn time(constants: &[f64; PARTS], work: &Work) -> f64 {
+    constants.iter().zip(work.0).map(|(constant, value)| constant * value).sum()
+}
+
+/// The constants that make the sum of squared relative errors smallest; those that would be negative are 0.
+fn solve(samples: &[&Sample]) -> [f64; PARTS] {
+    let mut used: Vec<usize> = (0..PARTS).collect();
+    loop {
+        let (mut matrix, mut right) = (vec![vec![0.0; used.len()]; used.len()], vec![0.0; used.len()]);
+        for sample in samples {
+            let weight = if sample.whole { WHOLE_RUN } else { 1.0 };
+            let row: Vec<f64> = used.iter().map(|&part| weight * sample.work.0[part] / sample.us).collect();
+            for (i, a) in row.iter().enumerate() {
+                row.iter().enumerate().for_each(|(j, b)| matrix[i][j] += a * b);
+                right[i] += a * weight;
+            }
+        }
+        let mut constants = [0.0; PARTS];
+        for (&part, value) in used.iter().zip(eliminate(matrix, right)) {
+            constants[part] = value;
+        }
+        let lowest = used.iter().copied().min_by(|&a, &b| constants[a].total_cmp(&constants[b]));
+        match lowest {
+            Some(part) if constants[part] < 0.0 => used.retain(|&other| other != part),
+            _ => return constants,
+        }
+    }
+}
+
+/// Solves `matrix x = right` by Gaussian elimination; what is not determined is 0.
+fn eliminate(mut matrix: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
+    let count = right.len();
+    for column in 0..count {
+        let pivot =
+            (column..count).max_by(|&a, &b| matrix[a][column].abs().total_cmp(&matrix[b][column].abs()));
+        let Some(pivot) = pivot.filter(|&row| matrix[row][column].abs() > f64::EPSILON) else { continue };
+        matrix.swap(column, pivot);
+        right.swap(column, pivot);
+        for row in (0..count).filter(|&row| row != column) {
+            let factor = matrix[row][column] / matrix[column][column];
+            let of_pivot = matrix[column].clone();
+            matrix[row].iter_mut().zip(&of_pivot).for_each(|(value, pivot)| *value -= factor * pivot);
+            right[row] -= factor * right[column];
+        }
+    }
+    let value = |row: usize| match matrix[row][row] {
+        diagonal if diagonal.abs() > f64::EPSILON => right[row] / diagonal,
+        _ => 0.0,
+    };
+    (0..count).map(value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The condition for saying anything of other programs.
+    #[test]
+    fn published_runs_are_reproduced_within_ten_percent() {
+        let fit = Fit::kept().unwrap();
+        let [fitted, left_out] = fit.errors_of_runs();
+        assert!(fitted < 0.10 && left_out < 0.10, "{fitted} {left_out}");
+        assert_eq!(fit.checks.iter().filter(|check| check.whole).count(), 8);
+        // Every constant has its measurements.
+        assert!(fit.constants.iter().all(|&constant| constant > 0.0), "{:?}", fit.constants);
+    }
+
+    /// A test of the test: what is measured is what the constants come from.
+    #[test]
+    fn constants_that_made_the_measurements_are_found() {
+        let constants = [2.0, 3.0, 0.5, 4.0, 1.5, 0.25];
+        let mut samples = Published::kept().unwrap().samples();
+        samples.iter_mut().for_each(|sample| sample.us = time(&constants, &sample.work));
+        let fit = Fit::of(&samples);
+        for (found, expected) in fit.constants.iter().zip(constants) {
+            assert!((found / expected - 1.0).abs() < 1e-6, "{:?}", fit.constants);
+        }
+        assert!(fit.errors_of_runs()[1] < 1e-6);
+    }
+}

@@ -1,0 +1,15 @@
+//! How long a lowered program will take on a card: a prediction, and how far to trust it. Called by `cli plan` and `cli audit`.
+//!
+//! `work` says what a call is made of (programs, weights, products of tiles, attention, tiles that move), `fit` what each of
+//! these costs, from `published` measurements, with the error that it makes of those and of ones that it has not seen.
+//! `bound` is what no program can beat: the vendor's peaks.
+
+pub mod bound;
+pub mod fit;
+pub mod published;
+pub mod work;
+
+pub use bound::{CallCost, cost};
+pub use fit::Fit;
+pub use published::Published;
+pub use work::Work;
