@@ -119,7 +119,8 @@ mod tests {
     fn png(colour: ColorType, depth: BitDepth, data: &[u8], palette: &'static [u8]) -> Decoded {
         let mut file = Vec::new();
         let mut encoder = png::Encoder::new(&mut file, 2, 1);
-        (encoder.set_color(colour), encoder.set_depth(depth));
+        encoder.set_color(colour);
+        encoder.set_depth(depth);
         if !palette.is_empty() {
             encoder.set_palette(palette);
         }
