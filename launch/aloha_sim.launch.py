@@ -1,5 +1,6 @@
 """Starts a simulated ALOHA and pi0_node for it, with the node's dashboard on http://127.0.0.1:9464.
 
+    ros2 launch pi0_node aloha_sim.launch.py                       the policy that comes with the package takes the cube
     ros2 launch pi0_node aloha_sim.launch.py checkpoint:=DIR [sim_time:=true] [images:=synthetic]
 
 The simulator needs mujoco, gym-aloha and pillow: PI0_SIM_PACKAGES names a folder that has them, such as the site-packages in
@@ -42,7 +43,7 @@ def simulator(context):
     if LaunchConfiguration("images").perform(context) == "synthetic":
         arguments.append("--synthetic-images")
     if is_set(context, "outputs"):
-        arguments += ["--outputs", LaunchConfiguration("config").perform(context)]
+        arguments += ["--outputs", chosen(context)[0]]
     arguments += ["--camera-hz", LaunchConfiguration("camera_hz").perform(context)]
     packages = [os.environ.get("PI0_SIM_PACKAGES", ""), os.environ.get("PYTHONPATH", "")]
     return ExecuteProcess(
@@ -53,16 +54,27 @@ def simulator(context):
     )
 
 
+def chosen(context):
+    """Parameter file and checkpoint: what is given, or the package's policy with its own file."""
+    share = Path(get_package_share_directory(PACKAGE))
+    config, checkpoint = (LaunchConfiguration(name).perform(context) for name in ("config", "checkpoint"))
+    usual = "aloha.yaml" if checkpoint else "aloha_cube.yaml"
+    if not config and not checkpoint:
+        checkpoint = str(share / "policies/aloha_cube")
+    return config or str(share / "config" / usual), checkpoint
+
+
 def processes(context):
     robot = simulator(context)
-    given = {name: LaunchConfiguration(name).perform(context) for name in ("checkpoint", "prompt")}
+    config, checkpoint = chosen(context)
+    given = {"checkpoint": checkpoint, "prompt": LaunchConfiguration("prompt").perform(context)}
     overrides = {name: value for name, value in given.items() if value}
     node = Node(
         package=PACKAGE,
         executable=PACKAGE,
         name=PACKAGE,
         output="screen",
-        parameters=[LaunchConfiguration("config"), {**overrides, "use_sim_time": is_set(context, "sim_time")}],
+        parameters=[config, {**overrides, "use_sim_time": is_set(context, "sim_time")}],
     )
     # Neither is of use without the other.
     ends = [
@@ -79,12 +91,13 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 "checkpoint",
                 default_value="",
-                description="Checkpoint folder; must be given here or in the parameter file",
+                description="Checkpoint folder; without it, and without config, the policy that comes with the package",
             ),
             DeclareLaunchArgument(
                 "config",
-                default_value=str(config / "aloha.yaml"),
-                description="Parameter file; `pi0_node run --help` explains every parameter",
+                default_value="",
+                description="Parameter file; `pi0_node run --help` explains every parameter. Without it aloha.yaml, or for the "
+                "package's policy aloha_cube.yaml",
             ),
             DeclareLaunchArgument("prompt", default_value="", description="The task, if not the parameter file's"),
             DeclareLaunchArgument(

@@ -52,6 +52,12 @@ fn every_committed_robot_passes_with_a_checkpoint_that_fits() {
 }
 
 #[test]
+fn the_shipped_policy_fits_its_parameter_file() {
+    let said = succeeds(&["check", "--config", "config/aloha_cube.yaml"]);
+    assert!(said.contains("every tensor there") && said.contains("0 errors"), "{said}");
+}
+
+#[test]
 fn what_does_not_fit_is_named_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = tiny_checkpoint(folder.path());

@@ -9,6 +9,7 @@ mod report;
 mod simulator;
 mod variant;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -107,7 +108,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         progress.suspend(|| eprintln!("{row}"));
     }
     progress.finish_and_clear();
-    print!("{report}");
+    // Whoever reads it may stop reading.
+    let _ = write!(std::io::stdout(), "{report}");
     if let Some(path) = &options.json {
         report.write_json(path)?;
     }

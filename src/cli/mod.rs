@@ -59,7 +59,9 @@ impl Command {
         match self {
             #[cfg(feature = "ros")]
             Self::Run(_) | Self::Record(_) | Self::Play(_) => false,
-            Self::Replay(_) | Self::Evaluate(_) | Self::Check(_) | Self::Infer(_) | Self::Bench(_) => true,
+            // It writes to a simulator, which may have ended.
+            Self::Evaluate(_) => false,
+            Self::Replay(_) | Self::Check(_) | Self::Infer(_) | Self::Bench(_) => true,
             Self::Audit(_) | Self::Plan(_) | Self::Verify(_) | Self::Checkpoint(_) => true,
         }
     }
