@@ -215,6 +215,7 @@ fn join(settings: &Settings, config: &PolicyConfig) -> Verdict {
             PART,
             format!("{name}, but the policy was trained with given points: auto gives them"),
         ),
+        (ChunkJoin::Auto { .. }, _) => Verdict::ok(PART, "auto: chunks are guided towards what was sent"),
         _ => Verdict::ok(PART, name),
     }
 }

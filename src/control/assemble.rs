@@ -284,10 +284,12 @@ fn make_model(
 /// How chunks continue each other, by what is wanted and what the checkpoint was trained for.
 fn continuation(settings: &Settings, config: &PolicyConfig) -> Result<Continuation, AssembleError> {
     match (settings.chunk_join, config.continuation) {
-        (ChunkJoin::Guided { .. }, _) => Ok(Continuation::Guided { most: settings.rtc.most_guidance }),
         (ChunkJoin::Trained { .. }, Continuation::Given { most }) => Ok(Continuation::Given { most }),
         (ChunkJoin::Trained { .. }, _) => Err(AssembleError::NotTrained),
-        (ChunkJoin::Auto { .. }, trained) => Ok(trained),
+        (ChunkJoin::Auto { .. }, Continuation::Given { most }) => Ok(Continuation::Given { most }),
+        (ChunkJoin::Auto { .. } | ChunkJoin::Guided { .. }, _) => {
+            Ok(Continuation::Guided { most: settings.rtc.most_guidance })
+        }
         (ChunkJoin::Replace | ChunkJoin::Blend { .. }, _) => Ok(Continuation::Free),
     }
 }

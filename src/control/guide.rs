@@ -146,7 +146,9 @@ impl Lead {
     fn is_on(&self, continuation: Continuation) -> bool {
         match continuation {
             Continuation::Free => false,
-            Continuation::Guided { .. } => matches!(self.join, ChunkJoin::Guided { .. }),
+            Continuation::Guided { .. } => {
+                matches!(self.join, ChunkJoin::Guided { .. } | ChunkJoin::Auto { .. })
+            }
             Continuation::Given { .. } => {
                 matches!(self.join, ChunkJoin::Trained { .. } | ChunkJoin::Auto { .. })
             }

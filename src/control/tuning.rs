@@ -53,7 +53,8 @@ impl Tuner {
         let fits = match settings.chunk_join {
             ChunkJoin::Guided { .. } => matches!(self.continuation, Continuation::Guided { .. }),
             ChunkJoin::Trained { .. } => matches!(self.continuation, Continuation::Given { .. }),
-            ChunkJoin::Auto { .. } | ChunkJoin::Replace | ChunkJoin::Blend { .. } => true,
+            ChunkJoin::Auto { .. } => self.continuation != Continuation::Free,
+            ChunkJoin::Replace | ChunkJoin::Blend { .. } => true,
         };
         if !fits {
             return Err(ChangeError::Join(settings.chunk_join.name()));

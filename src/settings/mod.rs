@@ -153,7 +153,7 @@ pub enum OnDeadlineMiss {
 /// How a chunk follows the one before.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ChunkJoin {
-    /// As the checkpoint was trained: with given points if it was, else it replaces it.
+    /// As the checkpoint was trained: with given points if it was, else it is guided.
     Auto {
         blend_ms: f64,
     },

@@ -283,7 +283,7 @@ pub const PARAMETERS: &[Parameter] = &[
         allowed: OneOf(&["auto", "replace", "blend", "guided", "trained"]),
         description: "How a chunk follows the one before: it replaces it at once; or its first blend_ms lead over to it; or it is \
                       guided towards what was sent while it is made (real-time chunking, any checkpoint); or its first points are \
-                      given, for checkpoints that were trained for that; auto is trained where the checkpoint was, else replace. \
+                      given, for checkpoints that were trained for that; auto is trained where the checkpoint was, else guided. \
                       What is left between such a chunk and what was sent is led over as with blend. Guided and trained are compiled into the model: they cannot \
                       be switched to while it runs",
     },
