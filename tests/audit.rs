@@ -83,7 +83,7 @@ fn the_lowered_programs_can_be_read() {
     ]);
     assert!(output.status.success());
     let text = std::fs::read_to_string(programs.join("act.txt")).unwrap();
-    assert!(text.contains("ttnn.transformer.scaled_dot_product_attention("), "{text}");
+    assert!(text.contains("ttnn.transformer.paged_scaled_dot_product_attention_decode("), "{text}");
     let json: Value =
         serde_json::from_str(&std::fs::read_to_string(programs.join("perceive.json")).unwrap()).unwrap();
     assert_eq!(json["calls"].as_array().unwrap().len(), text_calls(&programs.join("perceive.txt")));

@@ -101,7 +101,7 @@ class Loop:
         self.controllers = Controllers(JOINTS, HOME, outputs)
         self.edge = Edge(node, self.controllers, self.now_ns, options)
         # Joints without a table have no task.
-        self.attempts = None if options.kinematic else Attempts(robot, options.seed)
+        self.attempts = None if options.kinematic else Attempts(robot, options.seed, self.edge.enable)
         self.images = 0
         self.reported = (time.monotonic(), 0, 0, 0)
 
@@ -121,6 +121,11 @@ class Loop:
         if self.attempts and (outcome := self.attempts.look(simulated_ns / 1e9)):
             self.node.get_logger().info(outcome)
             self.edge.publish_outcome(outcome)
+
+    def targets(self, time_ns, simulated_ns):
+        """Where the joints are led at a time."""
+        told = self.controllers.at(time_ns)
+        return self.attempts.lead(told, simulated_ns / 1e9) if self.attempts else told
 
     def report(self, simulated_ns):
         """Says now and then how fast this machine is."""
@@ -181,7 +186,7 @@ class RealTime(Loop):
             due_ns += STEP_NS
             simulated_ns += STEP_NS
             with self.lock:
-                self.robot.advance(self.controllers.at(due_ns), STEP_NS / 1e9)
+                self.robot.advance(self.targets(due_ns, simulated_ns), STEP_NS / 1e9)
                 joints = self.robot.joints()
                 self.look(simulated_ns)
             self.edge.publish_joints(self.now_ns(), *joints)
@@ -218,10 +223,12 @@ class Lockstep(Loop):
         self.wait_for_node()
         while not self.stop.is_set():
             self.observe(pictures)
-            self.wait_for_chunk()
+            # A node that is disabled while the arms are led home sends none.
+            if not (self.attempts and self.attempts.homing):
+                self.wait_for_chunk()
             for _ in range(self.steps_per_image):
                 self.step_streams()
-                self.robot.advance(self.controllers.at(self.time_ns), STEP_NS / 1e9)
+                self.robot.advance(self.targets(self.time_ns, self.time_ns - START_NS), STEP_NS / 1e9)
                 self.look(self.time_ns - START_NS)
                 self.edge.publish_joints(self.time_ns, *self.robot.joints())
             self.report(self.time_ns - START_NS)

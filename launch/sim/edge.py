@@ -8,6 +8,7 @@ from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, String
+from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
 
 from robots import CAMERAS, JOINTS
@@ -45,6 +46,7 @@ class Edge:
         """The same for each controller of streams."""
         self.joint_states = node.create_publisher(JointState, "/joint_states", QOS)
         self.outcomes = node.create_publisher(String, "/pi0_node/task_outcome", QOS)
+        self.enabling = node.create_client(SetBool, "/pi0_node/enable")
         self.clock = node.create_publisher(Clock, "/clock", QOS) if options.sim_time else None
         self.cameras = {camera: CameraTopics(node, camera) for camera in CAMERAS}
         self.chunk_topic = options.chunk_topic
@@ -68,6 +70,11 @@ class Edge:
     def publish_outcome(self, outcome):
         """How the task goes, in words."""
         self.outcomes.publish(String(data=outcome))
+
+    def enable(self, on):
+        """Has the node send chunks, or not; without waiting, and for nothing where there is no node."""
+        if self.enabling.service_is_ready():
+            self.enabling.call_async(SetBool.Request(data=on))
 
     def node_is_there(self):
         """Whether somebody sends trajectories and looks at a camera."""

@@ -50,19 +50,23 @@ class Task:
 
 
 class Attempts:
-    """One attempt after the other: when the cube was given over and the arms are home again, or time is up, it lies on the table again,
-    somewhere else. The arms are never moved by it: for them, it goes on."""
+    """One attempt after the other: when the cube was given over and the arms are home again, it lies on the table again, somewhere
+    else, and for the arms it goes on. When time is up, somebody leads the arms home first, as one would with a robot: with the node
+    disabled (`enable`), so that it does not go on from what it had sent before."""
 
-    # Of simulated time: two attempts that fail and go home by themselves fit.
-    LONGEST_S = 25.0
+    # Of simulated time; an expert takes 6.
+    LONGEST_S = 12.0
+    HOMING_S = 2.0
     # Home is where no joint of an arm is further away, radians.
     NEAR = 0.15
 
-    def __init__(self, robot, seed):
-        self.robot = robot
+    def __init__(self, robot, seed, enable=lambda on: None):
+        self.robot, self.enable = robot, enable
         self.random = np.random.default_rng(seed)
         self.finished, self.transferred = 0, 0
         self.last = None
+        self.homing = None
+        """When the arms began to be led home, and from where."""
         self._begin(0.0)
 
     def _begin(self, now_s):
@@ -71,14 +75,33 @@ class Attempts:
 
     def look(self, now_s):
         """Called at every tick with the simulated time. A line about the attempt that has ended, if one has."""
+        if self.homing:
+            if now_s - self.homing[0] >= self.HOMING_S:
+                self.homing = None
+                self._begin(now_s)
+                self.enable(True)
+            return None
         self.task.look()
-        if not (self.task.done() and self._is_home()) and now_s - self.begun_s < self.LONGEST_S:
+        done = self.task.done() and self._is_home()
+        if not done and now_s - self.begun_s < self.LONGEST_S:
             return None
         self.finished += 1
         self.transferred += self.task.done()
         self.last = f"{STAGES[self.task.best]} after {now_s - self.begun_s:.1f} s"
-        self._begin(now_s)
+        if done:
+            self._begin(now_s)
+        else:
+            self.enable(False)
+            self.homing = (now_s, np.array(self.robot.joints()[0]))
         return self.outcome()
+
+    def lead(self, told, now_s):
+        """Where the joints are led: as they are told, or home."""
+        if not self.homing:
+            return told
+        since_s, start = self.homing
+        share = min(1.0, (now_s - since_s) / self.HOMING_S)
+        return list(start + share * share * (3 - 2 * share) * (np.array(HOME) - start))
 
     def outcome(self):
         """In a few words."""
