@@ -1,4 +1,4 @@
-"""An image as the model sees it: src/observe/resize.rs in NumPy. Called by demonstrate.py and evaluate.py."""
+"""An image as the model sees it: src/observe/resize.rs in NumPy. Called by demonstrate.py, train.py and reference.py."""
 
 import numpy as np
 

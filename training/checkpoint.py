@@ -1,4 +1,4 @@
-"""Writes and reads checkpoint folders in the ordinary format. Called by train.py and evaluate.py."""
+"""Writes and reads checkpoint folders in the ordinary format. Called by train.py and reference.py."""
 
 import json
 import pathlib

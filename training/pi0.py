@@ -1,7 +1,7 @@
-"""pi0 in PyTorch, as small as it can be said: the model that the node runs, with gradients. Called by train.py, evaluate.py.
+"""pi0 in PyTorch, as small as it can be said: the model that the node runs, with gradients. Called by train.py and reference.py.
 
 The formulas are those of src/policy (openpi's and lerobot's model); weights are a dictionary by the checkpoint's names, so that what is
-trained is what is saved. `tests` of parity are `train.py --check`: the node's `infer` must give the same actions.
+trained is what is saved. lerobot's own model and the node's `infer` give the same actions (docs/policy.md).
 
 What differs from running it: for one observation several noises are denoised at once (`draws`), because what the cameras see costs
 more than the action expert, and each draw teaches as much.

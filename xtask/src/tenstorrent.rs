@@ -199,7 +199,9 @@ mod tests {
                 environment.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone()).unwrap()
             };
             let description = fs::read_to_string(value("TT_METAL_MOCK_CLUSTER_DESC_PATH")).unwrap();
-            assert!(description.contains(&format!("board_type: {card}")));
+            // Of a card there may be one with fewer cores: p150_11x10.
+            let board = card.split('_').next().unwrap();
+            assert!(description.contains(&format!("board_type: {board}")));
             assert!(value("TT_METAL_CACHE").starts_with(folder().to_str().unwrap()));
         }
     }
