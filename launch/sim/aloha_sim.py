@@ -102,6 +102,8 @@ class Loop:
         self.edge = Edge(node, self.controllers, self.now_ns, options)
         # Joints without a table have no task.
         self.attempts = None if options.kinematic else Attempts(robot, options.seed, self.edge.enable)
+        self.heard_before_home = None
+        """Commands that had come when the arms were led home last."""
         self.images = 0
         self.reported = (time.monotonic(), 0, 0, 0)
 
@@ -125,7 +127,11 @@ class Loop:
     def targets(self, time_ns, simulated_ns):
         """Where the joints are led at a time."""
         told = self.controllers.at(time_ns)
-        return self.attempts.lead(told, simulated_ns / 1e9) if self.attempts else told
+        if self.attempts and self.attempts.homing:
+            self.heard_before_home = self.controllers.accepted()
+            return self.attempts.lead(told, simulated_ns / 1e9)
+        # What was told before the arms were led home is over.
+        return HOME if self.heard_before_home == self.controllers.accepted() else told
 
     def report(self, simulated_ns):
         """Says now and then how fast this machine is."""
