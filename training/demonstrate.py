@@ -5,8 +5,9 @@
     python demonstrate.py OUT --episodes 3600 --seed 1
 
 An episode is a cube at a place of its own. The joints are led beside the plan now and then, and the label is the plan, so that a policy
-learns to come back to it; episodes that fail for it are thrown away. Of each a few moments are kept with their image, more of those
-before the grasp, where the cube's place matters.
+learns to come back to it; episodes that fail for it are thrown away. Some begin where the right hand has closed beside the cube, and some
+with the arms not quite at home. Of each a few moments are kept with their image, more of those before the grasp, where the cube's place
+matters.
 
 Writes into OUT: images.npy `[moments, height, width, 3]`, moments.npy `[moments, 2]` (episode, tick), and of each episode and tick
 states.npy, plans.npy, besides.npy (how far beside the plan it was led), `[.., 14]`, and cubes.npy `[.., 3]`.
@@ -29,6 +30,12 @@ WIDTH, HEIGHT, SIDE = 320, 240, 224
 BESIDE = 0.02
 GRASPED = 122
 EARLY = 0.65
+# How many begin with a grasp that has missed, by how much, metres, and at which of its plan's ticks: closed, or already on the way up.
+MISSED = 0.4
+MISSED_BY = 0.03, 0.06
+MISSED_AT = 114, 145
+# A gripper that is further open has something in it, and a cube that is higher is not on the table: then nothing was missed.
+CLOSED_ON_NOTHING, ON_TABLE = 0.3, 0.03
 TRACES = ("states", "plans", "besides", "cubes")
 
 
@@ -76,9 +83,12 @@ def record(seed):
     random = np.random.default_rng(seed)
     robot = scene()
     home = start(random)
-    cube = place_cube(random)
-    robot.reset(home, cube)
-    plan = expert.plan(robot, [*cube, CUBE_HEIGHT], home, random).astype(np.float32)
+    robot.reset(home, place_cube(random))
+    try:
+        here = miss(random, home) if random.random() < MISSED else home
+        plan = expert.plan(robot, [*robot.cube()[:2], CUBE_HEIGHT], here, random).astype(np.float32)
+    except ValueError:
+        return None
     task = Task(robot)
     early = round(EARLY * moments)
     ticks = {*random.integers(0, GRASPED, early), *random.integers(GRASPED, expert.TICKS, moments - early)}
@@ -108,8 +118,20 @@ def scene():
 
 def start(random):
     """Joints at home, nearly; grippers as the start or the last hand-over left them."""
-    joints = np.array(HOME) + random.normal(0, 0.01, 14)
+    joints = np.array(HOME) + random.normal(0, random.choice([0.01, 0.05]), 14)
     joints[6], joints[13] = random.uniform(0, 0.2, 2)
+    return joints
+
+
+def miss(random, home):
+    """The right hand closes beside the cube; where the joints are led then. Raises ValueError where it could not get there, or took the
+    cube."""
+    angle, distance = random.uniform(0, 2 * np.pi), random.uniform(*MISSED_BY)
+    beside = robot.cube() + distance * np.array([np.cos(angle), np.sin(angle), 0.0])
+    for joints in expert.plan(robot, beside, home, random)[1 : random.integers(*MISSED_AT)]:
+        robot.advance(joints, 0.02)
+    if robot.joints()[0][13] > CLOSED_ON_NOTHING or robot.cube()[2] > ON_TABLE:
+        raise ValueError("it did not miss")
     return joints
 
 

@@ -45,7 +45,7 @@ class Arm:
             joints[4] = pitch - joints[1] - joints[2]
             self.mujoco.mj_kinematics(self.model, self.data)
             self.mujoco.mj_comPos(self.model, self.data)
-            point = self.data.xpos[self.link] + self.data.xmat[self.link].reshape(3, 3) @ [REACH, 0.0, 0.0]
+            point = self._point()
             error = position - point
             if np.abs(error).max() < 1e-5:
                 return joints.copy()
@@ -56,18 +56,32 @@ class Arm:
             joints[:3] += step * min(1.0, 0.2 / np.abs(step).max())
         raise ValueError(f"the hand stays {1000 * np.abs(error).max():.1f} mm away from {np.round(position, 3)}")
 
+    def point_at(self, joints):
+        """Where the point between the fingers is."""
+        self.data.qpos[self.first : self.first + 6] = joints
+        self.mujoco.mj_kinematics(self.model, self.data)
+        return self._point()
+
+    def _point(self):
+        return self.data.xpos[self.link] + self.data.xmat[self.link].reshape(3, 3) @ [REACH, 0.0, 0.0]
+
 
 def plan(robot, cube, start, random=None):
     """Joints at every tick, `[TICKS + 1, 14]` in the units of the robot's joint states; `cube` is the middle of it, on the table.
 
-    `random` varies what does not matter: heights and the times between way points. Raises ValueError where an arm cannot reach.
+    `random` varies what does not matter: the height above the cube. A right hand that begins low, where it has closed on nothing, opens
+    on its way straight up first. Raises ValueError where an arm cannot reach.
     """
     vary = (lambda size: random.uniform(-size, size)) if random is not None else (lambda size: 0.0)
     cube = np.asarray(cube, float)
     down, rolled = dict(pitch=np.radians(60)), dict(roll=np.radians(90))
     x, z = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
     right = Path(robot, "right", start[7:])
-    right.go(70, cube + (0.08 + vary(0.01)) * z, OPEN, **down)
+    hand = right.arm.point_at(start[7:13])
+    above = cube + 0.08 * z
+    if hand[2] < above[2]:
+        right.go(25, [*hand[:2], above[2]], OPEN, **down)
+    right.go(70, above + vary(0.01) * z, OPEN, **down)
     right.go(100, cube + 0.02 * z + 0.005 * x, OPEN, **down)
     right.grip(110, CLOSED)
     right.wait(122)

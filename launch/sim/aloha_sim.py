@@ -114,7 +114,7 @@ class Loop:
         return Pictures(self.robot, options.width, options.height, options.shadows)
 
     def send_images(self, pictures, time_ns):
-        for camera in CAMERAS:
+        for camera in filter(self.edge.is_watched, CAMERAS):
             self.edge.publish_image(camera, time_ns, pictures.draw(camera), self.robot.field_of_view(camera))
         self.images += 1
 
@@ -155,6 +155,8 @@ class RealTime(Loop):
         super().__init__(node, robot, options, stop)
         self.lock = threading.Lock()
         self.failed = None
+        self.time_ns = self.now_ns()
+        """When the robot was as it is now: it moves a step at a time, and what is seen between two steps is as old as the last one."""
 
     def now_ns(self):
         return self.node.get_clock().now().nanoseconds
@@ -181,21 +183,21 @@ class RealTime(Loop):
 
     def step(self):
         """Physics, a control step at a time, each when it is due."""
-        due_ns = self.now_ns()
         simulated_ns = 0
         while not self.stop.is_set():
+            due_ns = self.time_ns + STEP_NS
             now_ns = self.now_ns()
             if due_ns > now_ns:
                 time.sleep((due_ns - now_ns) / 1e9)
             elif now_ns - due_ns > LARGEST_LAG_NS:
                 due_ns = now_ns
-            due_ns += STEP_NS
             simulated_ns += STEP_NS
             with self.lock:
                 self.robot.advance(self.targets(due_ns, simulated_ns), STEP_NS / 1e9)
+                self.time_ns = due_ns
                 joints = self.robot.joints()
                 self.look(simulated_ns)
-            self.edge.publish_joints(self.now_ns(), *joints)
+            self.edge.publish_joints(due_ns, *joints)
             self.report(simulated_ns)
 
     def draw(self):
@@ -206,7 +208,7 @@ class RealTime(Loop):
         while not self.stop.is_set():
             with self.lock:
                 pictures.take(self.robot)
-                time_ns = self.now_ns()
+                time_ns = self.time_ns
             self.send_images(pictures, time_ns)
             due = max(due + interval, time.monotonic())
             self.stop.wait(due - time.monotonic())

@@ -64,6 +64,10 @@ class Edge:
         message.header.stamp = stamp(time_ns)
         self.joint_states.publish(message)
 
+    def is_watched(self, camera):
+        """Whether anybody wants its images: drawing for nobody would cost as much as drawing for somebody."""
+        return self.cameras[camera].is_watched()
+
     def publish_image(self, camera, time_ns, pixels, fovy_degrees):
         self.cameras[camera].publish(time_ns, pixels, fovy_degrees)
 
@@ -126,7 +130,7 @@ class CameraTopics:
         self.info = node.create_publisher(CameraInfo, f"/{camera}/camera_info", QOS)
 
     def is_watched(self):
-        return self.raw.get_subscription_count() + self.compressed.get_subscription_count() > 0
+        return any(topic.get_subscription_count() for topic in (self.raw, self.compressed, self.info))
 
     def publish(self, time_ns, pixels, fovy_degrees):
         height, width, _ = pixels.shape

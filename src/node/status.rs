@@ -29,6 +29,8 @@ pub struct Status {
     started: Instant,
     device: String,
     joints: Vec<String>,
+    /// How the task went when it was last told in a line of its own.
+    told_outcome: Option<String>,
 }
 
 impl Status {
@@ -38,18 +40,30 @@ impl Status {
             Style::Screen => true,
             Style::Lines => false,
         };
-        Self { screen, started: Instant::now(), device: device.to_owned(), joints: joints.to_vec() }
+        let (device, joints) = (device.to_owned(), joints.to_vec());
+        Self { screen, started: Instant::now(), device, joints, told_outcome: None }
     }
 
     /// Time from one drawing to the next; shorter ones would make rates of slow cameras jump.
     pub const INTERVAL: Duration = Duration::from_secs(1);
 
-    pub fn draw(&self, health: &Health, chunk: Option<&Chunk>) {
+    pub fn draw(&mut self, health: &Health, chunk: Option<&Chunk>) {
         if self.screen {
             print(&redraw(&self.page(health, chunk)));
         } else {
-            print(&line(health));
+            print(&self.lines(health));
         }
+    }
+
+    /// A line of rates, and one of how the task goes when that has changed.
+    fn lines(&mut self, health: &Health) -> String {
+        let mut lines = line(health);
+        let outcome = &health.snapshot.task_outcome;
+        if let Some(news) = outcome.as_ref().filter(|_| self.told_outcome != *outcome) {
+            let _ = writeln!(lines, "task: {news}");
+        }
+        self.told_outcome.clone_from(outcome);
+        lines
     }
 
     /// Clears the screen, for the final table to stand alone.
@@ -205,6 +219,19 @@ mod tests {
         assert!(line.starts_with("cameras 30.0 Hz, joints 0.0 Hz"), "{line}");
         assert!(line.contains("(1 in all)") && line.contains("cycle p50 0.0 ms"), "{line}");
         assert!(line.ends_with("; camera base_0_rgb: silent for 2.5 s\n"), "{line}");
+    }
+
+    #[test]
+    fn the_task_has_a_line_of_its_own_when_it_has_changed() {
+        let mut status = Status::new(Style::Lines, "cpu", &[]);
+        let mut health = health();
+        let told = |text: String| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+        assert!(told(status.lines(&health)).is_empty());
+        health.snapshot.task_outcome = Some("done 1 of 1".into());
+        assert_eq!(told(status.lines(&health)), ["task: done 1 of 1"]);
+        assert!(told(status.lines(&health)).is_empty());
+        health.snapshot.task_outcome = Some("done 1 of 2".into());
+        assert_eq!(told(status.lines(&health)), ["task: done 1 of 2"]);
     }
 
     #[test]
