@@ -175,7 +175,7 @@ class Demonstrations:
         actions = normal(labels, self.statistics["actions"])
         images = self.images[chosen]
         # Light changes; the cube's place does not.
-        images = np.clip(images * random.uniform(0.85, 1.15, (n, 1, 1, 1)), 0, 255)
+        images = np.minimum(images * random.uniform(0.85, 1.15, (n, 1, 1, 1)).astype(np.float32), 255)
         count = np.where(random.random((n, draws)) < 0.5, 0, random.integers(1, max(2, sizes.most_given + 1), (n, draws)))
         given = np.arange(horizon) < count[..., None]
         times = random.beta(1.5, 1.0, (n, draws)) * 0.999 + 0.001
