@@ -2,7 +2,7 @@
 """Records demonstrations: the scripted expert in the simulated ALOHA, seen by the cameras that the node sees. Called by
 `cargo xtask train`; by hand:
 
-    python demonstrate.py OUT --episodes 3600 --seed 1
+    python demonstrate.py OUT --episodes 6500 --seed 1
 
 An episode is a cube at a place of its own. The joints are led beside the plan now and then, and the label is the plan, so that a policy
 learns to come back to it; episodes that fail for it are thrown away. Some begin where the right hand has closed beside the cube, and some
@@ -42,8 +42,8 @@ TRACES = ("states", "plans", "besides", "cubes")
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--episodes", type=int, default=3600)
-    parser.add_argument("--moments", type=int, default=14, help="kept of each episode")
+    parser.add_argument("--episodes", type=int, default=6500)
+    parser.add_argument("--moments", type=int, default=12, help="kept of each episode")
     parser.add_argument("--seed", type=int, default=1, help="of the first episode; the others' follow")
     parser.add_argument("--camera", default="top")
     parser.add_argument("--processes", type=int, default=2)

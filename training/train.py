@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains pi0 on demonstrations. Called by `cargo xtask train`; by hand:
 
-    python train.py DEMONSTRATIONS OUT --steps 9000
+    python train.py DEMONSTRATIONS OUT --steps 6000
 
 Flow matching as pi0 has it: x = t noise + (1 - t) actions, the velocity noise - actions, t from a Beta distribution that prefers the
 noisy end. In half of the draws the first points are given (training-time real-time chunking, arXiv 2512.05964): clean, with a time of
@@ -40,7 +40,7 @@ def main():
     add = parser.add_argument
     parser.add_argument("demonstrations", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
-    add("--steps", type=int, default=9000)
+    add("--steps", type=int, default=6000)
     add("--batch", type=int, default=32, help="observations a step")
     add("--draws", type=int, default=2, help="noises for each")
     add("--rate", type=float, default=1e-3, help="largest learning rate")
