@@ -79,7 +79,7 @@ fn a_simulator_that_is_none_is_said() {
     let error = error_of(&evaluate(&["--", "no-such-simulator"]).output().unwrap());
     assert!(error.contains("cannot start the simulator `no-such-simulator`"), "{error}");
     let error = error_of(&evaluate(&["--", "true"]).output().unwrap());
-    assert!(error.contains("the simulator has ended; what it said stands above"), "{error}");
+    assert!(error.contains("the simulator has ended (exit status: 0); what it said stands above"), "{error}");
     // It answers with the question.
     let error = error_of(&evaluate(&["--attempts", "1", "--", "cat"]).output().unwrap());
     assert!(error.contains("the simulator answered {\"begin\":1000000}"), "{error}");
@@ -91,4 +91,9 @@ fn settings_that_do_not_fit_are_refused_before_anything_starts() {
     assert!(error.contains("chunk_join"), "{error}");
     let error = error_of(&evaluate(&["--checkpoint", "no/such/folder", "--", "cat"]).output().unwrap());
     assert!(error.contains("no/such/folder"), "{error}");
+    // Images of the parameter file are half a second old at most.
+    let error = error_of(&evaluate(&["--latency-ms", "50,500", "--", "no-such-simulator"]).output().unwrap());
+    assert!(error.contains("500 ms: no chunk would leave") && error.contains("max_image_age_ms"), "{error}");
+    let error = error_of(&evaluate(&["--json", "no/such/folder/rates.json", "--", "cat"]).output().unwrap());
+    assert!(error.contains("cannot write no/such/folder/rates.json"), "{error}");
 }

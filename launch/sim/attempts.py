@@ -12,6 +12,7 @@ How everything is: {"names", "positions", "velocities", "stage", "cube"}; the st
 
 import argparse
 import json
+import signal
 import sys
 
 import numpy as np
@@ -27,6 +28,8 @@ def main():
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--height", type=int, default=240)
     options = parser.parse_args()
+    # Ctrl-C is for whoever asks; when that ends, so does the input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     out, sys.stdout = sys.stdout.buffer, sys.stderr  # Whatever a library prints is no answer.
     try:
         robot = Aloha()

@@ -9,7 +9,7 @@ from robots import HOME
 # Where gym-aloha puts the cube, metres.
 CUBE_MIN, CUBE_MAX = (0.0, 0.4), (0.2, 0.6)
 # What is reached, in this order.
-STAGES = ("start", "touched", "lifted", "offered", "transferred")
+STAGES = ("untouched", "touched", "lifted", "offered", "transferred")
 # A cube that only bounced off a finger is not held: a stage counts when it was seen for so many ticks.
 LASTING = 10
 

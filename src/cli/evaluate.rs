@@ -9,19 +9,22 @@ mod report;
 mod simulator;
 mod variant;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use self::attempt::{Attempt, Pace};
+use self::attempt::{Attempt, Attempted, Pace};
 use self::report::Report;
 use self::simulator::Simulator;
-use self::variant::Lists;
+use self::variant::{Lists, Variant};
 use crate::device::cpu::Dtype;
-use crate::settings::{NODE_NAME, Value, read_parameters};
+use crate::settings::{NODE_NAME, Settings, Value, read_parameters};
+
+/// Attempts from a line to the next where there is no terminal for a bar.
+const LINE_EACH: usize = 10;
 
 /// Count how often a policy does the simulated robot's task, with other latencies, denoising steps, dtypes and joins.
 ///
@@ -64,7 +67,7 @@ pub struct Options {
     /// Fail if fewer of a hundred attempts succeed, in any variant.
     #[arg(long, value_name = "PERCENT", value_parser = RangedU64ValueParser::<u32>::new().range(0..=100))]
     at_least: Option<u32>,
-    /// Write everything to this file, as JSON.
+    /// Write everything to this file, as JSON; after each variant what is known by then.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Draw success over latency, a line for each join, into this SVG file.
@@ -88,40 +91,78 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     };
     let variants = lists.variants();
     let settings = variants.iter().map(|variant| variant.settings(&values)).collect::<Result<Vec<_>, _>>()?;
-    let mut simulator = Simulator::start(&options.simulator)?;
+    for (variant, settings) in variants.iter().zip(&settings) {
+        variant.check(settings, options.seconds)?;
+    }
     let mut report = Report::new(&options.config, &settings[0].checkpoint, options.attempts, options.seed);
-    let pace = Pace { camera_hz: options.camera_hz, seconds: options.seconds };
+    // Before hours are spent: can it be written?
+    options.write(&report)?;
+    let mut simulator = Simulator::start(&options.simulator)?;
     let progress = progress(variants.len() as u64 * options.attempts);
+    let mut measured = Ok(());
     for (variant, settings) in variants.into_iter().zip(&settings) {
         let mut results = Vec::new();
-        for number in 0..options.attempts {
-            progress.set_message(variant.to_string());
-            let seed = options.seed.wrapping_add(number);
-            let mut attempt = Attempt::new(settings, number)?;
-            let result = attempt
-                .run(&mut simulator, settings, seed, variant.latency_ms, pace)
-                .with_context(|| format!("{variant}, the cube of seed {seed}"))?;
-            results.push(result);
-            progress.inc(1);
+        measured = options.attempt(&variant, settings, &mut simulator, &progress, &mut results);
+        if measured.is_err() {
+            break;
         }
         let row = report.add(variant, results);
         progress.suspend(|| eprintln!("{row}"));
+        // What was measured stays, whatever becomes of the rest.
+        options.write(&report)?;
     }
     progress.finish_and_clear();
-    // Whoever reads it may stop reading.
-    let _ = write!(std::io::stdout(), "{report}");
-    if let Some(path) = &options.json {
-        report.write_json(path)?;
-    }
-    if let Some(path) = &options.plot {
-        report.write_plot(path)?;
-    }
+    print(&report)?;
+    measured?;
     if let Some(percent) = options.at_least
         && let Some(row) = report.rows().iter().find(|row| 100.0 * row.rate() < f64::from(percent))
     {
         bail!("{row}: fewer than {percent} %");
     }
     Ok(())
+}
+
+impl Options {
+    /// All attempts of a variant.
+    fn attempt(
+        &self,
+        variant: &Variant,
+        settings: &Settings,
+        simulator: &mut Simulator,
+        progress: &ProgressBar,
+        results: &mut Vec<Attempted>,
+    ) -> anyhow::Result<()> {
+        let pace = Pace { camera_hz: self.camera_hz, seconds: self.seconds };
+        for number in 0..self.attempts {
+            progress.set_message(variant.to_string());
+            let seed = self.seed.saturating_add(number);
+            let mut attempt = Attempt::new(settings, number)?;
+            let result = attempt
+                .run(simulator, settings, seed, variant.latency_ms, pace)
+                .with_context(|| format!("{variant}, the cube of seed {seed}"))?;
+            results.push(result);
+            progress.inc(1);
+            if progress.is_hidden() && results.len() % LINE_EACH == 0 && results.len() as u64 != self.attempts
+            {
+                eprintln!("{variant}: {} of {} attempts made", results.len(), self.attempts);
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that were asked for, with what is known up to now.
+    fn write(&self, report: &Report) -> anyhow::Result<()> {
+        self.json.iter().try_for_each(|path| report.write_json(path))?;
+        self.plot.iter().try_for_each(|path| report.write_plot(path))
+    }
+}
+
+/// The table; whoever reads it may stop reading.
+fn print(report: &Report) -> anyhow::Result<()> {
+    match write!(std::io::stdout(), "{report}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the table"),
+        _ => Ok(()),
+    }
 }
 
 fn progress(attempts: u64) -> ProgressBar {

@@ -6,6 +6,8 @@
 //! were.
 
 use std::collections::VecDeque;
+use std::env;
+use std::fs::{File, TryLockError};
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -63,6 +65,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         bail!("the simulator cannot run here: {reason}");
     }
     let checkpoint = given_or(&options.checkpoint, "policies/aloha_cube")?;
+    let _alone = alone(options.domain)?;
 
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stopped);
@@ -119,6 +122,24 @@ fn watch(processes: &mut [&mut Process], stopped: &AtomicBool, end: Option<Insta
         thread::sleep(POLL);
     }
     Ok(())
+}
+
+/// Two demos in one ROS domain would move each other's robot: held as long as this one runs. A machine that lets nobody write there, or
+/// not into another user's file, has none.
+fn alone(domain: u8) -> anyhow::Result<Option<File>> {
+    let path = env::temp_dir().join(format!("pi0_node_demo_{domain}.lock"));
+    let Ok(file) = File::options().create(true).truncate(false).write(true).open(path) else {
+        return Ok(None);
+    };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            bail!(
+                "another demo runs in ROS domain {domain}: give this one a domain of its own, such as --domain {}",
+                (domain + 1) % 102
+            )
+        }
+        _ => Ok(Some(file)),
+    }
 }
 
 /// The user's path, relative to where they are, or one in the repository.

@@ -5,11 +5,12 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::command::{command, run as run_command};
+use crate::command::{command, describe, run as run_command};
 use crate::simulator::{self, Readiness};
 use crate::{python, root, wheels};
 
@@ -100,5 +101,7 @@ pub fn evaluate(options: &EvaluateOptions) -> anyhow::Result<()> {
     let own = env::current_exe().context("cannot find this program")?;
     // target/debug/xtask
     let target = own.ancestors().nth(2).context("this program is not in cargo's target folder")?;
-    run_command(&mut simulator::evaluate(&target.join("release/pi0_node"), &options.options)?)
+    // In the place of this program, so that signals and the exit code are its own.
+    let mut evaluate = simulator::evaluate(&target.join("release/pi0_node"), &options.options)?;
+    Err(evaluate.exec()).with_context(|| format!("cannot start {}", describe(&evaluate)))
 }

@@ -1,21 +1,41 @@
 //! The simulated robot in a process of its own: a control step, or its cameras' images, for a line of JSON. Called by `attempt`.
 //! `launch/sim/attempts.py` says what the lines are.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Larger images than any camera's are a fault of the program at the other end.
 const LARGEST_SIDE: u32 = 8192;
+/// A longer answer is none.
+const LONGEST_ANSWER: u64 = 1 << 20;
+/// It may have to compile its scene and find out how to draw; a step takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Simulator {
     child: Child,
     /// None once it was closed, which ends the process.
     questions: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    answers: BufReader<Patient>,
+}
+
+/// Its output, for which nobody waits for ever.
+struct Patient(ChildStdout);
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let until = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let mut output = [PollFd::new(&self.0, PollFlags::IN)];
+        match poll(&mut output, Some(&until))? {
+            0 => Err(ErrorKind::TimedOut.into()),
+            _ => self.0.read(buffer),
+        }
+    }
 }
 
 /// How everything is.
@@ -55,7 +75,7 @@ impl Simulator {
             .spawn()
             .with_context(|| format!("cannot start the simulator `{}`", command.join(" ")))?;
         let questions = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().context("the simulator has no output")?);
+        let answers = BufReader::new(Patient(child.stdout.take().context("the simulator has no output")?));
         Ok(Self { child, questions, answers })
     }
 
@@ -77,17 +97,41 @@ impl Simulator {
             "the simulator draws {width} x {height} pixels"
         );
         let mut bytes = vec![0; width as usize * height as usize * 3 * cameras.len()];
-        self.answers.read_exact(&mut bytes).context("the simulator's images end too early")?;
+        self.answers.read_exact(&mut bytes).map_err(|error| self.silence(Some(error)))?;
         Ok(Pictures { width, height, bytes })
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&mut self, question: &Value) -> anyhow::Result<T> {
         let mut answer = String::new();
         let asked = self.questions.as_mut().map(|questions| writeln!(questions, "{question}"));
-        if !matches!(asked, Some(Ok(()))) || self.answers.read_line(&mut answer)? == 0 {
-            bail!("the simulator has ended; what it said stands above");
+        if !matches!(asked, Some(Ok(()))) {
+            return Err(self.silence(None));
+        }
+        match (&mut self.answers).take(LONGEST_ANSWER).read_line(&mut answer) {
+            Err(error) => return Err(self.silence(Some(error))),
+            Ok(_) if answer.ends_with('\n') => {}
+            Ok(length) if length as u64 == LONGEST_ANSWER => bail!("the simulator's answers are no lines"),
+            Ok(_) => return Err(self.silence(None)),
         }
         serde_json::from_str(&answer).with_context(|| format!("the simulator answered {}", answer.trim_end()))
+    }
+
+    /// Why no answer came.
+    fn silence(&mut self, error: Option<io::Error>) -> anyhow::Error {
+        match error {
+            Some(error) if error.kind() == ErrorKind::TimedOut => {
+                // It would not heed the end of its input either.
+                let _ = self.child.kill();
+                anyhow!("the simulator has not answered for {} s", PATIENCE.as_secs())
+            }
+            Some(error) if error.kind() != ErrorKind::UnexpectedEof => {
+                anyhow::Error::new(error).context("cannot read the simulator's answer")
+            }
+            _ => match self.child.wait() {
+                Ok(status) => anyhow!("the simulator has ended ({status}); what it said stands above"),
+                Err(error) => anyhow::Error::new(error).context("the simulator has ended"),
+            },
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use anyhow::ensure;
+
 use crate::device::cpu::Dtype;
 use crate::settings::{Settings, SettingsError, Value};
 
@@ -46,11 +48,29 @@ impl Lists<'_> {
         for &dtype in self.dtype.iter().skip(1) {
             variants.push(Variant { dtype: Some(dtype), ..usual.clone() });
         }
-        variants
+        let mut once: Vec<Variant> = Vec::new();
+        for variant in variants {
+            if !once.contains(&variant) {
+                once.push(variant);
+            }
+        }
+        once
     }
 }
 
 impl Variant {
+    /// Whether an attempt of so many seconds can have a chunk at all.
+    pub fn check(&self, settings: &Settings, seconds: u32) -> anyhow::Result<()> {
+        let most = settings.max_image_age_ms.min(1e3 * f64::from(seconds));
+        ensure!(
+            (self.latency_ms as f64) < most,
+            "{self}: no chunk would leave: an attempt has {seconds} s, and the parameter file lets images be {} ms old at most \
+             (max_image_age_ms)",
+            settings.max_image_age_ms
+        );
+        Ok(())
+    }
+
     /// The parameter file's settings with what this one changes.
     pub fn settings(&self, values: &BTreeMap<String, Value>) -> Result<Settings, SettingsError> {
         let mut values = values.clone();
@@ -86,7 +106,7 @@ mod tests {
     #[test]
     fn joins_are_tried_at_every_latency_and_the_rest_by_itself() {
         let joins = ["replace", "guided"].map(str::to_owned);
-        let lists = Lists { latency_ms: &[50, 0], join: &joins, steps: &[10, 5], dtype: &[] };
+        let lists = Lists { latency_ms: &[50, 0, 50], join: &joins, steps: &[10, 5, 10], dtype: &[] };
         let names: Vec<String> = lists.variants().iter().map(Variant::to_string).collect();
         let expected = [
             "50 ms, replace, 10 steps",

@@ -176,20 +176,9 @@ impl Attend {
 #[inline(always)]
 fn mask_scores(scores: &mut [f32], mask: Option<&[i32]>) -> f32 {
     if let Some(mask) = mask {
-        let masked = |score: f32, mask: i32| if mask == 0 { f32::NEG_INFINITY } else { score };
-        let (chunks, rest) = scores.as_chunks_mut::<LANES>();
-        // Of a whole chunk at once, which the compiler can vectorise.
-        for (chunk, mask) in chunks.iter_mut().zip(mask.as_chunks::<LANES>().0) {
-            let mut scores = *chunk;
-            for (score, &mask) in scores.iter_mut().zip(mask) {
-                *score = masked(*score, mask);
-            }
-            *chunk = scores;
-        }
-        // The mask may be longer than the scores.
-        let done = chunks.len() * LANES;
-        for (score, &mask) in rest.iter_mut().zip(&mask[done..]) {
-            *score = masked(*score, mask);
+        // Without chunks: a loop of unknown length is vectorised, one that is unrolled first is not.
+        for (score, &mask) in scores.iter_mut().zip(mask) {
+            *score = if mask == 0 { f32::NEG_INFINITY } else { *score };
         }
     }
     let (chunks, rest) = scores.as_chunks::<LANES>();

@@ -240,14 +240,14 @@ mod x86 {
         Avx512,
         run_avx512,
         avx512::multiply,
-        lanes::interleave,
+        avx512::interleave,
         "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"
     );
     arithmetic!(
         Avx512Bf16,
         run_avx512_bf16,
         avx512::multiply_bf16,
-        lanes::interleave,
+        avx512::interleave,
         "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
     );
     arithmetic!(

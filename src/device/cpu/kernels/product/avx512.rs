@@ -3,9 +3,11 @@
 //! while the first block of rows is multiplied with them.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, _MM_HINT_T1, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps, _mm512_dpbf16_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m512, __m512bh, _MM_HINT_T1, _mm_prefetch, _mm512_and_si512, _mm512_castpd_ps, _mm512_castps_pd,
+    _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_pd,
+    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use super::{Factors, Form, PANEL, Sums, with_rows};
@@ -150,4 +152,61 @@ fn store<const R: usize>(tile: &[[__m512; 2]; R], sums: &mut Sums) {
             _mm512_storeu_ps(row.as_mut_ptr().add(16), tile[1]);
         }
     }
+}
+
+/// [`super::interleave`] for up to 16 rows, 16 columns at a time.
+///
+/// # Safety
+/// As [`super::interleave`], on a CPU with AVX-512F.
+#[target_feature(enable = "avx512f")]
+pub(crate) unsafe fn interleave(rows: usize, cols: usize, from: *const f32, stride: usize, to: *mut f32) {
+    let first = |count: usize| 0xffff_u16 >> (16 - count);
+    for start in (0..cols).step_by(16) {
+        let width = (cols - start).min(16);
+        let mut square = [_mm512_setzero_ps(); 16];
+        for (row, line) in square.iter_mut().enumerate().take(rows) {
+            // SAFETY: promised by the caller; columns that are not there are not read.
+            *line = unsafe { _mm512_maskz_loadu_ps(first(width), from.add(row * stride + start)) };
+        }
+        let square = transposed(square);
+        for (col, line) in square.iter().enumerate().take(width) {
+            let col = start + col;
+            // SAFETY: promised by the caller. What is written behind a column's rows belongs to the next ones, which follow.
+            unsafe {
+                if (cols - col) * rows >= 16 {
+                    _mm512_storeu_ps(to.add(col * rows), *line);
+                } else {
+                    _mm512_mask_storeu_ps(to.add(col * rows), first(rows), *line);
+                }
+            }
+        }
+    }
+}
+
+/// Rows as columns: within quarters of a register by pairs and fours, then the quarters.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
+    let mut fours = [_mm512_setzero_pd(); 16];
+    for group in 0..4 {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|row| rows[4 * group + row]);
+        let low = [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d)].map(|x| _mm512_castps_pd(x));
+        let high = [_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)].map(|x| _mm512_castps_pd(x));
+        fours[4 * group] = _mm512_unpacklo_pd(low[0], low[1]);
+        fours[4 * group + 1] = _mm512_unpackhi_pd(low[0], low[1]);
+        fours[4 * group + 2] = _mm512_unpacklo_pd(high[0], high[1]);
+        fours[4 * group + 3] = _mm512_unpackhi_pd(high[0], high[1]);
+    }
+    // Quarter q of `fours[4 * group + j]` has rows 4 group .. 4 group + 3 of column 4 q + j.
+    let fours = fours.map(|four| _mm512_castpd_ps(four));
+    let mut columns = [_mm512_setzero_ps(); 16];
+    for j in 0..4 {
+        let even = [0, 8].map(|group| _mm512_shuffle_f32x4::<0x88>(fours[group + j], fours[group + 4 + j]));
+        let odd = [0, 8].map(|group| _mm512_shuffle_f32x4::<0xdd>(fours[group + j], fours[group + 4 + j]));
+        columns[j] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+        columns[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+        columns[8 + j] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
+        columns[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
+    }
+    columns
 }

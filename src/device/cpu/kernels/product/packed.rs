@@ -142,16 +142,49 @@ impl PackedRows {
         unsafe {
             match self.precision {
                 Precision::F32 => interleave::<A>(block.len(), cols, from, stride, self.at(block, word)),
-                Precision::Bf16 => {
+                Precision::Bf16 if self.whole => {
                     for (index, row) in block.clone().enumerate() {
                         let values = std::slice::from_raw_parts(from.add(index * stride), cols);
-                        let to = self.at_row(block, row, word);
-                        pack_row(self.precision, values, to, self.word_step(block));
+                        pack_row(self.precision, values, self.at_row(block, row, word), 1);
+                    }
+                }
+                Precision::Bf16 => {
+                    let mut words = [[0.0; PAIRS]; MOST_ROWS];
+                    for start in (0..cols).step_by(2 * PAIRS) {
+                        let width = (cols - start).min(2 * PAIRS);
+                        for (index, words) in words.iter_mut().enumerate().take(block.len()) {
+                            let values = from.add(index * stride + start);
+                            *words = pairs(std::slice::from_raw_parts(values, width));
+                        }
+                        let to = self.at(block, word + start / 2);
+                        interleave::<A>(block.len(), width.div_ceil(2), words.as_ptr().cast(), PAIRS, to);
                     }
                 }
             }
         }
     }
+}
+
+/// Words of bf16 that are rounded at once.
+const PAIRS: usize = 16;
+
+/// Up to 32 values as words of two, what is missing as zero.
+#[inline(always)]
+fn pairs(values: &[f32]) -> [f32; PAIRS] {
+    let mut padded = [0.0; 2 * PAIRS];
+    let values = match values.first_chunk() {
+        Some(values) => values,
+        None => {
+            padded[..values.len()].copy_from_slice(values);
+            &padded
+        }
+    };
+    // In a loop of its own, which the compiler can vectorise.
+    let mut words = [0.0; PAIRS];
+    for (word, two) in words.iter_mut().zip(values.as_chunks::<2>().0) {
+        *word = pair(two[0], two[1]);
+    }
+    words
 }
 
 /// Writes the words of a row `stride` words apart, the last one filled up with zero.
@@ -168,28 +201,18 @@ pub(crate) unsafe fn pack_row(precision: Precision, values: &[f32], to: *mut f32
             }
         }
         Precision::Bf16 => {
-            const PAIRS: usize = 32;
-            let (chunks, rest) = values.as_chunks::<{ 2 * PAIRS }>();
-            for (index, chunk) in chunks.iter().enumerate() {
-                // Rounded in a loop of its own, which the compiler can vectorise.
-                let mut words = [0.0; PAIRS];
-                for (word, two) in words.iter_mut().zip(chunk.as_chunks::<2>().0) {
-                    *word = pair(two[0], two[1]);
-                }
-                if stride == 1 {
+            for (index, values) in values.chunks(2 * PAIRS).enumerate() {
+                let words = pairs(values);
+                let to = to.wrapping_add(index * PAIRS * stride);
+                if stride == 1 && values.len() == 2 * PAIRS {
                     // SAFETY: promised by the caller.
-                    unsafe { *to.add(index * PAIRS).cast() = words }
+                    unsafe { *to.cast() = words }
                     continue;
                 }
-                for (word, &value) in words.iter().enumerate() {
+                for (word, &value) in words.iter().enumerate().take(values.len().div_ceil(2)) {
                     // SAFETY: promised by the caller.
-                    unsafe { *to.add((index * PAIRS + word) * stride) = value }
+                    unsafe { *to.add(word * stride) = value }
                 }
-            }
-            for (word, two) in rest.chunks(2).enumerate() {
-                let second = two.get(1).copied().unwrap_or(0.0);
-                // SAFETY: promised by the caller.
-                unsafe { *to.add((chunks.len() * PAIRS + word) * stride) = pair(two[0], second) }
             }
         }
     }
