@@ -71,6 +71,8 @@ fn what_does_not_fit_is_named_with_what_to_do() {
     assert!(said.contains("error    tokenizer") && said.contains("shorten it"), "{said}");
     let said = with("chunk_join: replace", "chunk_join: trained");
     assert!(said.contains("error    chunk_join") && said.contains("has no rtc_training_max_delay"), "{said}");
+    let said = with("joint_states_topic:", "urdf: no/such.urdf\n    joint_states_topic:");
+    assert!(said.contains("error    limits") && said.contains("cannot read the URDF no/such.urdf"), "{said}");
     let said = with("control_hz: 50.0", "control_hz: 1000.0");
     assert!(said.contains("error    control_hz"), "{said}");
 
@@ -93,6 +95,15 @@ fn what_does_not_fit_is_named_with_what_to_do() {
         said.contains("warning  normalization") && said.contains("of 8 dimensions that move, but 14"),
         "{said}"
     );
+
+    // Another robot's, with more joints, and the means of none.
+    let list = |value: f64| format!("{:?}", [value; 16]);
+    let feature = |mean: f64| format!("{{\"mean\": {}, \"std\": {}}}", list(mean), list(1.0));
+    let both =
+        format!("{{\"norm_stats\": {{\"state\": {}, \"actions\": {}}}}}", feature(0.0), feature(1e300));
+    fs::write(&stats, both).unwrap();
+    let said = succeeds(&["check", "--config", CONFIG, "--checkpoint", checkpoint.to_str().unwrap()]);
+    assert!(said.contains("of 16 dimensions that move, but 14") && said.contains("by 1e300"), "{said}");
 
     fs::remove_dir_all(checkpoint.join("assets")).unwrap();
     let said = refused(Path::new(CONFIG), &checkpoint);

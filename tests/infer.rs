@@ -207,11 +207,13 @@ fn an_output_that_cannot_be_written_or_that_the_run_reads_is_an_error() {
     let refused = |output: &str| {
         let mut arguments = case.arguments("");
         let place = arguments.iter().position(|argument| argument == "--output").unwrap() + 1;
+        // An absolute path stays what it is.
         arguments[place] = case.path(output).display().to_string();
         fails(&arguments)
     };
     assert!(refused("no_such_folder/out.safetensors").contains("no_such_folder"));
-    assert!(refused("checkpoint").contains("checkpoint: Is a directory"));
+    assert!(refused("checkpoint").contains("checkpoint is no ordinary file"));
+    assert!(refused("/dev/null").contains("/dev/null is no ordinary file"));
     for (output, reason) in [
         ("in.safetensors", "is the file with the inputs"),
         ("checkpoint/model.safetensors", "lies in the checkpoint folder"),

@@ -27,6 +27,10 @@ impl FileWriter {
     pub fn create(path: &Path) -> Result<Self, WriteError> {
         let partial = PathBuf::from(format!("{}.part", path.display()));
         let fail = |message: String| WriteError { path: path.into(), message };
+        // The finished file takes its name, and what has it now is gone: a device would be gone for everybody.
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(fail("it is no ordinary file".to_owned()));
+        }
         let file = File::create(&partial).map_err(|error| fail(error.to_string()))?;
         let options =
             WriteOptions::new().profile("ros2").library(concat!("pi0_node ", env!("CARGO_PKG_VERSION")));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Verdict;
+use crate::control::check_limits;
 use crate::observe::{RelativeActions, RelativeActionsError};
 use crate::settings::{LimitSettings, MissingCamera, Normalization, Settings, Transport, Value};
 
@@ -24,7 +25,7 @@ pub fn parameters(given: &BTreeMap<String, Value>) -> (Option<Settings>, Vec<Ver
     verdicts.extend(cameras(&settings));
     verdicts.extend(joints(&settings));
     verdicts.extend(super::outputs::outputs(&settings));
-    verdicts.push(limits(&settings.limits));
+    verdicts.push(limits(&settings.limits, &settings.joints));
     verdicts.extend(times(&settings));
     if settings.normalization == Normalization::None {
         let message = "none: joints and actions go in and out as they are; only for models trained so";
@@ -100,7 +101,10 @@ fn actions(settings: &Settings) -> Verdict {
     }
 }
 
-fn limits(limits: &LimitSettings) -> Verdict {
+fn limits(limits: &LimitSettings, joints: &[String]) -> Verdict {
+    if let Err(error) = check_limits(limits, joints) {
+        return Verdict::error("limits", error.to_string());
+    }
     let lists = [
         ("positions", !limits.position_min.is_empty() && !limits.position_max.is_empty()),
         ("velocities", !limits.velocity_max.is_empty()),

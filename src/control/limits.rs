@@ -15,6 +15,11 @@ use crate::telemetry::DropReason;
 /// Rounding must not make a joint at its limit stand beyond it.
 const ROUNDING: f64 = 1e-6;
 
+/// Whether the limits can be had: the URDF is there and has these joints. Called by `check`.
+pub fn check_limits(settings: &LimitSettings, joints: &[String]) -> Result<(), LimitsError> {
+    Limits::new(settings, joints).map(|_| ())
+}
+
 /// Limits of every joint; infinite where there is none.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Limits {

@@ -42,7 +42,7 @@ pub use chunk::Chunk;
 pub use cycle::{Cycle, Outcome};
 pub use guide::Guide;
 pub use inputs::{CameraInput, JointInput, PromptInput};
-pub use limits::LimitsError;
+pub use limits::{LimitsError, check_limits};
 pub use model::padded_prompt;
 pub use motion::Motion;
 pub use output::ChunkOutput;

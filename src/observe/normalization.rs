@@ -90,7 +90,7 @@ impl Normalizer {
             state_dim,
             action_dim,
             relative: statistics.relative.clone(),
-            moving_dimensions: statistics.moving_dimensions(),
+            moving_dimensions: statistics.moving_dimensions(state_dim),
             among_weights: statistics.among_weights.then(|| statistics.file.clone()),
             single_precision: matches!(statistics.convention, Convention::Lerobot { .. }),
         })
@@ -115,12 +115,12 @@ impl Normalizer {
         factors.filter(|(_, factor)| *factor >= MOST)
     }
 
-    /// Joints that an action of 1, which is not much, moves further than any joint goes, in whatever unit; and that factor.
+    /// Joints that an action of 0 or 1, which is not much, moves further than any joint goes, in whatever unit; and how far.
     fn wild_actions(&self) -> impl Iterator<Item = (usize, f64)> {
         /// A servo's ticks are the smallest unit in use: a turn is 4096 of them.
         const MOST: f64 = 1e5;
-        let factors = self.actions.iter().map(|line| line.factor).enumerate();
-        factors.filter(|(_, factor)| factor.abs() >= MOST)
+        let ways = self.actions.iter().map(|line| line.factor.abs().max(line.center.abs())).enumerate();
+        ways.filter(|(_, way)| *way >= MOST)
     }
 
     /// What whoever starts this should know of these statistics.

@@ -85,6 +85,9 @@ impl SensorMetrics {
     }
 }
 
+/// Of what is kept of a task's outcome.
+const OUTCOME_CHARACTERS: usize = 200;
+
 /// The counters and histograms of one node.
 #[derive(Debug)]
 pub struct Metrics {
@@ -245,9 +248,12 @@ impl Metrics {
         }
     }
 
-    /// How the task goes, in the words of whoever judges it. Called by that topic's edge.
+    /// How the task goes, in the words of whoever judges it: a line for a terminal, so without control characters and no longer than
+    /// [`OUTCOME_CHARACTERS`]. Called by that topic's edge.
     pub fn set_task_outcome(&self, outcome: &str) {
-        *self.task_outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.to_owned());
+        let plain = |character: char| if character.is_control() { ' ' } else { character };
+        let line: String = outcome.chars().map(plain).take(OUTCOME_CHARACTERS).collect();
+        *self.task_outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
     }
 
     /// Which joints have not come, in words. Called by the joints' edge, and only while that changes.
@@ -340,5 +346,14 @@ mod tests {
         assert!(after.cameras[0].age_ms.is_some());
         assert_eq!(after.cameras[0].decode.count, 1);
         assert_eq!(after.last_error.as_deref(), Some("base_0_rgb: short buffer"));
+    }
+
+    #[test]
+    fn an_outcome_is_a_line_that_a_terminal_can_show() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        metrics.set_task_outcome(&format!("done\n\x1b[31m{}", "x".repeat(5000)));
+        let outcome = metrics.snapshot().task_outcome.unwrap();
+        assert!(outcome.starts_with("done  [31mxxx"), "{outcome}");
+        assert_eq!(outcome.chars().count(), OUTCOME_CHARACTERS);
     }
 }

@@ -56,6 +56,10 @@ pub fn make_room(output: &Path, inputs: &Path, checkpoint: &Path) -> anyhow::Res
     if same(absolute.parent().and_then(real), real(checkpoint)) {
         bail!("--output {} lies in the checkpoint folder; choose another place", output.display());
     }
+    // A device has no room to be made, and removed it would be gone for everybody.
+    if fs::metadata(output).is_ok_and(|there| !there.is_file()) {
+        bail!("--output {} is no ordinary file; choose another name", output.display());
+    }
     match fs::remove_file(output) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot write {}", output.display()))
