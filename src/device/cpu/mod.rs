@@ -22,6 +22,7 @@ mod weight;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 pub use dtype::Dtype;
 pub use kernels::Isa;
@@ -125,10 +126,20 @@ impl Device for CpuDevice {
         self.program(program)?.write(input, data)
     }
 
-    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError> {
+    fn start(&mut self, program: ProgramId) -> Result<(), DeviceError> {
         let program = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
         program.run(&mut self.pool);
         Ok(())
+    }
+
+    /// Nothing runs any more: [`Self::start`] has run it.
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn time(&self, program: ProgramId) -> Duration {
+        let sections = self.programs.get(program.0).map_or(&[][..], Program::sections);
+        sections.iter().map(|section| section.time).sum()
     }
 
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
@@ -160,7 +171,7 @@ impl Device for CpuDevice {
         })
     }
 
-    fn sections(&self, program: ProgramId) -> &[SectionTime] {
+    fn sections(&mut self, program: ProgramId) -> &[SectionTime] {
         self.programs.get(program.0).map_or(&[], Program::sections)
     }
 
