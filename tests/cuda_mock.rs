@@ -239,7 +239,9 @@ fn what_is_written_while_a_program_runs_is_for_its_next_run() {
         assert!(worst(&mut device, &golden, &programs).unwrap() > 1e-2, "eager {eager}");
         device.write(act, "noise", golden.inputs["noise"].data.view()).unwrap();
         let noise_alone = |device: &mut CudaDevice| {
-            [perceive, act].map(|program| device.start(program).unwrap());
+            for program in [perceive, act] {
+                device.start(program).unwrap();
+            }
             device.wait().unwrap();
             worst(device, &golden, &programs).unwrap()
         };
@@ -286,7 +288,9 @@ fn an_error_that_comes_late_names_the_program_in_which_it_happened() {
         let [(perceive, _), (act, _)] = programs;
         // Behind perceive stands the mark of its end.
         let calls = device.account(perceive).unwrap().steps.len() as i32 + 1;
-        [perceive, act].map(|program| device.start(program).unwrap());
+        for program in [perceive, act] {
+            device.start(program).unwrap();
+        }
         mock.call("mock_fail_after", if behind_perceive { calls } else { calls - 2 }, 0);
         let error = device.wait().unwrap_err();
         assert!(error.to_string().starts_with(failed), "{error}");

@@ -158,6 +158,19 @@ pub trait Progress: Sync {
     fn end(&self);
 }
 
+/// Does `load`, which is to load so many bytes for `graph`, while `progress` listens.
+fn loading<T>(
+    progress: &dyn Progress,
+    graph: &Graph,
+    bytes: u64,
+    load: impl FnOnce() -> Result<T, DeviceError>,
+) -> Result<T, DeviceError> {
+    progress.begin(&format!("compiling {}", graph.name), bytes);
+    let loaded = load();
+    progress.end();
+    loaded
+}
+
 /// Nobody listens.
 pub struct Silent;
 

@@ -35,7 +35,7 @@ use self::pool::Pool;
 use self::program::Program;
 use super::{
     Account, Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, SectionTime, StepAccount,
-    StepTime,
+    StepTime, loading,
 };
 use crate::graph::{Graph, HostTensor, HostView, Source, Weights};
 
@@ -103,7 +103,7 @@ impl Device for CpuDevice {
         progress: &dyn Progress,
     ) -> Result<ProgramId, DeviceError> {
         let target = Target { isa: self.isa, threads: self.pool.threads(), precision: self.precision };
-        progress.begin(&format!("compiling {}", graph.name), weight_bytes(graph, weights)?);
+        let bytes = weight_bytes(graph, weights)?;
         let loader = Loader {
             weights,
             progress,
@@ -112,9 +112,8 @@ impl Device for CpuDevice {
             memory: &mut self.memory,
             stored: HashSet::new(),
         };
-        let program = compile::compile(graph, target, loader, &mut self.residents, &mut self.arena);
-        progress.end();
-        let program = program?;
+        let compile = || compile::compile(graph, target, loader, &mut self.residents, &mut self.arena);
+        let program = loading(progress, graph, bytes, compile)?;
         tracing::info!("compiled {}: {}", graph.name, program.describe());
         // What only served to compute constants is not kept.
         self.packed.retain(|_, weight| Arc::strong_count(weight) > 1);

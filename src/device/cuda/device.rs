@@ -19,7 +19,9 @@ use super::load::Store;
 use super::loaded::{Captured, Loaded};
 use super::lower::{Residents, lower};
 use super::program::{Call, Element, View, Work};
-use crate::device::{Account, Device, DeviceError, ProgramId, Progress, SectionTime, StepAccount, StepTime};
+use crate::device::{
+    Account, Device, DeviceError, ProgramId, Progress, SectionTime, StepAccount, StepTime, loading,
+};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, Weights};
 
 /// How a GPU is opened and used.
@@ -156,10 +158,9 @@ impl Device for CudaDevice {
         let program = lower(graph, self.factors, &mut self.residents)?;
         self.store.check_memory(&program)?;
         self.store.load_kernels(&program)?;
-        progress.begin(&format!("compiling {}", graph.name), self.store.missing_bytes(&program));
-        let loaded = self.store.load(program, graph, weights, progress);
-        progress.end();
-        let loaded = loaded?;
+        let missing = self.store.missing_bytes(&program);
+        let load = || self.store.load(program, graph, weights, progress);
+        let loaded = loading(progress, graph, missing, load)?;
         tracing::info!("lowered {}: {} kernels and products", graph.name, loaded.program.calls.len());
         self.programs.push(loaded);
         // A cycle starts two.

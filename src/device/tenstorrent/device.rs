@@ -22,7 +22,7 @@ use super::loaded::{Loaded, OutputSource, RUNS, WRITES};
 use super::lower::{Residents, lower};
 use super::precision::{Precisions, Role};
 use super::program::{CallEvidence, Program};
-use crate::device::{Account, Device, DeviceError, Peak, ProgramId, Progress, StepTime};
+use crate::device::{Account, Device, DeviceError, Peak, ProgramId, Progress, StepTime, loading};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, Weights};
 
 /// What parameters can change about how a model runs on a card.
@@ -216,11 +216,9 @@ impl Device for TenstorrentDevice {
         self.wait()?;
         self.release()?;
         let program = lower(graph, &self.store.card, self.options.tuning.precisions, &mut self.residents)?;
-        let total = program.tensors.iter().map(|tensor| self.store.missing_bytes(tensor)).sum();
-        progress.begin(&format!("compiling {}", graph.name), total);
-        let loaded = self.store.load(program, graph, weights, progress);
-        progress.end();
-        let mut loaded = loaded?;
+        let missing = program.tensors.iter().map(|tensor| self.store.missing_bytes(tensor)).sum();
+        let load = || self.store.load(program, graph, weights, progress);
+        let mut loaded = loading(progress, graph, missing, load)?;
         self.store.warm_up(&mut loaded, self.options.evidence)?;
         tracing::info!("lowered {}: {} calls of TTNN", graph.name, loaded.program.calls.len());
         self.programs.push(loaded);
