@@ -22,7 +22,7 @@ use pi0_node::device::cuda::program::{Origin, OutputSource, Work};
 use pi0_node::device::cuda::{Element, Program, Residents, lower, simplify};
 use pi0_node::graph::{Graph, HostTensor};
 use pi0_node::policy::intermediates::in_golden_layout;
-use pi0_node::policy::{Continuation, Intermediates, PolicyConfig, PolicyGraphs};
+use pi0_node::policy::{Intermediates, PolicyConfig, PolicyGraphs};
 
 const RELATIVE_RMS: f64 = 1e-5;
 
