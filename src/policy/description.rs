@@ -361,7 +361,6 @@ mod tests {
         file["architecture"]["vlm"]["head_dim"] = json!(8);
         let error = parse(file).unwrap_err();
         assert_eq!(error, "'architecture.expert': missing field `hidden_size`");
-        assert!(parse(json!([1])).unwrap_err().starts_with("invalid length"), "{:?}", parse(json!([1])));
     }
 
     #[test]
