@@ -101,6 +101,26 @@ fn act_at(wiring: &mut Wiring, began: Instant, ago_ms: i64) {
 }
 
 #[test]
+fn chunks_that_leave_later_than_they_assumed_are_counted() {
+    let (_folder, mut wiring) = robot_on(&Faults::none(), |settings| {
+        (settings.chunk_join, settings.latency_budget_ms) = (ChunkJoin::Guided { blend_ms: 20.0 }, 500.0);
+        // Two points of 20 ms.
+        settings.rtc.delay_ms = Some(40.0);
+    });
+    let mut led = |ms: i64, sent_ms: i64| {
+        chunk(&mut wiring, ms, sent_ms).unwrap();
+        let joins = wiring.monitor.snapshot().joins;
+        (joins.led, joins.led_late)
+    };
+    // The first one follows nothing.
+    assert_eq!(led(1000, 1100), (0, 0));
+    assert_eq!(led(1200, 1240), (1, 0));
+    assert_eq!(led(1400, 1441), (2, 1));
+    assert_eq!(led(1600, 1640), (3, 1));
+    assert_eq!(led(1800, 1900), (4, 2));
+}
+
+#[test]
 fn as_many_denoising_steps_are_taken_as_fit_the_time_left() {
     let faults = Faults::none();
     faults.delay_per_step_us.store(10_000, SeqCst);

@@ -9,6 +9,7 @@ mod model;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use golden::Golden;
 use libloading::Library;
@@ -37,6 +38,7 @@ impl Mock {
         let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mock = MOCK.get_or_init(Self::make).as_ref()?;
         mock.call("mock_capability", 9, 0);
+        mock.call("mock_eager", 0, 0);
         mock.set_memory(8 << 30);
         Some((mock, alone))
     }
@@ -113,14 +115,29 @@ fn compile(device: &mut CudaDevice, golden: &Golden, intermediates: &Intermediat
     [graphs.perceive, graphs.act].map(|graph| (device.compile(&graph, golden, &Silent).unwrap(), graph))
 }
 
-/// A cycle; how far its worst value is from the reference's.
+fn write(
+    device: &mut CudaDevice,
+    (program, graph): &(ProgramId, Graph),
+    golden: &Golden,
+) -> Result<(), DeviceError> {
+    let mut names = graph.inputs().map(|(_, value)| &value.name);
+    names.try_for_each(|name| device.write(*program, name, golden.inputs[name].data.view()))
+}
+
+/// A cycle as the control loop does it; how far its worst value is from the reference's.
 fn cycle(device: &mut CudaDevice, golden: &Golden, programs: &Programs) -> Result<f64, DeviceError> {
+    for program in programs {
+        write(device, program, golden)?;
+        device.start(program.0)?;
+    }
+    device.wait()?;
+    worst(device, golden, programs)
+}
+
+/// How far the worst value of the last run is from the reference's.
+fn worst(device: &mut CudaDevice, golden: &Golden, programs: &Programs) -> Result<f64, DeviceError> {
     let mut worst: f64 = 0.0;
     for (program, graph) in programs {
-        for (_, value) in graph.inputs() {
-            device.write(*program, &value.name, golden.inputs[&value.name].data.view())?;
-        }
-        device.run(*program)?;
         for binding in &graph.outputs {
             let ty = &graph.value(binding.value).ty;
             let mut data = HostTensor::zeros(ty);
@@ -157,10 +174,12 @@ fn cycles_give_the_reference_s_values_and_nothing_crosses_within_them() {
                 let worst = cycle(&mut device, &golden, &programs).unwrap();
                 assert!(worst <= allowed, "{file} {factors:?}: {worst:e}");
             }
-            // A cycle: a write for each input, a graph for each program, a read for each output.
-            let before = ["mock_graph_starts", "mock_transfers"].map(|name| mock.count(name));
+            // A cycle: a write for each input, a graph and the mark of its end for each program, a read for each output, one wait.
+            let counts =
+                || ["mock_graph_starts", "mock_transfers", "mock_waits"].map(|name| mock.count(name));
+            let before = counts();
             cycle(&mut device, &golden, &programs).unwrap();
-            let after = ["mock_graph_starts", "mock_transfers"].map(|name| mock.count(name));
+            let after = counts();
             let ends: usize = programs
                 .iter()
                 .map(|(id, _)| {
@@ -173,11 +192,121 @@ fn cycles_give_the_reference_s_values_and_nothing_crosses_within_them() {
             let known = |name: &str| name.starts_with("time_") || name.starts_with("adarms_cond_");
             let outputs = programs.iter().flat_map(|(_, graph)| &graph.outputs);
             let read = outputs.filter(|output| !known(&output.name)).count();
-            assert_eq!([after[0] - before[0], after[1] - before[1]], [2, ends + read], "{file}");
+            let counted: Vec<usize> =
+                after.iter().zip(before).map(|(after, before)| after - before).collect();
+            assert_eq!(counted, [2, ends + 2 + read, 1], "{file}");
             assert!(!device.profile(programs[1].0).unwrap().is_empty());
         }
         assert_eq!(mock.count("mock_in_use"), 0, "everything was given back");
     }
+}
+
+/// Whichever of the GPU's streams is quicker.
+#[test]
+fn what_is_written_while_a_program_runs_is_for_its_next_run() {
+    let Some((mock, _alone)) = Mock::get() else { return };
+    let golden = Golden::load("pi0_bf16_f32ref");
+    for eager in [0, 1] {
+        mock.call("mock_eager", eager, 0);
+        let mut device = mock.open(Element::F32);
+        let programs = compile(&mut device, &golden, &Intermediates::None);
+        assert!(cycle(&mut device, &golden, &programs).unwrap() <= 1e-5);
+        let image = match &golden.inputs["image_0"].data {
+            HostTensor::F32(image) => image.clone(),
+            other => panic!("{other:?}"),
+        };
+        let darker: Vec<f32> = image.iter().map(|value| value - 0.5).collect();
+        let mut other_noise = vec![0.25; golden.config.action_horizon * golden.config.action_dim];
+        other_noise[0] = 1.0;
+        let [(perceive, _), (act, _)] = programs;
+
+        // Both run while the next images, and other noise, come in; the first images twice, so that pinned memory is used again.
+        for program in [perceive, act] {
+            device.start(program).unwrap();
+        }
+        for image in [&image, &darker] {
+            device.write(perceive, "image_0", HostView::F32(image)).unwrap();
+        }
+        device.write(act, "noise", HostView::F32(&other_noise)).unwrap();
+        device.wait().unwrap();
+        assert!(worst(&mut device, &golden, &programs).unwrap() <= 1e-5, "eager {eager}");
+
+        // The next run reads them.
+        for program in [perceive, act] {
+            device.start(program).unwrap();
+        }
+        device.wait().unwrap();
+        assert!(worst(&mut device, &golden, &programs).unwrap() > 1e-2, "eager {eager}");
+        device.write(act, "noise", golden.inputs["noise"].data.view()).unwrap();
+        let noise_alone = |device: &mut CudaDevice| {
+            for program in [perceive, act] {
+                device.start(program).unwrap();
+            }
+            device.wait().unwrap();
+            worst(device, &golden, &programs).unwrap()
+        };
+        assert!(noise_alone(&mut device) > 1e-4, "the image is another");
+        device.write(perceive, "image_0", HostView::F32(&image)).unwrap();
+        assert!(noise_alone(&mut device) <= 1e-5);
+    }
+}
+
+#[test]
+fn times_are_the_gpu_s_own() {
+    let Some((mock, _alone)) = Mock::get() else { return };
+    let golden = Golden::load("pi0_bf16_f32ref");
+    let mut device = mock.open(Element::F32);
+    let programs = compile(&mut device, &golden, &Intermediates::None);
+    let [(perceive, _), (act, _)] = programs;
+    assert_eq!((device.time(act), device.sections(act).len()), (Duration::ZERO, 0));
+    cycle(&mut device, &golden, &programs).unwrap();
+    let mut names = Vec::new();
+    for program in [perceive, act] {
+        let calls = device.account(program).unwrap().steps.len() as u128;
+        let sections = device.sections(program).to_vec();
+        let all: u128 = sections.iter().map(|section| section.time.as_micros()).sum();
+        // The stand-in takes a microsecond for each call and each event: one at the graph's beginning, one behind it.
+        assert!(all > calls && all < calls + 100, "{all} us of {calls} calls");
+        assert!(device.time(program).as_micros().abs_diff(all + 2) <= 1, "{:?} {all}", device.time(program));
+        names.extend(sections.into_iter().map(|section| section.name));
+    }
+    let last = format!("steps.{}", golden.config.denoising_steps - 1);
+    for expected in ["vision", "projector", "vlm", "steps.0", &last] {
+        assert!(names.iter().any(|name| name == expected), "{names:?}");
+    }
+    println!("{names:?}");
+}
+
+#[test]
+fn an_error_that_comes_late_names_the_program_in_which_it_happened() {
+    let Some((mock, _alone)) = Mock::get() else { return };
+    let golden = Golden::load("pi0_bf16_f32ref");
+    for (behind_perceive, failed) in [(false, "running 'perceive': "), (true, "running 'act': ")] {
+        let mut device = mock.open(Element::F32);
+        let programs = compile(&mut device, &golden, &Intermediates::None);
+        cycle(&mut device, &golden, &programs).unwrap();
+        let [(perceive, _), (act, _)] = programs;
+        // Behind perceive stands the mark of its end.
+        let calls = device.account(perceive).unwrap().steps.len() as i32 + 1;
+        for program in [perceive, act] {
+            device.start(program).unwrap();
+        }
+        mock.call("mock_fail_after", if behind_perceive { calls } else { calls - 2 }, 0);
+        let error = device.wait().unwrap_err();
+        assert!(error.to_string().starts_with(failed), "{error}");
+        // Nothing is left to be waited for, and nothing can be started.
+        assert_eq!(device.wait(), Ok(()));
+        assert!(device.start(act).is_err());
+    }
+    // Told where the next program is started.
+    let mut device = mock.open(Element::F32);
+    let programs = compile(&mut device, &golden, &Intermediates::None);
+    cycle(&mut device, &golden, &programs).unwrap();
+    device.start(programs[0].0).unwrap();
+    mock.call("mock_break", 0, 0);
+    // Inputs are refused as well by then.
+    let error = device.start(programs[1].0).unwrap_err();
+    assert!(error.to_string().starts_with("starting 'act' while 'perceive' was running"), "{error}");
 }
 
 /// More programs, as for several prompt lengths and step counts: they share weights and working memory, and earlier ones still run.

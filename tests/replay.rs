@@ -54,7 +54,14 @@ fn every_frame_set_becomes_a_chunk() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = tiny_checkpoint(folder.path());
     let output = folder.path().join("chunks.mcap");
-    let table = succeeds(&arguments(BAG, &checkpoint, CONFIG, &output, &[]));
+    let latencies = folder.path().join("latencies");
+    let more = ["--latencies", latencies.to_str().unwrap()];
+    let table = succeeds(&arguments(BAG, &checkpoint, CONFIG, &output, &more));
+    let written = fs::read_dir(&latencies).unwrap().next().unwrap().unwrap().path();
+    assert!(
+        written.join("perceive.hgrm").is_file() && table.contains("files with latencies are in"),
+        "{table}"
+    );
     for line in
         ["in: base_0_rgb", "in: joints", "frame sets", "chunks out", "perceive", "act", "40 chunks written"]
     {

@@ -17,10 +17,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use golden::{Golden, Tensor};
 use model::Difference;
-use pi0_node::device::cpu::{Isa, Precision};
 use pi0_node::device::tenstorrent::{Card, Precisions, Program, Residents, lower, simplify};
 use pi0_node::graph::{Graph, HostTensor};
-use pi0_node::policy::{Continuation, Intermediates, PREFIX_WEIGHTS, PolicyConfig, PolicyGraphs};
+use pi0_node::policy::{Continuation, Intermediates, PolicyConfig, PolicyGraphs};
 
 const RELATIVE_RMS: f64 = 1e-5;
 
@@ -76,27 +75,15 @@ fn chunks_that_continue_another_are_the_reference_s() {
     for file in golden::CONTINUED {
         let golden = Golden::load(file);
         let found = run(&golden, &lowered::lowered(&golden, &Card::P150, &Intermediates::All));
-        for (name, expected) in golden
-            .outputs
-            .iter()
-            .filter(|(name, _)| name.starts_with("x_t_") || name.starts_with("v_t_") || *name == "actions")
-        {
-            let Difference { relative_rms, .. } = model::difference(&golden, name, &found[name], expected);
-            assert!(relative_rms <= RELATIVE_RMS, "{file} {name}: {relative_rms:e}");
-        }
+        model::assert_flow(&golden, file, &found, RELATIVE_RMS);
     }
 }
 
-/// Against the CPU device: the reference has such chunks of pi0.5 alone, which are among those above.
+/// Against the CPU device: the reference's are among those above.
 #[test]
 fn chunks_with_given_points_are_those_of_the_cpu() {
     for file in golden::CONTINUED {
-        let mut golden = Golden::load(file);
-        golden.config.continuation = Continuation::Given { most: 5 };
-        let weights = (0..golden.config.action_horizon).map(|point| f32::from(u8::from(point < 4))).collect();
-        golden.inputs.get_mut(PREFIX_WEIGHTS).unwrap().data = HostTensor::F32(weights);
-        let graphs = model::graphs(&golden, &Intermediates::None);
-        let expected = model::run(&golden, &graphs, Isa::Portable, Precision::F32);
+        let (golden, expected) = model::with_given_points(file);
         for card in Card::ALL {
             let found = run(&golden, &lowered::lowered(&golden, &card, &Intermediates::None));
             let Difference { relative_rms, .. } =

@@ -6,6 +6,7 @@
 
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use pi0_node::device::tenstorrent::{
     CallEvidence, Card, Precisions, Program, TenstorrentDevice, TenstorrentError, TenstorrentOptions, Tuning,
@@ -145,13 +146,71 @@ fn runs_as_two_traces(config: PolicyConfig, programs_per_step: usize) {
     let mut actions = HostTensor::zeros(&TensorType::f32([config.action_horizon, config.action_dim]));
     for cycle in 0..3 {
         write_all(&mut device, ids, &config, cycle as f32 / 4.0);
-        device.run(ids[0]).unwrap();
-        device.run(ids[1]).unwrap();
+        for id in ids {
+            device.start(id).unwrap();
+        }
+        device.wait().unwrap();
         device.read(ids[1], ACTIONS, &mut actions).unwrap();
     }
     assert_eq!(device.memory_in_use().unwrap(), [dram, traces], "a cycle leaves nothing behind");
     let times = device.profile(ids[1]).unwrap();
     assert_eq!(times.len(), device.program(ids[1]).unwrap().calls.len());
+}
+
+/// What the stand-in for a card's queues has counted in this process: traces replayed, waits of one queue for the other, tensors
+/// written.
+fn queues() -> [u64; 3] {
+    let this = libloading::os::unix::Library::this();
+    ["mock_card_replays", "mock_card_waits", "mock_card_writes"].map(|name| {
+        // SAFETY: as tests/tenstorrent/mock_trace_shim.cpp declares it, which is preloaded into this process.
+        unsafe { this.get::<unsafe extern "C" fn() -> u64>(name.as_bytes()).unwrap()() }
+    })
+}
+
+#[test]
+fn a_cycle_is_waited_for_once_and_the_next_images_come_in_while_it_runs() {
+    let Some(_guard) = mock() else { return };
+    let mut device = open(TenstorrentOptions::default());
+    let config = PolicyConfig::TINY;
+    let ids = compile(&mut device, &config).unwrap();
+    let [perceive, act] = ids;
+    device.run(perceive).unwrap();
+    assert!(device.time(perceive) > Duration::ZERO && device.time(act) == Duration::ZERO);
+    let mut last = queues();
+    let mut counted = || {
+        let now = queues();
+        let counted = [0, 1, 2].map(|index| now[index] - last[index]);
+        last = now;
+        counted
+    };
+
+    // Each trace waits for what was written before it: two waits of the queues, and none of the host between.
+    write_all(&mut device, ids, &config, 0.25);
+    let written = counted()[2];
+    assert!(written > 0);
+    for id in ids {
+        device.start(id).unwrap();
+    }
+    assert_eq!(counted(), [2, 2, 0]);
+    // The next images while both run: each waits for the end of perceive, on the queue of the writes.
+    let pixels = vec![0.5; 3 * config.vision.image * config.vision.image];
+    for camera in 0..CAMERAS {
+        device.write(perceive, &image_input(camera), HostView::F32(&pixels)).unwrap();
+    }
+    let [_, waits, images] = counted();
+    assert_eq!(waits, CAMERAS as u64);
+    assert!(images >= waits && images < written, "{images} of {written}");
+    device.wait().unwrap();
+    assert!(ids.iter().all(|&id| device.time(id) > Duration::ZERO));
+    // Now that nothing runs, nothing is waited for.
+    device.write(perceive, &image_input(0), HostView::F32(&pixels)).unwrap();
+    assert_eq!(counted()[..2], [0, 0]);
+    // The same program twice, as nobody does: one after the other.
+    for id in [act, act] {
+        device.start(id).unwrap();
+    }
+    device.wait().unwrap();
+    assert_eq!(counted(), [2, 2, 0]);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 #[path = "support/program.rs"]
 mod program;
 
+use std::time::Duration;
+
 use pi0_node::device::cpu::{CpuDevice, Precision};
 use pi0_node::device::{Account, Device, DeviceError, DeviceOptions, ProgramId, Progress, Silent, StepTime};
 use pi0_node::graph::{Graph, HostTensor, HostView, Op, Weights};
@@ -37,8 +39,16 @@ impl<F: Fn(&mut Graph) + Send> Device for Wrong<F> {
         self.cpu.write(program, input, data)
     }
 
-    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError> {
-        self.cpu.run(program)
+    fn start(&mut self, program: ProgramId) -> Result<(), DeviceError> {
+        self.cpu.start(program)
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        self.cpu.wait()
+    }
+
+    fn time(&self, program: ProgramId) -> Duration {
+        self.cpu.time(program)
     }
 
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {

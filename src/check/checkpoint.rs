@@ -34,6 +34,7 @@ pub fn checkpoint(settings: &Settings) -> Vec<Verdict> {
     verdicts.extend(cameras(settings, folder));
     verdicts.push(times(settings, &config));
     verdicts.push(join(settings, &config));
+    verdicts.extend(real_time_chunking(settings, &config));
     verdicts
 }
 
@@ -220,9 +221,105 @@ fn join(settings: &Settings, config: &PolicyConfig) -> Verdict {
     }
 }
 
+/// Whether what leads a chunk fits the chunk, where chunks are led.
+fn real_time_chunking(settings: &Settings, config: &PolicyConfig) -> Vec<Verdict> {
+    let (rtc, points) = (&settings.rtc, config.action_horizon);
+    let given = match (settings.chunk_join, config.continuation) {
+        (ChunkJoin::Replace | ChunkJoin::Blend { .. }, _) => return Vec::new(),
+        (ChunkJoin::Auto { .. } | ChunkJoin::Trained { .. }, Continuation::Given { most }) => Some(most),
+        _ => None,
+    };
+    let mut verdicts = Vec::new();
+    let mut warn = |part: &str, message: String| verdicts.push(Verdict::warning(part, message));
+    if let Some(delay_ms) = rtc.delay_ms {
+        let delay = (delay_ms / 1e3 * settings.control_hz).ceil() as usize;
+        let gone = format!("{delay_ms} ms are {delay} points");
+        if delay >= points {
+            let message =
+                format!("{gone}, and a chunk has {points}: none is left that could answer what is seen");
+            warn("rtc_delay_ms", message);
+        } else if let Some(most) = given.filter(|most| delay > *most) {
+            warn(
+                "rtc_delay_ms",
+                format!("{gone}, but the policy was trained with at most {most} given ones"),
+            );
+        }
+    }
+    if given.is_none() {
+        if rtc.horizon > points {
+            let message = format!("{} points, but a chunk has {points}: it counts as so many", rtc.horizon);
+            warn("rtc_horizon", message);
+        }
+        let steps = settings.denoise_steps.last().copied().unwrap_or(config.denoising_steps);
+        if rtc.most_guidance > steps as f64 {
+            let message = format!(
+                "{} is more than the {steps} denoising steps: the last of them overshoot what was sent",
+                rtc.most_guidance
+            );
+            warn("rtc_max_guidance", message);
+        }
+    }
+    verdicts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Rtc;
+
+    #[test]
+    fn what_leads_a_chunk_must_fit_it() {
+        let of = |change: &dyn Fn(&mut Settings), config: &PolicyConfig| {
+            let mut settings = Settings::of_one_joint();
+            change(&mut settings);
+            let verdicts = real_time_chunking(&settings, config);
+            assert!(verdicts.iter().all(|verdict| verdict.level == crate::check::Level::Warning));
+            verdicts
+                .iter()
+                .map(|verdict| format!("{}: {}", verdict.subject, verdict.message))
+                .collect::<Vec<_>>()
+        };
+        // 50 points of 20 ms, 10 steps.
+        let config = &PolicyConfig::PI0;
+        let none: [String; 0] = [];
+        assert_eq!(of(&|_| {}, config), none);
+        let far = |settings: &mut Settings| {
+            let rtc = Rtc { horizon: 51, most_guidance: 10.5, delay_ms: Some(981.0), ..settings.rtc };
+            settings.rtc = rtc;
+        };
+        let said = of(&far, config);
+        for (found, expected) in said.iter().zip([
+            "rtc_delay_ms: 981 ms are 50 points, and a chunk has 50",
+            "rtc_horizon: 51 points, but a chunk has 50",
+            "rtc_max_guidance: 10.5 is more than the 10 denoising steps",
+        ]) {
+            assert!(found.starts_with(expected), "{found}");
+        }
+        assert_eq!(said.len(), 3);
+        // Just right.
+        let near = |settings: &mut Settings| {
+            let rtc = Rtc { horizon: 50, most_guidance: 10.0, delay_ms: Some(980.0), ..settings.rtc };
+            settings.rtc = rtc;
+        };
+        assert_eq!(of(&near, config), none);
+        // The fewest steps count.
+        assert_eq!(of(&|settings| settings.denoise_steps = vec![10, 5], config).len(), 1);
+        // Where no chunk is led, nothing of it matters.
+        let replaced = |settings: &mut Settings| {
+            far(settings);
+            settings.chunk_join = ChunkJoin::Replace;
+        };
+        assert_eq!(of(&replaced, config), none);
+        // Given points: neither horizon nor guidance.
+        let trained = &PolicyConfig { continuation: Continuation::Given { most: 8 }, ..*config };
+        let delayed = |settings: &mut Settings| settings.rtc.delay_ms = Some(200.0);
+        let said = of(&delayed, trained);
+        assert_eq!(
+            said,
+            ["rtc_delay_ms: 200 ms are 10 points, but the policy was trained with at most 8 given ones"]
+        );
+        assert_eq!(of(&far, trained).len(), 1);
+    }
 
     #[test]
     fn lerobots_files_that_leave_the_padding_open_are_noticed() {

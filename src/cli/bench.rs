@@ -28,8 +28,9 @@ const MATMULS: [[usize; 3]; 2] = [[816, 2048, 16384], [816, 16384, 2048]];
 /// Measure how long the model takes, stage by stage.
 ///
 /// Stages: `siglip` is the vision tower and its projector for all cameras, `prefix` the language model up to the KV cache,
-/// `step` one denoising step, `act` all of them, `total` everything from images to actions. Times of stages come from runs
-/// in which every kernel is timed; `total` comes from runs without that.
+/// `step` one denoising step, `act` all of them, `total` all that the device does, `cycle` the same with images and all else written
+/// to it and the actions read. Times of the first three come from runs in which every kernel is timed; the others from runs without
+/// that.
 #[derive(clap::Args)]
 pub struct Options {
     /// Sizes of the model, with random weights.
@@ -89,7 +90,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let start = Instant::now();
     let mut bench = Bench::compile(&mut *device, &config, options.cameras, weights, &Bar::default())?;
     let compile_s = start.elapsed().as_secs_f64();
-    bench.write_inputs(tokens)?;
+    bench.make_inputs(tokens);
     let times = bench.measure(options.runs)?;
     // Before products are measured by themselves, which takes memory of its own.
     let peak_rss_bytes = peak_rss_bytes();

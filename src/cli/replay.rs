@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::follow::Followed;
@@ -30,6 +30,7 @@ use crate::control::{self, Chunk, Monitor, Wiring};
 use crate::dashboard::{Dashboard, Sources};
 use crate::observe::messages::Stamp;
 use crate::settings::{NODE_NAME, PARAMETERS_FILE, Settings, Value, read_parameters};
+use crate::telemetry;
 
 /// Feed a rosbag through the node's control loop and write the action chunks and what each output is sent.
 ///
@@ -63,6 +64,9 @@ pub struct Options {
     /// Let the loop choose frames and joint states by the messages' times, though the bag says which were used.
     #[arg(long)]
     ignore_cycles: bool,
+    /// Write the latencies of all stages into a folder in this one (HdrHistogram's .hgrm, and JSON), as the node does.
+    #[arg(long, value_name = "DIR")]
+    latencies: Option<PathBuf>,
     /// Show the replay on the dashboard, at an address such as 127.0.0.1:9464; best with --rate.
     #[arg(long, value_name = "ADDRESS")]
     dashboard: Option<SocketAddr>,
@@ -121,6 +125,11 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     print!("{snapshot}");
     if let Some(error) = &snapshot.last_error {
         println!("\nlast error: {error}");
+    }
+    if let Some(folder) = &options.latencies {
+        let files = telemetry::dump(player.wiring.monitor.metrics(), folder)
+            .with_context(|| format!("cannot write latencies into {}", folder.display()))?;
+        println!("\n{} files with latencies are in {}", files.len(), folder.display());
     }
     if snapshot.chunks == 0 {
         bail!("the bag gave no chunk: {}", control::why_no_chunk(&snapshot, &settings));

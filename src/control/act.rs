@@ -7,10 +7,10 @@ use super::chunk::Made;
 use super::cycle::{Began, Cycle, Now, Outcome};
 use super::noise;
 use super::state::Phase;
-use crate::device::{DeviceError, SectionTime};
+use crate::device::DeviceError;
 use crate::observe::messages::Stamp;
 use crate::policy::Continuation;
-use crate::telemetry::{CycleRecord, DropReason, Metrics, Stage};
+use crate::telemetry::{CycleRecord, DropReason, Stage};
 
 impl Cycle {
     /// The joint state and the KV cache to a chunk whose first point is for `observation`: the newest joint state, or the one
@@ -21,26 +21,33 @@ impl Cycle {
         mut began: Began,
         now: &Now,
     ) -> Result<Outcome, DeviceError> {
-        // Perceiving may have taken long.
+        let continuation = self.model.continuation();
+        // A chunk continues what was sent last. The chunk before may still be on its way out: perceive's time is given to it.
+        if !now.is_guide_known && self.led.is_behind(&self.timing.lead, continuation, self.sequence) {
+            self.wait_for_device(&mut began)?;
+        }
+        // Perceiving may have taken long, on a device that had to be waited for.
         let stamp = (now.clock)();
         let (taken, state) = match self.state_writer {
             Some(_) => (began.stamp, Ok(())),
             None => (stamp, self.take_state(stamp)),
         };
         let (Some(joints), Some(view)) = (self.joints.held(), &mut self.view) else {
-            return Ok(self.dropped(DropReason::JointsMissing));
+            return self.dropped_act(&mut began, DropReason::JointsMissing);
         };
         let since = joints.since();
         (view.acted, view.joints) = (Some(stamp), since);
         let images = view.images;
         if joints.contested {
-            return Ok(self.dropped(DropReason::JointsDisagree));
+            return self.dropped_act(&mut began, DropReason::JointsDisagree);
         }
         if let Some(reason) = state.err().or(self.images_too_old(images, stamp)) {
-            return Ok(self.dropped(reason));
+            return self.dropped_act(&mut began, reason);
         }
 
-        let left_ms = self.timing.budget_ms - stamp.ms_since(observation) - self.shared.publish_ms();
+        let perceive_left_ms = self.perceive_left(&began).as_secs_f64() * 1e3;
+        let gone_ms = stamp.ms_since(observation) + perceive_left_ms;
+        let left_ms = self.timing.budget_ms - gone_ms - self.shared.publish_ms();
         let choice = match now.steps {
             Some(choice) => choice,
             None if now.runs => self.steps.choose(left_ms),
@@ -51,7 +58,6 @@ impl Cycle {
         self.normalizer.normalize_state(&self.model_joints, &mut self.model.state);
         // Of the images, so that acts on the same set follow the same flow.
         noise::fill(self.seed, images.1, &mut self.model.noise);
-        let continuation = self.model.continuation();
         if !now.is_guide_known {
             self.led.find(&self.timing.lead, continuation, (observation, stamp));
         }
@@ -64,12 +70,19 @@ impl Cycle {
             self.led.guide.write_weights(continuation, weights);
         }
         let device_start = Instant::now();
-        self.model.act(choice)?;
+        self.model.start_act(choice)?;
+        self.wait_for_device(&mut began)?;
         let device_end = Instant::now();
-        began.device += device_end - device_start;
-        began.parts.set(Stage::Act, self.metrics.time(Stage::Act, start));
-        note_act_sections(&self.metrics, self.model.act_sections(choice));
+        // Act's time is from the end of perceive, where that was not waited for.
+        let after = |start: Instant| began.perceived.map_or(start, |end| start.max(end));
+        let (start, device_start) = (after(start), after(device_start));
+        began.device += device_end.saturating_duration_since(device_start);
+        let took = device_end.saturating_duration_since(start);
+        self.metrics.record(Stage::Act, took);
+        began.parts.set(Stage::Act, took);
         let read = Instant::now();
+        // Still the one that was taken above.
+        let Some(joints) = self.joints.held() else { return Ok(self.dropped(DropReason::JointsMissing)) };
         let denoising_steps = self.model.step_counts()[choice];
         let actions = self.model.read_actions(choice)?;
         began.parts.set(Stage::Readback, self.metrics.time(Stage::Readback, read));
@@ -77,6 +90,7 @@ impl Cycle {
         let decode = Instant::now();
         if !actions.iter().all(|action| action.is_finite()) {
             self.hold(DropReason::NotFinite, stamp);
+            self.note_sections(&began, Some(choice));
             return Ok(self.dropped(DropReason::NotFinite));
         }
         let chunk = self.chunks.buffer();
@@ -110,7 +124,15 @@ impl Cycle {
             parts: began.parts,
         };
         self.hand_out();
+        self.note_sections(&began, Some(choice));
         Ok(Outcome::Chunk)
+    }
+
+    /// No chunk, for this reason; perceive may have been started.
+    fn dropped_act(&mut self, began: &mut Began, reason: DropReason) -> Result<Outcome, DeviceError> {
+        self.wait_for_device(began)?;
+        self.note_sections(began, None);
+        Ok(self.dropped(reason))
     }
 
     /// Hands out a chunk that tells the robot to stay where it was measured; without a joint state, there is no such
@@ -137,10 +159,4 @@ impl Cycle {
             self.metrics.cycle_finished(&CycleRecord::dropped(DropReason::Overwritten));
         }
     }
-}
-
-/// Each denoising step's time.
-fn note_act_sections(metrics: &Metrics, sections: &[SectionTime]) {
-    let steps = sections.iter().filter(|section| section.name.starts_with("steps."));
-    steps.for_each(|section| metrics.record(Stage::DenoiseStep, section.time));
 }

@@ -301,7 +301,8 @@ fn expected_steps(model: &mut Model) -> Result<StepChooser, DeviceError> {
     // The smallest first, so that the last measured is the one that will run.
     for choice in (0..choices).rev().filter(|_| choices > 1) {
         let start = Instant::now();
-        model.act(choice)?;
+        model.start_act(choice)?;
+        model.wait()?;
         steps.record(choice, start.elapsed());
     }
     Ok(steps)

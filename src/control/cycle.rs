@@ -139,6 +139,9 @@ pub(super) struct Began {
     pub waited: Option<Duration>,
     /// What it took to make the prompt, where the state is in it.
     pub prompted: Duration,
+    /// When perceive was started, if it was, and when the device was done with it, once that was waited for.
+    pub perceive_started: Option<Instant>,
+    pub perceived: Option<Instant>,
     /// What the device's programs took so far.
     pub device: Duration,
     pub parts: Parts,
@@ -147,7 +150,16 @@ pub(super) struct Began {
 impl Began {
     pub fn now(stamp: Stamp) -> Self {
         let (prompted, device) = (Duration::ZERO, Duration::ZERO);
-        Self { stamp, at: Instant::now(), waited: None, prompted, device, parts: Parts::default() }
+        Self {
+            stamp,
+            at: Instant::now(),
+            waited: None,
+            prompted,
+            perceive_started: None,
+            perceived: None,
+            device,
+            parts: Parts::default(),
+        }
     }
 }
 

@@ -105,6 +105,13 @@ impl Led {
         Self { actions: room.positions.clone(), guide: room, underway, fresh_from: 0 }
     }
 
+    /// Whether the chunk before number `sequence` is to be continued and has not been sent: it may be on its way out.
+    pub fn is_behind(&mut self, lead: &Lead, continuation: Continuation, sequence: u64) -> bool {
+        self.underway.take();
+        let Underway { sent, motion, .. } = self.underway.value();
+        lead.is_on(continuation) && sequence > self.fresh_from && !(*sent && motion.sequence + 1 >= sequence)
+    }
+
     /// Finds what the chunk continues whose first point is at `times.0`, by what was sent before `times.1`.
     pub fn find(&mut self, lead: &Lead, continuation: Continuation, times: (Stamp, Stamp)) {
         self.underway.take();

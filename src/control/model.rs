@@ -1,6 +1,7 @@
 //! The policy on its device: its programs, and the buffers through which they are fed and read. Used by the cycle.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::device::{Account, Device, DeviceError, ProgramId, Progress, SectionTime, StepTime};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, TensorType, Weights};
@@ -135,9 +136,10 @@ impl Model {
     pub fn warm_up(&mut self, lengths: RangeInclusive<usize>) -> Result<(), DeviceError> {
         for current in self.fitting(*lengths.end())..=self.fitting(*lengths.start()) {
             self.current = current;
-            self.perceive()?;
+            self.start_perceive()?;
             for choice in 0..self.step_counts.len() {
-                self.act(choice)?;
+                self.start_act(choice)?;
+                self.wait()?;
                 self.read_actions(choice)?;
             }
         }
@@ -180,16 +182,16 @@ impl Model {
         images.try_for_each(|(name, pixels)| self.device.write(perceive, name, HostView::F32(pixels)))
     }
 
-    /// Images and prompt to the KV cache.
-    pub fn perceive(&mut self) -> Result<(), DeviceError> {
+    /// Starts what makes the KV cache of images and prompt.
+    pub fn start_perceive(&mut self) -> Result<(), DeviceError> {
         let perceive = self.programs[self.current].perceive;
         self.device.write(perceive, IMAGE_MASKS, HostView::Bool(&self.image_masks))?;
-        self.device.run(perceive)
+        self.device.start(perceive)
     }
 
-    /// [`Self::noise`] with the KV cache, and [`Self::state`] where that is not in it, to actions, in
-    /// `step_counts()[choice]` denoising steps.
-    pub fn act(&mut self, choice: usize) -> Result<(), DeviceError> {
+    /// Starts what makes actions of [`Self::noise`] with the KV cache, which may still be in the making, and of [`Self::state`]
+    /// where that is not in it, in `step_counts()[choice]` denoising steps.
+    pub fn start_act(&mut self, choice: usize) -> Result<(), DeviceError> {
         let act = self.programs[self.current].act[choice];
         if self.state_input == StateInput::Token {
             self.device.write(act, STATE, HostView::F32(&self.state))?;
@@ -199,10 +201,15 @@ impl Model {
             self.device.write(act, PREVIOUS_CHUNK, HostView::F32(&self.previous_chunk))?;
             self.device.write(act, PREFIX_WEIGHTS, HostView::F32(&self.prefix_weights))?;
         }
-        self.device.run(act)
+        self.device.start(act)
     }
 
-    /// The actions `[action_horizon, action_dim]` of the last act, which was of the same choice.
+    /// Waits for everything that was started.
+    pub fn wait(&mut self) -> Result<(), DeviceError> {
+        self.device.wait()
+    }
+
+    /// The actions `[action_horizon, action_dim]` of the last act, which was of the same choice and was waited for.
     pub fn read_actions(&mut self, choice: usize) -> Result<&[f32], DeviceError> {
         let act = self.programs[self.current].act[choice];
         self.device.read(act, ACTIONS, &mut self.actions)?;
@@ -213,13 +220,18 @@ impl Model {
         }
     }
 
-    /// How long each section of the last perception took.
-    pub fn perceive_sections(&self) -> &[SectionTime] {
+    /// How long the last perception took that was waited for.
+    pub fn perceive_time(&self) -> Duration {
+        self.device.time(self.programs[self.current].perceive)
+    }
+
+    /// How long each section of the last perception took, which was waited for.
+    pub fn perceive_sections(&mut self) -> &[SectionTime] {
         self.device.sections(self.programs[self.current].perceive)
     }
 
-    /// How long each section of the last act of this choice took.
-    pub fn act_sections(&self, choice: usize) -> &[SectionTime] {
+    /// How long each section of the last act of this choice took, which was waited for.
+    pub fn act_sections(&mut self, choice: usize) -> &[SectionTime] {
         self.device.sections(self.programs[self.current].act[choice])
     }
 }
@@ -244,8 +256,16 @@ impl Device for NoDevice {
         Err(Self::GONE)
     }
 
-    fn run(&mut self, _: ProgramId) -> Result<(), DeviceError> {
+    fn start(&mut self, _: ProgramId) -> Result<(), DeviceError> {
         Err(Self::GONE)
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        Err(Self::GONE)
+    }
+
+    fn time(&self, _: ProgramId) -> Duration {
+        Duration::ZERO
     }
 
     fn profile(&mut self, _: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
@@ -346,7 +366,8 @@ mod tests {
     }
 
     fn act(model: &mut Model) -> Vec<f32> {
-        model.act(0).unwrap();
+        model.start_act(0).unwrap();
+        model.wait().unwrap();
         model.read_actions(0).unwrap().to_vec()
     }
 
@@ -371,7 +392,7 @@ mod tests {
             model.set_prompt(&prompt(length)).unwrap();
             assert_eq!(model.programs[model.current].prompt_tokens, fits);
             model.set_image(0, Some(&pixels)).unwrap();
-            model.perceive().unwrap();
+            model.start_perceive().unwrap();
             let short = act(&mut model);
 
             model.current = 0;
@@ -379,7 +400,7 @@ mod tests {
             model.device.write(perceive, TOKENS, HostView::I32(&prompt(length).ids)).unwrap();
             model.device.write(perceive, TOKEN_MASK, HostView::Bool(&prompt(length).mask)).unwrap();
             model.set_image(0, Some(&pixels)).unwrap();
-            model.perceive().unwrap();
+            model.start_perceive().unwrap();
             let long = act(&mut model);
             let largest = short.iter().zip(long).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(largest < 1e-5, "{length} tokens: {largest:e}");

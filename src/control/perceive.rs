@@ -1,5 +1,5 @@
 //! The frame set to the KV cache: what the frames went through is noted, they are written to the device, with the state where the
-//! prompt has it in it, and it runs SigLIP and the prefix. The first half of a cycle; nothing here allocates, locks or blocks, as long as the device works.
+//! prompt has it in it, and SigLIP and the prefix are started. The first half of a cycle; nothing here allocates, locks or blocks, as long as the device works.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ impl Cycle {
             self.shared.set_busy(true);
             let start = Instant::now();
             self.model.set_images_again()?;
-            self.run_perceive(began, start)?;
+            self.start_perceive(began, start)?;
         }
         Ok(dropped)
     }
@@ -93,11 +93,11 @@ impl Cycle {
             self.seen[camera] = frame.map(Frame::arrival);
             self.model.set_image(camera, frame.map(|frame| frame.pixels.as_slice()))?;
         }
-        self.run_perceive(began, start)
+        self.start_perceive(began, start)
     }
 
-    /// Runs perceive on what was written since `writing`.
-    fn run_perceive(&mut self, began: &mut Began, writing: Instant) -> Result<(), DeviceError> {
+    /// Starts perceive on what was written since `writing`.
+    fn start_perceive(&mut self, began: &mut Began, writing: Instant) -> Result<(), DeviceError> {
         let written = began.prompted + writing.elapsed();
         self.metrics.record(Stage::Write, written);
         began.parts.set(Stage::Write, written);
@@ -105,11 +105,41 @@ impl Cycle {
         if let Some(waited) = began.waited {
             self.metrics.record(Stage::BeforeDevice, waited + start.saturating_duration_since(began.at));
         }
-        self.model.perceive()?;
-        began.device = self.metrics.time(Stage::Perceive, start);
-        began.parts.set(Stage::Perceive, began.device);
-        note_perceive_sections(&self.metrics, self.model.perceive_sections());
+        began.perceive_started = Some(start);
+        self.model.start_perceive()
+    }
+
+    /// What perceive still needs, if it was started, by what it took the last time.
+    pub(super) fn perceive_left(&self, began: &Began) -> Duration {
+        match (began.perceive_started, began.perceived) {
+            (Some(started), None) => self.model.perceive_time().saturating_sub(started.elapsed()),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Waits until the device has done what was started, and notes what perceive took of it.
+    pub(super) fn wait_for_device(&mut self, began: &mut Began) -> Result<(), DeviceError> {
+        self.model.wait()?;
+        let (Some(started), None) = (began.perceive_started, began.perceived) else { return Ok(()) };
+        let took = self.model.perceive_time();
+        self.metrics.record(Stage::Perceive, took);
+        began.parts.set(Stage::Perceive, took);
+        began.device += took;
+        began.perceived = Some(started + took);
         Ok(())
+    }
+
+    /// Notes what the device's sections took, of perceive if it has run and of an act of `choice`. A GPU has to be asked for each,
+    /// so this comes when nobody waits any more.
+    pub(super) fn note_sections(&mut self, began: &Began, choice: Option<usize>) {
+        if began.perceived.is_some() {
+            note_perceive_sections(&self.metrics, self.model.perceive_sections());
+        }
+        if let Some(choice) = choice {
+            let sections = self.model.act_sections(choice).iter();
+            let steps = sections.filter(|section| section.name.starts_with("steps."));
+            steps.for_each(|section| self.metrics.record(Stage::DenoiseStep, section.time));
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Devices compile graphs into programs whose inputs, outputs and KV cache live in persistent buffers.
 //!
-//! Called by `control` and `cli`. A cycle is: write inputs, run, read outputs; after compilation none of these
-//! allocates, and nothing runs anywhere else: an operation that a device lacks is an error at compile time.
+//! Called by `control` and `cli`. A cycle is: write inputs, start programs, wait once, read outputs; after compilation none of
+//! these allocates, and nothing runs anywhere else: an operation that a device lacks is an error at compile time.
 
 mod constants;
 pub mod cpu;
 pub mod cuda;
+mod sections;
+mod slot;
 mod sums;
 pub mod tenstorrent;
 
@@ -38,11 +40,27 @@ pub trait Device: Send {
         progress: &dyn Progress,
     ) -> Result<ProgramId, DeviceError>;
 
-    /// Fills an input. It keeps its value until the next write.
+    /// Fills an input. It keeps its value until the next write. A program that is running keeps what it has: where the device
+    /// works by itself, the value follows when that program has ended, and only a second write of the same input meanwhile
+    /// is waited for.
     fn write(&mut self, program: ProgramId, input: &str, data: HostView) -> Result<(), DeviceError>;
 
+    /// Starts a program on what was written and on what the programs started before leave for it. A device that works by itself
+    /// is not waited for; the CPU has run it when this returns.
+    fn start(&mut self, program: ProgramId) -> Result<(), DeviceError>;
+
+    /// Waits until everything that was started has ended. An error names the program in which it happened.
+    fn wait(&mut self) -> Result<(), DeviceError>;
+
     /// Runs a program on what was written.
-    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError>;
+    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError> {
+        self.start(program)?;
+        self.wait()
+    }
+
+    /// How long the program's last run took that was waited for, from the moment at which nothing before it was running any
+    /// more; zero before the first. Allocates nothing.
+    fn time(&self, program: ProgramId) -> Duration;
 
     /// Runs a program and says how long each of its steps took. May be slower than [`Self::run`], and may allocate.
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError>;
@@ -50,10 +68,10 @@ pub trait Device: Send {
     /// What the program consists of, for an audit.
     fn account(&self, program: ProgramId) -> Result<Account, DeviceError>;
 
-    /// How long each section of the program took in its last run, in the order in which they began; nothing where the
-    /// device does not time them. A section is what shares the first scope of its nodes' name paths: `vision`, `vlm`,
+    /// How long each section of the program took in its last run, which was waited for, in the order in which they began; nothing
+    /// where the device does not time them. A section is what shares the first scope of its nodes' name paths: `vision`, `vlm`,
     /// `steps.3` (a number belongs to its scope). Neither this nor the timing allocates.
-    fn sections(&self, _program: ProgramId) -> &[SectionTime] {
+    fn sections(&mut self, _program: ProgramId) -> &[SectionTime] {
         &[]
     }
 
@@ -62,7 +80,7 @@ pub trait Device: Send {
         None
     }
 
-    /// Copies an output of the last run into `out`, which must have its element type and size.
+    /// Copies an output of the last run, which was waited for, into `out`, which must have its element type and size.
     fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError>;
 }
 
@@ -138,6 +156,19 @@ pub trait Progress: Sync {
     fn advance(&self, bytes: u64);
     /// The task is done.
     fn end(&self);
+}
+
+/// Does `load`, which is to load so many bytes for `graph`, while `progress` listens.
+fn loading<T>(
+    progress: &dyn Progress,
+    graph: &Graph,
+    bytes: u64,
+    load: impl FnOnce() -> Result<T, DeviceError>,
+) -> Result<T, DeviceError> {
+    progress.begin(&format!("compiling {}", graph.name), bytes);
+    let loaded = load();
+    progress.end();
+    loaded
 }
 
 /// Nobody listens.

@@ -31,7 +31,7 @@ impl Description {
     pub fn from_json(folder: &Path, config: Value) -> Result<Self, ConfigError> {
         let path = folder.join("config.json");
         let fail = |message: String| ConfigError { path: path.clone(), message };
-        let file: ConfigFile = serde_json::from_value(config).map_err(|error| fail(error.to_string()))?;
+        let file = ConfigFile::of(config).map_err(fail)?;
         // What this build cannot run is said before anybody looks for its weights.
         file.said().map_err(fail)?;
         Ok(Self { path, file })
@@ -191,6 +191,14 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
+    /// What is of another type than expected is named by its key.
+    fn of(config: Value) -> Result<Self, String> {
+        serde_path_to_error::deserialize(config).map_err(|error| match error.path().to_string().as_str() {
+            "." => error.inner().to_string(),
+            key => format!("'{key}': {}", error.inner()),
+        })
+    }
+
     /// Which member of the family it says that this is, if it does.
     fn said(&self) -> Result<Option<Variant>, String> {
         let names = || Variant::ALL.map(|variant| format!("\"{}\"", variant.name)).join(" and ");
@@ -281,7 +289,7 @@ mod tests {
     }
 
     fn parse_for(file: Value, found: Option<Variant>) -> Result<PolicyConfig, String> {
-        PolicyConfig::from_file(&serde_json::from_value(file).unwrap(), found)
+        PolicyConfig::from_file(&ConfigFile::of(file)?, found)
     }
 
     #[test]
@@ -331,6 +339,28 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(config, PolicyConfig { action_horizon: 10, ..PolicyConfig::PI0 });
+    }
+
+    #[test]
+    fn what_is_of_another_type_is_named() {
+        for (key, value, expected) in [
+            ("chunk_size", json!("50"), "'chunk_size': invalid type: string \"50\", expected usize"),
+            ("max_action_dim", json!(-1), "'max_action_dim': invalid value: integer `-1`"),
+            ("image_resolution", json!([224, "x"]), "'image_resolution[1]': invalid type: string"),
+        ] {
+            let mut file = PolicyConfig::PI0.to_json();
+            file[key] = value;
+            let error = parse(file).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let mut file = PolicyConfig::TINY.to_json();
+        file["architecture"]["vlm"]["head_dim"] = json!(1.5);
+        let error = parse(file.clone()).unwrap_err();
+        assert!(error.starts_with("'architecture.vlm.head_dim': invalid type: floating point"), "{error}");
+        file["architecture"]["expert"].as_object_mut().unwrap().remove("hidden_size");
+        file["architecture"]["vlm"]["head_dim"] = json!(8);
+        let error = parse(file).unwrap_err();
+        assert_eq!(error, "'architecture.expert': missing field `hidden_size`");
     }
 
     #[test]

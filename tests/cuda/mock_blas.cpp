@@ -8,7 +8,7 @@
 #include <functional>
 
 typedef std::function<int()> Task;
-extern "C" void mock_submit(int kind, Task *task);
+extern "C" void mock_submit(void *stream, int kind, Task *task);
 extern "C" int mock_is_memory(const void *from, size_t bytes);
 
 enum { SUCCESS = 0, INVALID = 7, NOT_SUPPORTED = 15 };
@@ -91,7 +91,7 @@ int cublasLtMatmulAlgoGetHeuristic(void *, void *operation, void *a, void *b, vo
     return SUCCESS;
 }
 int cublasLtMatmul(void *, void *operation, const void *alpha, const void *a, void *al, const void *b, void *bl, const void *beta,
-                   const void *c, void *cl, void *d, void *dl, const Way *way, void *workspace, size_t bytes, void *) {
+                   const void *c, void *cl, void *d, void *dl, const Way *way, void *workspace, size_t bytes, void *stream) {
     if (!way || way->data[0] == 0) return NOT_SUPPORTED;
     const Operation of = *(Operation *)operation;
     const Layout A = *(Layout *)al, B = *(Layout *)bl, C = *(Layout *)cl, D = *(Layout *)dl;
@@ -114,6 +114,6 @@ int cublasLtMatmul(void *, void *operation, const void *alpha, const void *a, vo
             }
         return 0;
     };
-    return mock_submit(0, &task), SUCCESS;
+    return mock_submit(stream, 0, &task), SUCCESS;
 }
 }

@@ -1,6 +1,7 @@
 // Stands for NVIDIA's driver, libcuda.so: memory of a "GPU" is memory of the host, a stream is a list of what waits to be done, and
 // kernels are those that mock_nvrtc.cpp has compiled for the CPU. Nothing of a stream is done before somebody waits for it, so
-// that a wait that is missing shows. What a test wants of it: the functions mock_*.
+// that a wait that is missing shows; and where several streams may go on, a test says which goes first. Time is counted: each thing
+// that is done takes a microsecond. What a test wants of it: the functions mock_*.
 //
 // Only what src/device/cuda/driver calls; types are the driver's own, as plain numbers and pointers.
 
@@ -8,9 +9,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <dlfcn.h>
 #include <functional>
 #include <map>
+#include <memory>
+#include <set>
 #include <string>
 #include <unistd.h>
 #include <vector>
@@ -18,19 +22,48 @@
 typedef std::function<int()> Task;
 typedef int (*Launch)(const char *, const unsigned *, unsigned, unsigned, void *const *, const size_t *, char *, size_t);
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
-
-struct Graph {
-    std::vector<Task> tasks;
-    std::vector<int> kinds; // 0 kernel, 1 copy
+enum {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    INVALID_HANDLE = 400,
+    NOT_FOUND = 500,
+    NOT_READY = 600,
+    ILLEGAL_ADDRESS = 700
 };
 
-static std::vector<Task> waiting;
+struct Stream;
+struct State {
+    Stream *stream = 0;
+    long recorded = 0, reached = 0; // how often
+    long us = 0;
+};
+typedef std::shared_ptr<State> Event;
+
+enum Kind { KERNEL = 0, COPY = 1, RECORD = 7, WAIT = 8 }; // the first three as nodes of a graph are numbered
+struct Item {
+    int kind;
+    Task task;
+    Event event;
+    long number;    // the record of the event that this is, or that it waits for
+    Stream *stream; // where that is
+};
+struct Stream {
+    std::deque<Item> waiting;
+};
+struct Graph {
+    std::vector<Item> items;
+};
+
+static std::set<Stream *> streams;
 static Graph *captured;
+static Stream *capturing;
 static std::map<void *, size_t> memory, pinned;
-static int capability[2] = {9, 0}, gpus = 1, broken = 0, contexts = 0;
+static int capability[2] = {9, 0}, gpus = 1, broken = 0, contexts = 0, eager = 0;
 static size_t total = (size_t)8 << 30;
-static long launches = 0, graph_starts = 0, transfers = 0, objects = 0;
+static long launches = 0, graph_starts = 0, transfers = 0, objects = 0, waits = 0, now_us = 0, fails_after = -1;
 
 static size_t used() {
     size_t sum = 0;
@@ -38,23 +71,44 @@ static size_t used() {
     return sum;
 }
 
-// A kernel (0) or a copy (1) is given to the stream.
-extern "C" void mock_submit(int kind, Task *task) {
-    if (captured) {
-        captured->tasks.push_back(*task);
-        captured->kinds.push_back(kind);
-    } else {
-        waiting.push_back(*task);
+static void submit(Stream *stream, Item item) {
+    if (captured && stream == capturing) return captured->items.push_back(item);
+    if (item.kind == RECORD) {
+        item.event->stream = stream;
+        item.number = ++item.event->recorded;
     }
+    stream->waiting.push_back(item);
 }
 
-static int finish() {
-    if (broken) return ILLEGAL_ADDRESS;
-    std::vector<Task> tasks;
-    tasks.swap(waiting);
-    for (auto &task : tasks)
-        if (int error = task()) return broken = 1, error;
+// A kernel (0) or a copy (1) is given to a stream.
+extern "C" void mock_submit(void *stream, int kind, Task *task) { submit((Stream *)stream, Item{kind, *task, 0, 0, 0}); }
+
+// Does what a stream was given, until an event is reached if one is named. What it waits for in others is done first, unless it is
+// to stop there.
+static int advance(Stream *stream, bool stops, const Event &until, long number) {
+    while (!stream->waiting.empty() && !(until && until->reached >= number)) {
+        const Item item = stream->waiting.front();
+        if (item.kind == WAIT && item.event->reached < item.number) {
+            if (stops) return SUCCESS;
+            if (int error = advance(item.stream, false, item.event, item.number)) return error;
+        }
+        stream->waiting.pop_front();
+        now_us++;
+        if (item.kind == RECORD) item.event->reached = item.number, item.event->us = now_us;
+        if (!item.task) continue;
+        const int error = fails_after == 0 ? (int)ILLEGAL_ADDRESS : item.task();
+        if (fails_after >= 0) fails_after--;
+        if (error) return broken = 1, error;
+    }
     return SUCCESS;
+}
+
+static int finish(Stream *stream, const Event &until = 0, long number = 0) {
+    if (broken) return ILLEGAL_ADDRESS;
+    for (Stream *other : streams)
+        if (eager && other != stream)
+            if (int error = advance(other, true, 0, 0)) return error;
+    return advance(stream, false, until, number);
 }
 
 extern "C" {
@@ -63,6 +117,12 @@ extern "C" {
 void mock_capability(int major, int minor) { capability[0] = major, capability[1] = minor; }
 void mock_total_memory(size_t bytes) { total = bytes; }
 void mock_break() { broken = 1; }
+// So many more kernels and copies are done before one fails.
+void mock_fail_after(int count, int) { fails_after = count; }
+// Streams that nobody waits for go as far as they can before the one that is waited for, or only as far as they must.
+void mock_eager(int others, int) { eager = others; }
+// How often the host waited for something that was not done.
+long mock_waits() { return waits; }
 size_t mock_in_use() { return used() + pinned.size() + objects + contexts; }
 long mock_launches() { return launches; }
 long mock_graph_starts() { return graph_starts; }
@@ -81,17 +141,37 @@ int cuDevicePrimaryCtxRetain(void **context, int) { return contexts++, *context 
 int cuDevicePrimaryCtxRelease_v2(int) { return contexts--, SUCCESS; }
 int cuDevicePrimaryCtxReset_v2(int) {
     broken = 0;
-    waiting.clear();
+    for (Stream *stream : streams) stream->waiting.clear();
     for (auto &each : memory) free(each.first);
     memory.clear();
     return SUCCESS;
 }
 int cuCtxSetCurrent(void *) { return SUCCESS; }
-int cuCtxSynchronize() { return finish(); }
+int cuCtxSynchronize() {
+    if (broken) return ILLEGAL_ADDRESS;
+    for (Stream *stream : streams)
+        if (int error = advance(stream, false, 0, 0)) return error;
+    return SUCCESS;
+}
 
-int cuStreamCreate(void **stream, unsigned) { return objects++, *stream = &waiting, SUCCESS; }
-int cuStreamDestroy_v2(void *) { return objects--, SUCCESS; }
-int cuStreamSynchronize(void *) { return finish(); }
+int cuStreamCreate(void **stream, unsigned) {
+    Stream *made = new Stream;
+    streams.insert(made);
+    return objects++, *stream = made, SUCCESS;
+}
+int cuStreamDestroy_v2(void *stream) {
+    if (!streams.erase((Stream *)stream)) return INVALID_HANDLE;
+    return delete (Stream *)stream, objects--, SUCCESS;
+}
+int cuStreamSynchronize(void *stream) {
+    waits += !((Stream *)stream)->waiting.empty();
+    return finish((Stream *)stream);
+}
+int cuStreamWaitEvent(void *stream, void *event, unsigned) {
+    const Event &of = *(Event *)event;
+    if (of->recorded) submit((Stream *)stream, Item{WAIT, 0, of, of->recorded, of->stream});
+    return SUCCESS;
+}
 
 int cuMemGetInfo_v2(size_t *available, size_t *all) { return *all = total, *available = total - used(), SUCCESS; }
 int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
@@ -130,16 +210,16 @@ int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
     if (!mock_is_memory((void *)to, bytes)) return INVALID_VALUE;
     return memcpy((void *)to, from, bytes), SUCCESS;
 }
-static int copy_later(void *to, const void *from, size_t bytes, const void *of_gpu, const void *of_host) {
+static int copy_later(void *to, const void *from, size_t bytes, const void *of_gpu, const void *of_host, void *stream) {
     if (!mock_is_memory(of_gpu, bytes) || !pinned.count((void *)of_host)) return INVALID_VALUE;
     Task task = [=] { return transfers++, memcpy(to, from, bytes), SUCCESS; };
-    return mock_submit(1, &task), SUCCESS;
+    return mock_submit(stream, COPY, &task), SUCCESS;
 }
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
-    return copy_later((void *)to, from, bytes, (void *)to, from);
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    return copy_later((void *)to, from, bytes, (void *)to, from, stream);
 }
-int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
-    return copy_later(to, (void *)from, bytes, (void *)from, to);
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+    return copy_later(to, (void *)from, bytes, (void *)from, to, stream);
 }
 
 struct Module {
@@ -189,7 +269,7 @@ int cuFuncSetAttribute(void *function, int attribute, int value) {
     return ((Function *)function)->shared_bytes = value, SUCCESS;
 }
 int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned ty, unsigned tz, unsigned shared,
-                   void *, void **given, void **) {
+                   void *stream, void **given, void **) {
     Function *of = (Function *)function;
     if (broken) return ILLEGAL_ADDRESS;
     if (!x || !y || !z || y > 65535 || z > 65535 || threads > 1024 || ty != 1 || tz != 1) return INVALID_VALUE;
@@ -210,36 +290,56 @@ int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned 
             return (int)SUCCESS;
         return fprintf(stderr, "%s: %s\n", of->name.c_str(), message), (int)ILLEGAL_ADDRESS;
     };
-    return mock_submit(0, &task), SUCCESS;
+    return mock_submit(stream, KERNEL, &task), SUCCESS;
 }
 
-int cuStreamBeginCapture_v2(void *, int) { return captured = new Graph, SUCCESS; }
+int cuStreamBeginCapture_v2(void *stream, int) { return captured = new Graph, capturing = (Stream *)stream, SUCCESS; }
 int cuStreamEndCapture(void *, void **graph) { return *graph = captured, captured = 0, objects++, SUCCESS; }
 int cuGraphGetNodes(void *graph, void **nodes, size_t *count) {
     Graph *of = (Graph *)graph;
     if (nodes)
-        for (size_t i = 0; i < *count; i++) nodes[i] = &of->kinds[i];
-    return *count = of->kinds.size(), SUCCESS;
+        for (size_t i = 0; i < *count; i++) nodes[i] = &of->items[i];
+    return *count = of->items.size(), SUCCESS;
 }
-int cuGraphNodeGetType(void *node, int *kind) { return *kind = *(int *)node, SUCCESS; }
+int cuGraphNodeGetType(void *node, int *kind) { return *kind = ((Item *)node)->kind, SUCCESS; }
 int cuGraphInstantiateWithFlags(void **ready, void *graph, unsigned long long) {
     return *ready = new Graph(*(Graph *)graph), objects++, SUCCESS;
 }
 int cuGraphDestroy(void *graph) { return delete (Graph *)graph, objects--, SUCCESS; }
 int cuGraphExecDestroy(void *graph) { return delete (Graph *)graph, objects--, SUCCESS; }
 int cuGraphUpload(void *, void *) { return SUCCESS; }
-int cuGraphLaunch(void *graph, void *) {
+int cuGraphLaunch(void *graph, void *stream) {
     if (broken) return ILLEGAL_ADDRESS;
     graph_starts++;
-    for (auto &task : ((Graph *)graph)->tasks) waiting.push_back(task);
+    for (auto &item : ((Graph *)graph)->items) submit((Stream *)stream, item);
     return SUCCESS;
 }
 
-int cuEventCreate(void **event, unsigned) { return *event = new int, objects++, SUCCESS; }
-int cuEventDestroy_v2(void *event) { return delete (int *)event, objects--, SUCCESS; }
-int cuEventRecord(void *, void *) { return SUCCESS; }
-int cuEventSynchronize(void *) { return finish(); }
-int cuEventElapsedTime(float *ms, void *, void *) { return *ms = 0.25f, SUCCESS; }
+int cuEventCreate(void **event, unsigned) { return *event = new Event(new State), objects++, SUCCESS; }
+int cuEventDestroy_v2(void *event) { return delete (Event *)event, objects--, SUCCESS; }
+int cuEventRecord(void *event, void *stream) {
+    // Within a capture this only orders what is captured: nobody could ask for it afterwards.
+    if (captured && stream == capturing) return SUCCESS;
+    return submit((Stream *)stream, Item{RECORD, 0, *(Event *)event, 0, 0}), SUCCESS;
+}
+int cuEventRecordWithFlags(void *event, void *stream, unsigned flags) {
+    // CU_EVENT_RECORD_EXTERNAL is for captures alone.
+    if (flags != (captured && stream == capturing ? 1 : 0)) return INVALID_VALUE;
+    return submit((Stream *)stream, Item{RECORD, 0, *(Event *)event, 0, 0}), SUCCESS;
+}
+int cuEventSynchronize(void *event) {
+    const Event &of = *(Event *)event;
+    if (broken) return ILLEGAL_ADDRESS;
+    if (of->reached >= of->recorded) return SUCCESS;
+    waits++;
+    return finish(of->stream, of, of->recorded);
+}
+int cuEventElapsedTime(float *ms, void *start, void *end) {
+    const Event &first = *(Event *)start, &last = *(Event *)end;
+    if (!first->recorded || !last->recorded) return INVALID_HANDLE;
+    if (first->reached < first->recorded || last->reached < last->recorded) return NOT_READY;
+    return *ms = (last->us - first->us) * 1e-3f, SUCCESS;
+}
 
 int cuGetErrorName(int error, const char **text) {
     *text = error == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : error == ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS" : "CUDA_ERROR";

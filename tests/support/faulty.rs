@@ -4,10 +4,10 @@
 #![allow(dead_code, reason = "every test file uses a part of this")]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pi0_node::control::{Wiring, assemble_on};
 use pi0_node::device::cpu::CpuDevice;
@@ -28,6 +28,10 @@ pub struct Faults {
     pub delay_us: AtomicU64,
     /// Every act takes so much longer for each of its denoising steps.
     pub delay_per_step_us: AtomicU64,
+    /// Programs run when they are waited for, as on a device that works by itself; what runs must not be written to.
+    pub later: AtomicBool,
+    /// How often programs that were started were waited for.
+    pub waits: AtomicU32,
     /// So many runs from now on take `delay_us`; all if `u32::MAX`.
     pub delayed_runs: AtomicU32,
     /// In place of all of the model's actions, if any.
@@ -46,6 +50,8 @@ impl Faults {
             refuse_runs: AtomicU32::new(0),
             delay_us: AtomicU64::new(0),
             delay_per_step_us: AtomicU64::new(0),
+            later: AtomicBool::new(false),
+            waits: AtomicU32::new(0),
             delayed_runs: AtomicU32::new(u32::MAX),
             action: Mutex::new(None),
             on_run: Mutex::new(None),
@@ -66,6 +72,8 @@ impl Faults {
             cpu: CpuDevice::new(options)?,
             faults: self.clone(),
             steps: HashMap::new(),
+            started: Vec::with_capacity(8),
+            times: HashMap::new(),
         }))
     }
 }
@@ -87,11 +95,42 @@ struct FaultyDevice {
     faults: Arc<Faults>,
     /// Denoising steps of each act.
     steps: HashMap<String, usize>,
+    /// Programs that wait to be run.
+    started: Vec<ProgramId>,
+    /// How long each program's last run took.
+    times: HashMap<String, Duration>,
 }
 
 impl FaultyDevice {
     fn steps(&self, program: ProgramId) -> Option<usize> {
         self.steps.get(&format!("{program:?}")).copied()
+    }
+}
+
+impl FaultyDevice {
+    fn run_now(&mut self, program: ProgramId) -> Result<(), DeviceError> {
+        let start = Instant::now();
+        let faults = &self.faults;
+        if let Some(on_run) = &mut *faults.on_run.lock().unwrap() {
+            on_run();
+        }
+        if faults.refuse_runs.try_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(DeviceError::Unknown("abacus".into()));
+        }
+        let mut delay_us = 0;
+        if faults.delayed_runs.try_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            delay_us += faults.delay_us.load(SeqCst);
+        }
+        if let Some(steps) = self.steps(program) {
+            faults.acts.lock().unwrap().push(steps);
+            delay_us += steps as u64 * faults.delay_per_step_us.load(SeqCst);
+        }
+        if delay_us > 0 {
+            sleep(Duration::from_micros(delay_us));
+        }
+        self.cpu.run(program)?;
+        self.times.insert(format!("{program:?}"), start.elapsed());
+        Ok(())
     }
 }
 
@@ -120,36 +159,33 @@ impl Device for FaultyDevice {
     }
 
     fn write(&mut self, program: ProgramId, input: &str, data: HostView) -> Result<(), DeviceError> {
+        assert!(!self.started.contains(&program), "'{input}' is written while a program runs that reads it");
         self.cpu.write(program, input, data)
     }
 
-    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError> {
-        let faults = &self.faults;
-        if let Some(on_run) = &mut *faults.on_run.lock().unwrap() {
-            on_run();
+    fn start(&mut self, program: ProgramId) -> Result<(), DeviceError> {
+        if self.faults.later.load(SeqCst) {
+            self.started.push(program);
+            return Ok(());
         }
-        if faults.refuse_runs.try_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
-            return Err(DeviceError::Unknown("abacus".into()));
-        }
-        let mut delay_us = 0;
-        if faults.delayed_runs.try_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
-            delay_us += faults.delay_us.load(SeqCst);
-        }
-        if let Some(steps) = self.steps(program) {
-            faults.acts.lock().unwrap().push(steps);
-            delay_us += steps as u64 * faults.delay_per_step_us.load(SeqCst);
-        }
-        if delay_us > 0 {
-            sleep(Duration::from_micros(delay_us));
-        }
-        self.cpu.run(program)
+        self.run_now(program)
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        let started = std::mem::take(&mut self.started);
+        self.faults.waits.fetch_add(u32::from(!started.is_empty()), SeqCst);
+        started.into_iter().try_for_each(|program| self.run_now(program))
+    }
+
+    fn time(&self, program: ProgramId) -> Duration {
+        self.times.get(&format!("{program:?}")).copied().unwrap_or_default()
     }
 
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
         self.cpu.profile(program)
     }
 
-    fn sections(&self, program: ProgramId) -> &[SectionTime] {
+    fn sections(&mut self, program: ProgramId) -> &[SectionTime] {
         self.cpu.sections(program)
     }
 

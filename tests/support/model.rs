@@ -9,7 +9,7 @@ use pi0_node::device::cpu::{CpuDevice, Isa, Precision};
 use pi0_node::device::{Device, DeviceOptions, ProgramId, Silent};
 use pi0_node::graph::{Binding, Graph, HostTensor};
 use pi0_node::policy::intermediates::in_golden_layout;
-use pi0_node::policy::{Intermediates, PolicyGraphs};
+use pi0_node::policy::{Continuation, Intermediates, PREFIX_WEIGHTS, PolicyGraphs};
 pub use pi0_node::verify::Difference;
 
 use super::golden::{Golden, Tensor};
@@ -82,6 +82,30 @@ pub fn difference(golden: &Golden, name: &str, found: &Tensor, expected: &Tensor
         .map(|(_, pair)| pair)
         .collect();
     Difference::of(&pairs)
+}
+
+/// Which values of a chunk that continues another are compared: the flow, step by step, and what comes of it.
+fn is_of_flow(name: &str) -> bool {
+    name.starts_with("x_t_") || name.starts_with("v_t_") || name == "actions"
+}
+
+/// The flow of such a chunk must be the reference's, to a relative rms of `allowed`.
+pub fn assert_flow(golden: &Golden, file: &str, found: &BTreeMap<String, Tensor>, allowed: f64) {
+    for (name, expected) in golden.outputs.iter().filter(|(name, _)| is_of_flow(name)) {
+        let Difference { relative_rms, .. } = difference(golden, name, &found[name], expected);
+        assert!(relative_rms <= allowed, "{file} {name}: {relative_rms:e}");
+    }
+}
+
+/// A golden model whose first points are given, and what the CPU makes of it: the reference has such chunks of pi0.5 alone.
+pub fn with_given_points(file: &str) -> (Golden, BTreeMap<String, Tensor>) {
+    let mut golden = Golden::load(file);
+    golden.config.continuation = Continuation::Given { most: 5 };
+    let weights = (0..golden.config.action_horizon).map(|point| f32::from(u8::from(point < 4))).collect();
+    golden.inputs.get_mut(PREFIX_WEIGHTS).unwrap().data = HostTensor::F32(weights);
+    let graphs = graphs(&golden, &Intermediates::None);
+    let expected = run(&golden, &graphs, Isa::Portable, Precision::F32);
+    (golden, expected)
 }
 
 /// Which tokens of a prefix value count; `None` for values that have no masked tokens.

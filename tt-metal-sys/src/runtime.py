@@ -1,7 +1,7 @@
 # The Python side of tt-metal-sys: one function per method of `Runtime`, which calls nothing else.
 #
 # Tensors, traces and events stay here; Rust knows them by number. What Rust calls in every control cycle (write,
-# replay, record_event, wait_for_event, read) does no more than it must. Everything else answers in JSON, or in numbers.
+# replay, record_event, wait_for_event, wait_until, read) does no more than it must. Everything else answers in JSON, or in numbers.
 
 import contextlib
 import functools
@@ -372,6 +372,10 @@ def record_event(queue):
 
 def wait_for_event(queue, number):
     ttnn.wait_for_event(queue, events[number])
+
+
+def wait_until(number):
+    ttnn.event_synchronize(events[number])
 
 
 # Graph captures

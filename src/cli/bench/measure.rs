@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::device::{Device, DeviceError, ProgramId, Progress, Silent};
-use crate::graph::{Cost, Graph, GraphBuilder, HostView, TensorType, Weights};
+use crate::graph::{Cost, Graph, GraphBuilder, HostTensor, HostView, TensorType, Weights};
 use crate::policy::checkpoint::random::RandomWeights;
 use crate::policy::example::ExampleInputs;
 use crate::policy::{Intermediates, PolicyConfig, PolicyGraphs};
@@ -35,7 +35,8 @@ impl Stage {
 #[derive(Debug, Default)]
 pub struct Times {
     pub total_ms: Vec<f64>,
-    pub perceive_ms: Vec<f64>,
+    /// The same with all inputs written before and the actions read after it: what the host sees of a cycle.
+    pub cycle_ms: Vec<f64>,
     pub act_ms: Vec<f64>,
     pub stages: BTreeMap<Stage, (Cost, Vec<f64>)>,
     /// By name with `*` for numbers, and kernel: milliseconds of a run on average, and how many there are.
@@ -46,6 +47,8 @@ pub struct Times {
 pub struct Bench<'a> {
     device: &'a mut dyn Device,
     programs: [(ProgramId, Graph); 2],
+    /// What the host writes.
+    inputs: Vec<(ProgramId, String, HostTensor)>,
 }
 
 impl<'a> Bench<'a> {
@@ -62,35 +65,56 @@ impl<'a> Bench<'a> {
             (device.compile(&perceive, weights, progress)?, perceive),
             (device.compile(&act, weights, progress)?, act),
         ];
-        Ok(Self { device, programs })
+        Ok(Self { device, programs, inputs: Vec::new() })
     }
 
     /// Numbers of the right kind: images in [-1, 1], all cameras there, `tokens` real tokens, noise.
-    pub fn write_inputs(&mut self, tokens: usize) -> Result<(), DeviceError> {
+    pub fn make_inputs(&mut self, tokens: usize) {
         let mut example = ExampleInputs::new(tokens);
         for (program, graph) in &self.programs {
-            for (_, value) in graph.inputs() {
-                self.device.write(*program, &value.name, example.of(value).view())?;
-            }
+            let inputs = graph.inputs().map(|(_, value)| (*program, value.name.clone(), example.of(value)));
+            self.inputs.extend(inputs);
         }
-        Ok(())
     }
 
-    /// One run to warm up, then `runs` as they are and as many with every node timed.
+    fn write_inputs(&mut self) -> Result<(), DeviceError> {
+        let mut inputs = self.inputs.iter();
+        inputs.try_for_each(|(program, name, value)| self.device.write(*program, name, value.view()))
+    }
+
+    /// As the control loop does it: nobody waits in between.
+    fn run(&mut self) -> Result<(), DeviceError> {
+        let [(perceive, _), (act, _)] = &self.programs;
+        self.device.start(*perceive)?;
+        self.device.start(*act)?;
+        self.device.wait()
+    }
+
+    /// One run to warm up, then `runs` as they are, as many with inputs and actions, and as many with every node timed.
     pub fn measure(&mut self, runs: usize) -> Result<Times, DeviceError> {
         let mut times = Times::default();
         let [perceive, act] = [0, 1].map(|index| self.programs[index].0);
+        self.write_inputs()?;
         for run in 0..=runs {
             let start = Instant::now();
-            self.device.run(perceive)?;
-            let middle = start.elapsed().as_secs_f64() * 1e3;
-            self.device.run(act)?;
-            let end = start.elapsed().as_secs_f64() * 1e3;
+            self.run()?;
+            let total = start.elapsed().as_secs_f64() * 1e3;
             if run > 0 {
-                times.perceive_ms.push(middle);
-                times.act_ms.push(end - middle);
-                times.total_ms.push(end);
+                // The device's own, where it is not waited for in between.
+                let perceive = self.device.time(perceive).as_secs_f64() * 1e3;
+                times.act_ms.push(total - perceive);
+                times.total_ms.push(total);
             }
+        }
+        let binding = &self.programs[1].1.outputs[0];
+        let (name, mut actions) =
+            (binding.name.clone(), HostTensor::zeros(&self.programs[1].1.value(binding.value).ty));
+        for _ in 0..runs {
+            let start = Instant::now();
+            self.write_inputs()?;
+            self.run()?;
+            self.device.read(act, &name, &mut actions)?;
+            times.cycle_ms.push(start.elapsed().as_secs_f64() * 1e3);
         }
         for (program, graph) in &self.programs {
             let constant = graph.constants();

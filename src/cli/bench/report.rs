@@ -44,6 +44,14 @@ impl Line {
         }
     }
 
+    /// The time that one run in a hundred exceeds.
+    fn p99_ms(&self) -> f64 {
+        let mut sorted = self.ms.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (sorted.len() as f64 * 0.99).ceil() as usize;
+        sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
+    }
+
     fn best_ms(&self) -> f64 {
         self.ms.iter().copied().fold(f64::INFINITY, f64::min)
     }
@@ -73,6 +81,7 @@ impl Report {
             line("step", (usual_step, (0..runs).map(mean_step).collect())),
             line("act", (act, self.times.act_ms.clone())),
             line("total", (total, self.times.total_ms.clone())),
+            line("cycle", (total, self.times.cycle_ms.clone())),
         ]
     }
 
@@ -156,6 +165,7 @@ impl Report {
                     "name": line.name,
                     "median_ms": line.median_ms(),
                     "best_ms": line.best_ms(),
+                    "p99_ms": line.p99_ms(),
                     "gflop": line.cost.flops as f64 / 1e9,
                     "read_bytes": self.bytes(&line.cost),
                 })

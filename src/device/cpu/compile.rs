@@ -15,8 +15,9 @@ use super::layout::{Addresses, BufferId, Home, Layout, PackedView, View};
 use super::load::Loader;
 use super::lower::PackedSegment;
 use super::memory::{Matrix, Words};
-use super::program::{NamedStep, Program, Sections, Slot, run_steps};
+use super::program::{NamedStep, Program, Slot, run_steps};
 use crate::device::DeviceError;
+use crate::device::sections::Sections;
 use crate::graph::{Graph, HostTensor, HostView, Source, TensorType, ValueId};
 
 /// Resident values of a device: name to type and memory.
@@ -264,7 +265,7 @@ impl Compiler<'_> {
         let scratch: Vec<Words> = (0..target.threads).map(|_| Words::new(words)).collect();
         // Each is done with what it read when it has run.
         once.into_iter().for_each(|step| run_steps(&[step], &scratch, loader.pool));
-        let sections = Sections::of(&steps);
+        let sections = Sections::of(steps.iter().map(|step| &step.node[..]));
         Ok(Program { steps, sections, inputs, outputs, scratch, memory })
     }
 }

@@ -22,6 +22,7 @@ mod weight;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 pub use dtype::Dtype;
 pub use kernels::Isa;
@@ -34,7 +35,7 @@ use self::pool::Pool;
 use self::program::Program;
 use super::{
     Account, Device, DeviceError, DeviceOptions, Peak, ProgramId, Progress, SectionTime, StepAccount,
-    StepTime,
+    StepTime, loading,
 };
 use crate::graph::{Graph, HostTensor, HostView, Source, Weights};
 
@@ -102,7 +103,7 @@ impl Device for CpuDevice {
         progress: &dyn Progress,
     ) -> Result<ProgramId, DeviceError> {
         let target = Target { isa: self.isa, threads: self.pool.threads(), precision: self.precision };
-        progress.begin(&format!("compiling {}", graph.name), weight_bytes(graph, weights)?);
+        let bytes = weight_bytes(graph, weights)?;
         let loader = Loader {
             weights,
             progress,
@@ -111,9 +112,8 @@ impl Device for CpuDevice {
             memory: &mut self.memory,
             stored: HashSet::new(),
         };
-        let program = compile::compile(graph, target, loader, &mut self.residents, &mut self.arena);
-        progress.end();
-        let program = program?;
+        let compile = || compile::compile(graph, target, loader, &mut self.residents, &mut self.arena);
+        let program = loading(progress, graph, bytes, compile)?;
         tracing::info!("compiled {}: {}", graph.name, program.describe());
         // What only served to compute constants is not kept.
         self.packed.retain(|_, weight| Arc::strong_count(weight) > 1);
@@ -125,10 +125,20 @@ impl Device for CpuDevice {
         self.program(program)?.write(input, data)
     }
 
-    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError> {
+    fn start(&mut self, program: ProgramId) -> Result<(), DeviceError> {
         let program = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
         program.run(&mut self.pool);
         Ok(())
+    }
+
+    /// Nothing runs any more: [`Self::start`] has run it.
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn time(&self, program: ProgramId) -> Duration {
+        let sections = self.programs.get(program.0).map_or(&[][..], Program::sections);
+        sections.iter().map(|section| section.time).sum()
     }
 
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
@@ -160,7 +170,7 @@ impl Device for CpuDevice {
         })
     }
 
-    fn sections(&self, program: ProgramId) -> &[SectionTime] {
+    fn sections(&mut self, program: ProgramId) -> &[SectionTime] {
         self.programs.get(program.0).map_or(&[], Program::sections)
     }
 

@@ -1,14 +1,15 @@
 //! A compiled graph: buffers at fixed addresses and the steps over them. Made by `compile`, run by the device.
 
-use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::convert::Infallible;
+use std::time::Instant;
 
 use super::kernels::Step;
 use super::layout::Memory;
 use super::memory::{Matrix, Words};
 use super::pool::Pool;
-use crate::device::{DeviceError, SectionTime, StepTime, section_of};
-use crate::graph::{DType, HostTensor, HostView, TensorType};
+use crate::device::sections::Sections;
+use crate::device::{DeviceError, SectionTime, StepTime, slot};
+use crate::graph::{HostTensor, HostView, TensorType};
 
 pub(super) struct Program {
     pub steps: Vec<NamedStep>,
@@ -25,38 +26,6 @@ pub(super) struct Program {
 pub(super) struct NamedStep {
     pub node: String,
     pub step: Box<dyn Step>,
-}
-
-/// Which steps belong to which section: the clock is read where one stretch follows another, not at every step.
-pub(super) struct Sections {
-    stretches: Vec<Stretch>,
-    times: Vec<SectionTime>,
-}
-
-/// Steps of one section that follow each other.
-struct Stretch {
-    steps: Range<usize>,
-    /// Number among the times.
-    section: usize,
-}
-
-impl Sections {
-    pub fn of(steps: &[NamedStep]) -> Self {
-        let mut times: Vec<SectionTime> = Vec::new();
-        let mut stretches: Vec<Stretch> = Vec::new();
-        for (index, step) in steps.iter().enumerate() {
-            let name = section_of(&step.node);
-            let section = times.iter().position(|section| section.name == name).unwrap_or_else(|| {
-                times.push(SectionTime { name: name.to_owned(), time: Duration::ZERO });
-                times.len() - 1
-            });
-            match stretches.last_mut() {
-                Some(last) if last.section == section => last.steps.end = index + 1,
-                _ => stretches.push(Stretch { steps: index..index + 1, section }),
-            }
-        }
-        Self { stretches, times }
-    }
 }
 
 /// Runs steps one after another, each on all threads.
@@ -102,19 +71,20 @@ impl Program {
 
     /// Runs every step, and times the sections.
     pub fn run(&mut self, pool: &mut Pool) {
-        self.sections.times.iter_mut().for_each(|section| section.time = Duration::ZERO);
+        let Self { steps, sections, scratch, .. } = self;
         let mut start = Instant::now();
-        for stretch in &self.sections.stretches {
-            run_steps(&self.steps[stretch.steps.clone()], &self.scratch, pool);
+        let Ok(()) = sections.measure(|stretch| {
+            run_steps(&steps[stretch], scratch, pool);
             let end = Instant::now();
-            self.sections.times[stretch.section].time += end - start;
+            let took = end - start;
             start = end;
-        }
+            Ok::<_, Infallible>(took)
+        });
     }
 
     /// How long each section took in the last run.
     pub fn sections(&self) -> &[SectionTime] {
-        &self.sections.times
+        self.sections.times()
     }
 
     /// Runs every step and says how long each took.
@@ -130,7 +100,7 @@ impl Program {
 
     pub fn write(&mut self, name: &str, data: HostView) -> Result<(), DeviceError> {
         let slot = find(&self.inputs, "input", name)?;
-        slot.check(data)?;
+        slot::check(&slot.name, &slot.ty, slot.below, data)?;
         // SAFETY: inputs are whole pinned buffers of this program, which is borrowed exclusively.
         unsafe {
             match data {
@@ -151,7 +121,7 @@ impl Program {
 
     pub fn read(&self, name: &str, out: &mut HostTensor) -> Result<(), DeviceError> {
         let slot = find(&self.outputs, "output", name)?;
-        slot.check_type(out.view())?;
+        slot::check(&slot.name, &slot.ty, None, out.view())?;
         let columns = slot.matrix.cols;
         for row in 0..slot.matrix.rows {
             let range = row * columns..(row + 1) * columns;
@@ -173,36 +143,4 @@ impl Program {
 
 fn find<'a>(slots: &'a [Slot], kind: &'static str, name: &str) -> Result<&'a Slot, DeviceError> {
     slots.iter().find(|slot| slot.name == name).ok_or_else(|| DeviceError::NoSlot { kind, name: name.into() })
-}
-
-impl Slot {
-    fn check_type(&self, data: HostView) -> Result<(), DeviceError> {
-        let elements = self.ty.elements();
-        if data.dtype() == self.ty.dtype && data.elements() == elements {
-            return Ok(());
-        }
-        Err(DeviceError::SlotType {
-            name: self.name.clone(),
-            expected: self.ty.dtype,
-            expected_elements: elements,
-            found: data.dtype(),
-            elements: data.elements(),
-        })
-    }
-
-    fn check(&self, data: HostView) -> Result<(), DeviceError> {
-        self.check_type(data)?;
-        let (HostView::I32(values), DType::I32, Some(below)) = (data, self.ty.dtype, self.below) else {
-            return Ok(());
-        };
-        match values.iter().position(|value| !(0..below).contains(value)) {
-            None => Ok(()),
-            Some(index) => Err(DeviceError::OutOfRange {
-                name: self.name.clone(),
-                index,
-                found: values[index],
-                last: below - 1,
-            }),
-        }
-    }
 }

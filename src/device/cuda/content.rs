@@ -1,13 +1,14 @@
 //! What a GPU's buffers hold from the start: weights, stacked where one product reads several, and small lists that the lowering
 //! makes. Called by `lower`, which describes them, and by whoever uploads them.
 
-use std::collections::HashMap;
-
 use half::bf16;
 
 use super::program::Element;
-use crate::device::{DeviceError, constants};
-use crate::graph::{Graph, HostTensor, Op, Source, ValueId, WeightData, WeightError, Weights, are_finite};
+use crate::device::DeviceError;
+use crate::device::constants::{self, Elements};
+use crate::graph::{Graph, Op, Source, ValueId, Weights, are_finite};
+
+pub use crate::device::constants::Computed;
 
 /// Elements that are converted at a time.
 const PIECE: usize = 1 << 20;
@@ -26,9 +27,6 @@ enum What {
     /// Constant values of the graph, one after another.
     Values(Vec<ValueId>),
 }
-
-/// Constants of a graph that are no weights as they are stored, computed.
-pub type Computed = HashMap<ValueId, Vec<f32>>;
 
 impl Content {
     /// A list made here. Equal names must mean equal values.
@@ -143,57 +141,4 @@ pub fn compute<'a>(
     }
     let values = constants::compute(graph, &wanted, weights)?;
     Ok(wanted.into_iter().zip(values).collect())
-}
-
-/// A constant value's elements.
-enum Elements<'a> {
-    Stored(String, WeightData),
-    Known(&'a [f32]),
-}
-
-impl<'a> Elements<'a> {
-    fn of(
-        graph: &'a Graph,
-        id: ValueId,
-        computed: &'a Computed,
-        weights: &dyn Weights,
-    ) -> Result<Self, DeviceError> {
-        let value = graph.value(id);
-        match (&value.source, computed.get(&id)) {
-            (Source::Weight { key, stored }, _) => {
-                Ok(Self::Stored(key.clone(), weights.weight(key, stored)?))
-            }
-            (Source::Constant(HostTensor::F32(values)), _) => Ok(Self::Known(values)),
-            (_, Some(values)) => Ok(Self::Known(values)),
-            _ => Err(DeviceError::Unsupported {
-                node: value.name.clone(),
-                what: "a constant that nobody has computed".into(),
-            }),
-        }
-    }
-
-    fn copy(&self, start: usize, out: &mut [f32]) {
-        match self {
-            Self::Stored(_, data) => data.copy_f32(start, out),
-            Self::Known(values) => out.copy_from_slice(&values[start..start + out.len()]),
-        }
-    }
-
-    fn release(&self) {
-        if let Self::Stored(_, data) = self {
-            data.release();
-        }
-    }
-
-    /// Names the first element of a tensor that is no finite number.
-    #[cold]
-    fn check_finite(&self) -> Result<(), WeightError> {
-        match self {
-            Self::Stored(key, data) => match data.first_not_finite() {
-                Some(found) => Err(WeightError { key: key.clone(), message: found.to_string() }),
-                None => Ok(()),
-            },
-            Self::Known(_) => Ok(()),
-        }
-    }
 }

@@ -2,23 +2,27 @@
 //! which a run starts.
 //!
 //! A graph has addresses in it, so graphs are captured when all programs have their memory: at the first run after the last
-//! compilation. All programs use the same working memory, since one runs at a time. A run starts the graph and the copies of its
-//! outputs into pinned memory, and waits once.
+//! compilation. A run starts the graph and the copies of its outputs into pinned memory; nobody waits before [`Device::wait`].
+//! Inputs are copied on a stream of their own: a program waits for all that was written before it was started, and what is
+//! written while it runs waits for its end, each by an event.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::content;
 use super::driver::blas::Blas;
-use super::driver::gpu::{Function, Gpu, Memory, Module, Pinned, Replay};
+use super::driver::event::Event;
+use super::driver::gpu::Gpu;
 use super::driver::{compiler, library};
 use super::error::CudaError;
-use super::kernels::Kernel;
+use super::load::Store;
+use super::loaded::{Captured, Loaded};
 use super::lower::{Residents, lower};
-use super::program::{Buffer, Call, Element, Input, Origin, OutputSource, Program, View, Work};
-use crate::device::{Account, Device, DeviceError, ProgramId, Progress, StepAccount, StepTime};
-use crate::graph::{Graph, GraphError, HostTensor, HostView, Source, TensorType, ValueId, Weights};
+use super::program::{Call, Element, View, Work};
+use crate::device::{
+    Account, Device, DeviceError, ProgramId, Progress, SectionTime, StepAccount, StepTime, loading,
+};
+use crate::graph::{Graph, GraphError, HostTensor, HostView, Weights};
 
 /// How a GPU is opened and used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,40 +43,16 @@ pub fn ordinal_named(name: &str) -> Result<usize, CudaError> {
 pub struct CudaDevice {
     // Programs use everything below, so they go first, and the GPU last.
     programs: Vec<Loaded>,
+    /// Programs that were started and not yet waited for, in order.
+    started: Vec<ProgramId>,
+    /// All that was written so far is there.
+    written: Event,
+    /// What programs leave for each other.
     residents: Residents,
-    resident_memory: HashMap<String, Memory>,
-    /// By key and type, shared by all programs.
-    contents: HashMap<(String, Element), Memory>,
-    /// Working memory of any program.
-    work: Option<(usize, Memory)>,
-    functions: HashMap<Kernel, Function>,
-    modules: Vec<Module>,
+    store: Store,
     blas: Blas,
     factors: Element,
     gpu: Arc<Gpu>,
-}
-
-/// A program whose buffers are on the GPU.
-struct Loaded {
-    replay: Option<Replay>,
-    /// Transfers within the captured graph.
-    transfers: usize,
-    program: Program,
-    /// Addresses of buffers that have their own, by number; 0 for those in the working memory.
-    addresses: Vec<u64>,
-    inputs: Vec<(Input, Memory, Pinned)>,
-    outputs: Vec<Output>,
-}
-
-struct Output {
-    name: String,
-    ty: TensorType,
-    what: Read,
-}
-
-enum Read {
-    Buffer(Memory, Pinned),
-    Known(HostTensor),
 }
 
 impl CudaDevice {
@@ -86,12 +66,10 @@ impl CudaDevice {
         let blas = Blas::new(&gpu)?;
         Ok(Self {
             programs: Vec::new(),
+            started: Vec::new(),
+            written: Event::new(&gpu)?,
             residents: Residents::new(),
-            resident_memory: HashMap::new(),
-            contents: HashMap::new(),
-            work: None,
-            functions: HashMap::new(),
-            modules: Vec::new(),
+            store: Store::new(&gpu),
             blas,
             factors: options.factors,
             gpu,
@@ -107,162 +85,22 @@ impl CudaDevice {
         self.programs.get(program.0).ok_or(DeviceError::NoProgram(program.0))
     }
 
-    /// Refuses a program that the GPU has no room for, before anything of it is loaded.
-    fn check_memory(&self, program: &Program) -> Result<(), CudaError> {
-        let new = |buffer: &Buffer| match &buffer.origin {
-            Origin::Content(content) => {
-                !self.contents.contains_key(&(content.key().to_owned(), buffer.element))
-            }
-            Origin::Resident(name) => !self.resident_memory.contains_key(name),
-            Origin::Input(_) | Origin::Output(_) => true,
-            Origin::Work { .. } => false,
-        };
-        let own = program.buffers.iter().filter(|buffer| new(buffer));
-        let more_work = program.work_bytes.saturating_sub(self.work.as_ref().map_or(0, |(bytes, _)| *bytes));
-        let needed = own.map(Buffer::bytes).sum::<usize>() + more_work;
-        let free = self.gpu.free()?;
-        if needed <= free {
-            return Ok(());
-        }
-        let what = format!("the program '{}'", program.name);
-        Err(CudaError::Memory { name: self.gpu.name.clone(), what, free, needed })
+    /// What is started from now on waits for all that was written.
+    fn follow_writes(&self) -> Result<(), CudaError> {
+        self.written.record(self.gpu.copies)?;
+        self.gpu.runs.wait_for(&self.written)
     }
 
-    /// Compiles the kernels that no program before has had.
-    fn load_kernels(&mut self, program: &Program) -> Result<(), CudaError> {
-        let new: Vec<Kernel> =
-            program.kernels().into_iter().filter(|kernel| !self.functions.contains_key(kernel)).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let (major, minor) = self.gpu.capability;
-        let architecture = compiler::architecture(major, minor);
-        let cache = compiler::cache_folder();
-        let module = self.gpu.module(&compiler::binary(&new, &architecture, cache.as_deref())?)?;
-        for kernel in new {
-            let shared = program.calls.iter().filter_map(|call| match &call.work {
-                Work::Kernel(launch) if launch.kernel == kernel => Some(launch.shared_bytes),
-                _ => None,
-            });
-            let function = module.function(&kernel.name(), shared.max().unwrap_or(0))?;
-            self.functions.insert(kernel, function);
-        }
-        self.modules.push(module);
-        Ok(())
+    /// The first program that was started and has not ended, now that the GPU has stopped.
+    fn unfinished(&self) -> Option<&Loaded> {
+        let mut started = self.started.iter().filter_map(|program| self.programs.get(program.0));
+        started.find(|loaded| !loaded.run.has_ended())
     }
 
-    fn load(
-        &mut self,
-        program: Program,
-        graph: &Graph,
-        weights: &dyn Weights,
-        progress: &dyn Progress,
-    ) -> Result<Loaded, DeviceError> {
-        let known = |element, key: &str| self.contents.contains_key(&(key.to_owned(), element));
-        let new = program.buffers.iter().filter_map(|buffer| match &buffer.origin {
-            Origin::Content(content) if !known(buffer.element, content.key()) => Some(content),
-            _ => None,
-        });
-        let of_outputs = program.outputs.iter().filter_map(|output| match output.source {
-            OutputSource::Known(value) => Some(value),
-            OutputSource::Buffer(_) => None,
-        });
-        let known_outputs = |value: &ValueId| matches!(graph.value(*value).source, Source::Node(_));
-        let computed = content::compute(graph, new, of_outputs.filter(known_outputs), weights)?;
-
-        let mut addresses = vec![0; program.buffers.len()];
-        let mut own = HashMap::new();
-        for (id, buffer) in program.ids() {
-            let address = match &buffer.origin {
-                Origin::Work { .. } => 0,
-                Origin::Resident(name) => match self.resident_memory.get(name) {
-                    Some(memory) => memory.address,
-                    None => {
-                        let memory = self.gpu.allocate(name, buffer.bytes())?;
-                        let address = memory.address;
-                        self.resident_memory.insert(name.clone(), memory);
-                        address
-                    }
-                },
-                Origin::Content(content) => {
-                    let key = (content.key().to_owned(), buffer.element);
-                    match self.contents.get(&key) {
-                        Some(memory) => memory.address,
-                        None => {
-                            let memory = self.gpu.allocate(&buffer.name, buffer.bytes())?;
-                            content.write(graph, &computed, weights, buffer.element, |place, bytes| {
-                                memory.write(place, bytes)?;
-                                progress.advance(bytes.len() as u64);
-                                Ok(())
-                            })?;
-                            let address = memory.address;
-                            self.contents.insert(key, memory);
-                            address
-                        }
-                    }
-                }
-                Origin::Input(_) | Origin::Output(_) => {
-                    let memory = self.gpu.allocate(&buffer.name, buffer.bytes())?;
-                    let pinned = self.gpu.pin(buffer.bytes())?;
-                    let address = memory.address;
-                    memory.write_later(&pinned)?;
-                    own.insert(id, (memory, pinned));
-                    address
-                }
-            };
-            addresses[id.0 as usize] = address;
-        }
-        let taken = |name: &str| DeviceError::NoSlot { kind: "buffer", name: name.into() };
-        let inputs = program.inputs.iter().map(|input| {
-            let (memory, pinned) = own.remove(&input.buffer).ok_or_else(|| taken(&input.name))?;
-            Ok((input.clone(), memory, pinned))
-        });
-        let inputs = inputs.collect::<Result<_, DeviceError>>()?;
-        let outputs = program.outputs.iter().map(|output| {
-            let what = match output.source {
-                OutputSource::Buffer(id) => {
-                    let (memory, pinned) = own.remove(&id).ok_or_else(|| taken(&output.name))?;
-                    Read::Buffer(memory, pinned)
-                }
-                OutputSource::Known(value) => {
-                    Read::Known(match (&graph.value(value).source, computed.get(&value)) {
-                        (Source::Constant(known), _) => known.clone(),
-                        (_, Some(values)) => HostTensor::F32(values.clone()),
-                        _ => return Err(taken(&output.name)),
-                    })
-                }
-            };
-            Ok(Output { name: output.name.clone(), ty: output.ty.clone(), what })
-        });
-        let outputs = outputs.collect::<Result<_, DeviceError>>()?;
-        if self.work.as_ref().is_none_or(|(bytes, _)| *bytes < program.work_bytes) {
-            self.work = None;
-            let memory = self.gpu.allocate("working memory", program.work_bytes)?;
-            self.work = Some((program.work_bytes, memory));
-        }
-        self.gpu.wait("loading")?;
-        Ok(Loaded { replay: None, transfers: 0, program, addresses, inputs, outputs })
-    }
-
-    /// Where a view's first element is.
-    fn address<'l>(loaded: &'l Loaded, work: u64) -> impl Fn(&View) -> u64 + 'l {
-        move |view| {
-            let start = match loaded.program.buffer(view.buffer).origin {
-                Origin::Work { place } => work + place as u64,
-                _ => loaded.addresses[view.buffer.0 as usize],
-            };
-            start + (view.offset * view.element.bytes()) as u64
-        }
-    }
-
-    fn work_address(&self) -> u64 {
-        self.work.as_ref().map_or(0, |(_, memory)| memory.address)
-    }
-
-    fn start(&self, call: &Call, address: &impl Fn(&View) -> u64) -> Result<(), CudaError> {
+    fn start_call(&self, call: &Call, address: &impl Fn(&View) -> u64) -> Result<(), CudaError> {
         match &call.work {
             Work::Product(product) => self.blas.start(&call.node, product, address),
-            Work::Kernel(launch) => match self.functions.get(&launch.kernel) {
+            Work::Kernel(launch) => match self.store.functions.get(&launch.kernel) {
                 Some(&function) => self.gpu.launch(function, launch, address),
                 None => Err(CudaError::call(launch.kernel.name(), "not loaded")),
             },
@@ -271,13 +109,13 @@ impl CudaDevice {
 
     /// Measures products and captures a graph of every program that has none.
     fn capture(&mut self) -> Result<(), CudaError> {
-        let work = self.work_address();
+        let work = self.store.work_address();
         for index in 0..self.programs.len() {
-            if self.programs[index].replay.is_some() {
+            let loaded = &self.programs[index];
+            if loaded.captured.is_some() {
                 continue;
             }
-            let loaded = &self.programs[index];
-            let address = Self::address(loaded, work);
+            let address = loaded.address(work);
             for call in &loaded.program.calls {
                 if let Work::Product(product) = &call.work {
                     self.blas.plan(&call.node, product, &address)?;
@@ -285,14 +123,12 @@ impl CudaDevice {
             }
             // Once as they are: whatever a first start has to do is no part of the graph, and errors have a node's name.
             for call in &loaded.program.calls {
-                self.start(call, &address)?;
+                self.start_call(call, &address)?;
             }
             self.gpu.wait(&format!("running '{}' for the first time", loaded.program.name))?;
-            let start = || loaded.program.calls.iter().try_for_each(|call| self.start(call, &address));
-            let (replay, transfers) = self.gpu.capture(start)?;
+            let captured = Captured::of(&self.gpu, &loaded.program, |call| self.start_call(call, &address))?;
             drop(address);
-            let loaded = &mut self.programs[index];
-            (loaded.replay, loaded.transfers) = (Some(replay), transfers);
+            self.programs[index].captured = Some(captured);
         }
         Ok(())
     }
@@ -315,77 +151,86 @@ impl Device for CudaDevice {
         weights: &dyn Weights,
         progress: &dyn Progress,
     ) -> Result<ProgramId, DeviceError> {
+        self.wait()?;
         self.gpu.make_current()?;
         // Memory may move: graphs that were captured are captured again.
-        self.programs.iter_mut().for_each(|loaded| loaded.replay = None);
+        self.programs.iter_mut().for_each(|loaded| loaded.captured = None);
         let program = lower(graph, self.factors, &mut self.residents)?;
-        self.check_memory(&program)?;
-        self.load_kernels(&program)?;
-        let new = |buffer: &Buffer| match &buffer.origin {
-            Origin::Content(content) => {
-                !self.contents.contains_key(&(content.key().to_owned(), buffer.element))
-            }
-            _ => false,
-        };
-        let total: usize = program.buffers.iter().filter(|buffer| new(buffer)).map(Buffer::bytes).sum();
-        progress.begin(&format!("compiling {}", graph.name), total as u64);
-        let loaded = self.load(program, graph, weights, progress);
-        progress.end();
-        let loaded = loaded?;
+        self.store.check_memory(&program)?;
+        self.store.load_kernels(&program)?;
+        let missing = self.store.missing_bytes(&program);
+        let load = || self.store.load(program, graph, weights, progress);
+        let loaded = loading(progress, graph, missing, load)?;
         tracing::info!("lowered {}: {} kernels and products", graph.name, loaded.program.calls.len());
         self.programs.push(loaded);
+        // A cycle starts two.
+        self.started.reserve(self.programs.len().max(2));
         Ok(ProgramId(self.programs.len() - 1))
     }
 
     fn write(&mut self, program: ProgramId, input: &str, data: HostView) -> Result<(), DeviceError> {
         self.gpu.make_current()?;
         let loaded = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
-        let found = loaded.inputs.iter_mut().find(|(slot, ..)| slot.name == input);
-        let (slot, memory, pinned) =
-            found.ok_or_else(|| DeviceError::NoSlot { kind: "input", name: input.into() })?;
-        check(&slot.name, &slot.ty, slot.below, data)?;
-        let bytes = pinned.bytes_mut();
-        match data {
-            HostView::F32(values) => {
-                for (to, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
-                    *to = value.to_le_bytes();
-                }
-            }
-            HostView::I32(values) => {
-                for (to, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
-                    *to = value.to_le_bytes();
-                }
-            }
-            HostView::Bool(values) => {
-                bytes.iter_mut().zip(values).for_each(|(to, &value)| *to = u8::from(value));
-            }
+        let found = loaded.inputs.iter_mut().find(|slot| slot.slot.name == input);
+        let found = found.ok_or_else(|| DeviceError::NoSlot { kind: "input", name: input.into() })?;
+        if self.started.contains(&program) {
+            self.gpu.copies.wait_for(&loaded.run.ended)?;
         }
-        Ok(memory.write_later(pinned)?)
+        found.write(data, self.gpu.copies)
     }
 
-    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError> {
+    fn start(&mut self, program: ProgramId) -> Result<(), DeviceError> {
         self.gpu.make_current()?;
+        self.follow_writes()?;
         self.capture()?;
+        let runs = self.gpu.runs;
         let loaded = self.programs.get_mut(program.0).ok_or(DeviceError::NoProgram(program.0))?;
-        let Some(replay) = &loaded.replay else { return Err(DeviceError::NoProgram(program.0)) };
-        replay.start()?;
-        for output in &mut loaded.outputs {
-            if let Read::Buffer(memory, pinned) = &mut output.what {
-                memory.read_later(pinned)?;
+        if let Err(error) = loaded.start(runs) {
+            // The driver also tells here what became of programs that it was given before.
+            let mut what = format!("starting '{}'", self.loaded(program)?.program.name);
+            if let Some(running) = self.unfinished() {
+                what += &format!(" while '{}' was running", running.program.name);
+            }
+            self.started.clear();
+            return Err(error.of(what).into());
+        }
+        self.started.push(program);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        if self.started.is_empty() {
+            return Ok(());
+        }
+        self.gpu.make_current()?;
+        if let Err(error) = self.gpu.wait("running") {
+            let name = self.unfinished().map_or("a program", |loaded| &loaded.program.name);
+            let error = error.of(format!("running '{name}'"));
+            self.started.clear();
+            return Err(error.into());
+        }
+        for program in self.started.drain(..) {
+            if let Some(loaded) = self.programs.get_mut(program.0) {
+                loaded.run.measure()?;
             }
         }
-        // Waits for the end, so that a program's time is its own, and its error too.
-        Ok(self.gpu.wait("running a program")?)
+        Ok(())
+    }
+
+    fn time(&self, program: ProgramId) -> Duration {
+        self.programs.get(program.0).map_or(Duration::ZERO, |loaded| loaded.run.time)
     }
 
     /// Starts the calls one by one, each between two events: slower than the graph by the starts.
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
+        self.wait()?;
         self.gpu.make_current()?;
+        self.follow_writes()?;
         self.capture()?;
         let loaded = self.loaded(program)?;
-        let address = Self::address(loaded, self.work_address());
+        let address = loaded.address(self.store.work_address());
         let time = |call: &Call| {
-            let time = self.gpu.time(|| self.start(call, &address))?;
+            let time = self.gpu.time(|| self.start_call(call, &address))?;
             Ok(StepTime { node: call.node.clone(), kernel: call.kernel(), time })
         };
         loaded.program.calls.iter().map(time).collect()
@@ -393,62 +238,37 @@ impl Device for CudaDevice {
 
     fn account(&self, program: ProgramId) -> Result<Account, DeviceError> {
         let loaded = self.loaded(program)?;
-        let source = match loaded.replay {
+        let source = match loaded.captured {
             Some(_) => "the captured CUDA graph",
             None => "the lowered program",
         };
         let mut account = loaded.program.account(self.place(), source, self.factors);
-        if loaded.transfers > 0 {
-            let (node, crossings) = (loaded.program.name.clone(), loaded.transfers);
+        if let Some(crossings) = loaded.captured.as_ref().map(|captured| captured.transfers)
+            && crossings > 0
+        {
+            let node = loaded.program.name.clone();
             account.steps.push(StepAccount { node, kernel: "transfer", programs: 0, crossings });
         }
         Ok(account)
     }
 
-    fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError> {
-        let loaded = self.loaded(program)?;
-        let slot = loaded.outputs.iter().find(|slot| slot.name == output);
-        let slot = slot.ok_or_else(|| DeviceError::NoSlot { kind: "output", name: output.into() })?;
-        check(&slot.name, &slot.ty, None, out.view())?;
-        match &slot.what {
-            Read::Known(known) => out.clone_from(known),
-            Read::Buffer(_, pinned) => match out {
-                HostTensor::F32(out) => {
-                    let values =
-                        pinned.bytes().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
-                    out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
-                }
-                HostTensor::I32(out) => {
-                    let values =
-                        pinned.bytes().as_chunks::<4>().0.iter().map(|&bytes| i32::from_le_bytes(bytes));
-                    out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
-                }
-                HostTensor::Bool(out) => {
-                    out.iter_mut().zip(pinned.bytes()).for_each(|(out, &byte)| *out = byte != 0);
-                }
-            },
+    fn sections(&mut self, program: ProgramId) -> &[SectionTime] {
+        match self.programs.get_mut(program.0) {
+            Some(loaded) if self.gpu.make_current().is_ok() => loaded.sections(),
+            _ => &[],
         }
-        Ok(())
+    }
+
+    fn read(&mut self, program: ProgramId, output: &str, out: &mut HostTensor) -> Result<(), DeviceError> {
+        let slot = self.loaded(program)?.outputs.iter().find(|slot| slot.name == output);
+        slot.ok_or_else(|| DeviceError::NoSlot { kind: "output", name: output.into() })?.read(out)
     }
 }
 
-/// Refuses what is not as a slot has it.
-fn check(name: &str, ty: &TensorType, below: Option<i32>, data: HostView) -> Result<(), DeviceError> {
-    if data.dtype() != ty.dtype || data.elements() != ty.elements() {
-        return Err(DeviceError::SlotType {
-            name: name.into(),
-            expected: ty.dtype,
-            expected_elements: ty.elements(),
-            found: data.dtype(),
-            elements: data.elements(),
-        });
-    }
-    let (HostView::I32(values), Some(below)) = (data, below) else { return Ok(()) };
-    match values.iter().position(|value| !(0..below).contains(value)) {
-        None => Ok(()),
-        Some(index) => {
-            Err(DeviceError::OutOfRange { name: name.into(), index, found: values[index], last: below - 1 })
-        }
+impl Drop for CudaDevice {
+    /// Nothing may be on its way when memory is given back.
+    fn drop(&mut self) {
+        let _ = self.gpu.make_current().and_then(|()| self.gpu.finish("closing"));
     }
 }
 

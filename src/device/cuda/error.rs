@@ -52,6 +52,14 @@ impl CudaError {
     pub(super) fn call(what: impl Into<String>, error: impl std::fmt::Debug) -> Self {
         Self::Call { what: what.into(), message: format!("{error:?}") }
     }
+
+    /// The same error of something else.
+    pub(super) fn of(self, what: impl Into<String>) -> Self {
+        match self {
+            Self::Call { message, .. } => Self::Call { what: what.into(), message },
+            other => other,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! NVIDIA GPUs, through their driver, cuBLASLt and NVRTC, all found when a GPU is opened.
 //!
 //! `lower` turns a graph into a `program` of kernels and products, kept as data; `content` says what its buffers hold from the
-//! start; `kernels` is our own CUDA C. None of them needs a GPU or any of NVIDIA's libraries. `device` loads programs, captures them
-//! as CUDA graphs and starts these, by way of `driver`, which alone speaks to the GPU.
+//! start; `kernels` is our own CUDA C. None of them needs a GPU or any of NVIDIA's libraries. `device` loads programs (`load`),
+//! captures them as CUDA graphs (`loaded`) and starts these, by way of `driver`, which alone speaks to the GPU.
 
 pub mod content;
 mod device;
 pub mod driver;
 mod error;
 pub mod kernels;
+mod load;
+mod loaded;
 pub mod lower;
 pub mod program;
 

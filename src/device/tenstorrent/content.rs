@@ -6,8 +6,8 @@ use half::bf16;
 
 use super::axis::Axis;
 use crate::device::DeviceError;
-use crate::device::constants::compute;
-use crate::graph::{Graph, HostTensor, Source, ValueId, WeightData, WeightError, Weights, are_finite};
+use crate::device::constants::{Computed, Elements};
+use crate::graph::{Graph, ValueId, Weights, are_finite};
 
 /// Rows of a weight that are turned into columns at a time.
 const BLOCK: usize = 32;
@@ -162,14 +162,15 @@ impl Content {
             }
         };
         let Weight { rows, columns, repeated, transposed, scales, gate, plus, .. } = &**weight;
+        let none = Computed::new();
         let mut scales = scales.each();
         if let Some(gate) = gate {
-            let source = Elements::of(graph, *gate, weights)?;
+            let source = Elements::of(graph, *gate, &none, weights)?;
             let mut values = vec![0.0; scales.len()];
             source.copy(0, &mut values);
             scales.iter_mut().zip(values).for_each(|(scale, value)| *scale *= value);
         }
-        let source = Elements::of(graph, weight.value, weights)?;
+        let source = Elements::of(graph, weight.value, &none, weights)?;
         let width = columns.logical;
         let mut out = vec![zero; rows.physical * columns.physical];
         let mut block = vec![0.0; BLOCK * width];
@@ -199,46 +200,5 @@ impl Content {
         }
         source.release();
         Ok(out)
-    }
-}
-
-/// A constant value's elements.
-enum Elements {
-    Stored(String, WeightData),
-    Computed(Vec<f32>),
-}
-
-impl Elements {
-    fn of(graph: &Graph, id: ValueId, weights: &dyn Weights) -> Result<Self, DeviceError> {
-        match &graph.value(id).source {
-            Source::Weight { key, stored } => Ok(Self::Stored(key.clone(), weights.weight(key, stored)?)),
-            Source::Constant(HostTensor::F32(values)) => Ok(Self::Computed(values.clone())),
-            _ => Ok(Self::Computed(compute(graph, &[id], weights)?.concat())),
-        }
-    }
-
-    fn copy(&self, start: usize, out: &mut [f32]) {
-        match self {
-            Self::Stored(_, data) => data.copy_f32(start, out),
-            Self::Computed(values) => out.copy_from_slice(&values[start..start + out.len()]),
-        }
-    }
-
-    fn release(&self) {
-        if let Self::Stored(_, data) = self {
-            data.release();
-        }
-    }
-
-    /// Names the first element of a tensor that is no finite number.
-    #[cold]
-    fn check_finite(&self) -> Result<(), WeightError> {
-        match self {
-            Self::Stored(key, data) => match data.first_not_finite() {
-                Some(found) => Err(WeightError { key: key.clone(), message: found.to_string() }),
-                None => Ok(()),
-            },
-            Self::Computed(_) => Ok(()),
-        }
     }
 }

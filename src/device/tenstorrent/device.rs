@@ -5,13 +5,15 @@
 //! last compilation. What a program leaves for another is made by its trace, and is good until another program is run that
 //! leaves the same kind of thing.
 //!
-//! Inputs are written on one queue and traces run on the other, ordered by events. Nothing but inputs and outputs crosses.
+//! Inputs are written on one queue and traces run on the other, ordered by events: a trace waits for all that was written before it
+//! was started, and what is written while it runs waits for its end. Nobody waits before [`Device::wait`]. Nothing but inputs and
+//! outputs crosses.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tt_metal_sys::{Description, Memory as SysMemory, Options, Runtime, Session, Tensor as Handle};
+use tt_metal_sys::{Description, Event, Memory as SysMemory, Options, Runtime, Session, Tensor as Handle};
 
 use super::card::Card;
 use super::error::TenstorrentError;
@@ -20,7 +22,7 @@ use super::loaded::{Loaded, OutputSource, RUNS, WRITES};
 use super::lower::{Residents, lower};
 use super::precision::{Precisions, Role};
 use super::program::{CallEvidence, Program};
-use crate::device::{Account, Device, DeviceError, Peak, ProgramId, Progress, StepTime};
+use crate::device::{Account, Device, DeviceError, Peak, ProgramId, Progress, StepTime, loading};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, Weights};
 
 /// What parameters can change about how a model runs on a card.
@@ -60,8 +62,17 @@ pub struct TenstorrentDevice {
     /// How the values lie that programs leave for each other.
     residents: Residents,
     programs: Vec<Loaded>,
+    /// Runs that were started and not yet waited for, in order.
+    started: Vec<Run>,
     /// Every program has its trace.
     captured: bool,
+}
+
+/// A run that was started.
+struct Run {
+    program: ProgramId,
+    began: Instant,
+    ended: Event,
 }
 
 impl TenstorrentDevice {
@@ -106,6 +117,7 @@ impl TenstorrentDevice {
             options,
             residents: Residents::new(),
             programs: Vec::new(),
+            started: Vec::new(),
             captured: false,
         })
     }
@@ -201,16 +213,17 @@ impl Device for TenstorrentDevice {
         weights: &dyn Weights,
         progress: &dyn Progress,
     ) -> Result<ProgramId, DeviceError> {
+        self.wait()?;
         self.release()?;
         let program = lower(graph, &self.store.card, self.options.tuning.precisions, &mut self.residents)?;
-        let total = program.tensors.iter().map(|tensor| self.store.missing_bytes(tensor)).sum();
-        progress.begin(&format!("compiling {}", graph.name), total);
-        let loaded = self.store.load(program, graph, weights, progress);
-        progress.end();
-        let mut loaded = loaded?;
+        let missing = program.tensors.iter().map(|tensor| self.store.missing_bytes(tensor)).sum();
+        let load = || self.store.load(program, graph, weights, progress);
+        let mut loaded = loading(progress, graph, missing, load)?;
         self.store.warm_up(&mut loaded, self.options.evidence)?;
         tracing::info!("lowered {}: {} calls of TTNN", graph.name, loaded.program.calls.len());
         self.programs.push(loaded);
+        // A cycle starts two.
+        self.started.reserve(self.programs.len().max(2));
         Ok(ProgramId(self.programs.len() - 1))
     }
 
@@ -219,32 +232,59 @@ impl Device for TenstorrentDevice {
         let found = loaded.inputs.iter_mut().find(|slot| slot.placed.name == input);
         let slot = found.ok_or_else(|| DeviceError::NoSlot { kind: "input", name: input.into() })?;
         slot.stage(data)?;
+        let running = self.started.iter().rfind(|run| run.program == program);
         self.store
             .session
-            .with(|runtime| runtime.write(slot.tensor, slot.staging.data(), WRITES))
+            .with(|runtime| {
+                if let Some(run) = running {
+                    runtime.wait_for_event(WRITES, run.ended)?;
+                }
+                runtime.write(slot.tensor, slot.staging.data(), WRITES)
+            })
             .map_err(|error| TenstorrentError::runtime(&format!("writing input '{input}'"), &error))?;
         Ok(())
     }
 
-    fn run(&mut self, program: ProgramId) -> Result<(), DeviceError> {
+    fn start(&mut self, program: ProgramId) -> Result<(), DeviceError> {
         self.capture()?;
         let loaded = self.loaded(program)?;
         let Some(trace) = loaded.trace else { return Err(DeviceError::NoProgram(program.0)) };
-        let failed = |error| TenstorrentError::runtime(&format!("running '{}'", loaded.program.name), &error);
-        self.store
-            .session
-            .with(|runtime| {
-                let written = runtime.record_event(WRITES)?;
-                runtime.wait_for_event(RUNS, written)?;
-                // Waits for the end, so that a stage's time is its own, and its error too.
-                runtime.replay(trace, RUNS, true)
-            })
-            .map_err(failed)?;
+        let failed =
+            |error| TenstorrentError::runtime(&format!("starting '{}'", loaded.program.name), &error);
+        let start = |runtime: &mut Runtime| {
+            let written = runtime.record_event(WRITES)?;
+            runtime.wait_for_event(RUNS, written)?;
+            runtime.replay(trace, RUNS, false)?;
+            runtime.record_event(RUNS)
+        };
+        let began = Instant::now();
+        let ended = self.store.session.with(start).map_err(failed)?;
+        self.started.push(Run { program, began, ended });
         Ok(())
+    }
+
+    /// Waits for one after another, which keeps the card waiting for nobody: so each has its time, and its error.
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        let mut last_end = None;
+        for Run { program, began, ended } in self.started.drain(..) {
+            let Some(loaded) = self.programs.get_mut(program.0) else { continue };
+            let failed =
+                |error| TenstorrentError::runtime(&format!("running '{}'", loaded.program.name), &error);
+            self.store.session.with(|runtime| runtime.wait_until(ended)).map_err(failed)?;
+            let end = Instant::now();
+            loaded.time = end - last_end.map_or(began, |last: Instant| last.max(began));
+            last_end = Some(end);
+        }
+        Ok(())
+    }
+
+    fn time(&self, program: ProgramId) -> Duration {
+        self.programs.get(program.0).map_or(Duration::ZERO, |loaded| loaded.time)
     }
 
     /// Calls the operations one by one and waits after each: slower than the trace by the starts, which are in these times.
     fn profile(&mut self, program: ProgramId) -> Result<Vec<StepTime>, DeviceError> {
+        self.wait()?;
         self.capture()?;
         let Store { session, card, residents, .. } = &mut self.store;
         let loaded = self.programs.get(program.0).ok_or(DeviceError::NoProgram(program.0))?;

@@ -2,6 +2,7 @@
 //! card and what lies on it for all programs. Called by `device`.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tt_metal_sys::{
     DataType as SysType, HostData, Layout as SysLayout, Memory as SysMemory, Runtime, Session,
@@ -108,7 +109,15 @@ impl Store {
             fixed.insert(id, handle);
         }
         let outputs = outputs(&program, graph, weights)?;
-        Ok(Loaded { program, fixed, inputs, outputs, trace: None, evidence: Vec::new() })
+        Ok(Loaded {
+            program,
+            fixed,
+            inputs,
+            outputs,
+            trace: None,
+            time: Duration::ZERO,
+            evidence: Vec::new(),
+        })
     }
 
     /// Makes every call once, so that all kernels are compiled and loaded before anything is captured; if `evidence` is

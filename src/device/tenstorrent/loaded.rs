@@ -2,6 +2,7 @@
 //! Called by `device`, on the thread that owns the card.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use half::bf16;
 use tt_metal_sys::{HostData, Runtime, Tensor as Handle, Trace};
@@ -9,7 +10,7 @@ use tt_metal_sys::{HostData, Runtime, Tensor as Handle, Trace};
 use super::card::Card;
 use super::error::TenstorrentError;
 use super::program::{Call, CallEvidence, Program, Result as Placed, TensorId};
-use crate::device::DeviceError;
+use crate::device::{DeviceError, slot};
 use crate::graph::{HostTensor, HostView, TensorType};
 
 /// The queue on which programs run, and the one on which inputs are written.
@@ -24,6 +25,8 @@ pub(super) struct Loaded {
     pub inputs: Vec<Input>,
     pub outputs: Vec<Output>,
     pub trace: Option<Trace>,
+    /// How long the last run took that was waited for.
+    pub time: Duration,
     /// What the library wrote down in the warm-up, for each call; empty if it was not asked to.
     pub evidence: Vec<CallEvidence>,
 }
@@ -71,7 +74,7 @@ pub(super) enum OutputSource {
 impl Input {
     /// Puts `data` into the buffer that is sent.
     pub fn stage(&mut self, data: HostView) -> Result<(), DeviceError> {
-        self.check(data)?;
+        slot::check(&self.placed.name, &self.ty, self.below, data)?;
         let Placed { rows, columns, .. } = &self.placed;
         let (width, stride) = (columns.logical, columns.physical);
         let each = |put: &mut dyn FnMut(usize, usize)| {
@@ -103,22 +106,6 @@ impl Input {
         Ok(())
     }
 
-    fn check(&self, data: HostView) -> Result<(), DeviceError> {
-        if data.dtype() != self.ty.dtype || data.elements() != self.ty.elements() {
-            return Err(self.wrong_type(data));
-        }
-        let (HostView::I32(values), Some(below)) = (data, self.below) else { return Ok(()) };
-        match values.iter().position(|value| !(0..below).contains(value)) {
-            None => Ok(()),
-            Some(index) => Err(DeviceError::OutOfRange {
-                name: self.placed.name.clone(),
-                index,
-                found: values[index],
-                last: below - 1,
-            }),
-        }
-    }
-
     fn wrong_type(&self, data: HostView) -> DeviceError {
         DeviceError::SlotType {
             name: self.placed.name.clone(),
@@ -133,16 +120,7 @@ impl Input {
 impl Output {
     /// Copies what was read into `out`, in the value's own order.
     pub fn copy(&self, out: &mut HostTensor) -> Result<(), DeviceError> {
-        let view = out.view();
-        if view.dtype() != self.ty.dtype || view.elements() != self.ty.elements() {
-            return Err(DeviceError::SlotType {
-                name: self.name.clone(),
-                expected: self.ty.dtype,
-                expected_elements: self.ty.elements(),
-                found: view.dtype(),
-                elements: view.elements(),
-            });
-        }
+        slot::check(&self.name, &self.ty, None, out.view())?;
         let (placed, values) = match &self.source {
             OutputSource::Card { placed, values, .. } => (placed, values),
             OutputSource::Known(known) => {

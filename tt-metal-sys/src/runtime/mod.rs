@@ -64,7 +64,7 @@ functions! {
     begin close describe synchronize memory program_cache_entries
     upload allocate write read free spec_of
     call
-    begin_trace end_trace replay release record_event wait_for_event
+    begin_trace end_trace replay release record_event wait_for_event wait_until
     begin_graph_capture end_graph_capture peak_l1 abandon_captures
 }
 

@@ -73,6 +73,11 @@ impl Runtime {
             this.functions.wait_for_event.call(arguments).map(drop)
         })
     }
+
+    /// Waits until the device has reached `event`. Allocates nothing.
+    pub fn wait_until(&mut self, event: Event) -> Result<(), Error> {
+        self.guarded(|this| this.functions.wait_until.call([this.python.integer(event.0)]).map(drop))
+    }
 }
 
 /// What `ttnn` tells of what it does.

@@ -26,6 +26,7 @@ pub fn traces_and_events(runtime: &mut Runtime) {
     runtime.replay(trace, 0, false).unwrap();
     let done = runtime.record_event(0).unwrap();
     runtime.wait_for_event(1, done).unwrap();
+    runtime.wait_until(done).unwrap();
     runtime.read(result, &mut [0.0; 64 * 96], 0).unwrap();
     runtime.replay(trace, 0, true).unwrap();
     runtime.synchronize().unwrap();
@@ -41,6 +42,7 @@ pub fn traces_and_events(runtime: &mut Runtime) {
         runtime.record_event(0).unwrap();
     }
     assert!(raised(runtime.wait_for_event(1, done)).contains("there is no event"));
+    assert!(raised(runtime.wait_until(done)).contains("there is no event"));
 }
 
 pub fn failures_end_captures(runtime: &mut Runtime) {

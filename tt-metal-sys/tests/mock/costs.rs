@@ -48,6 +48,8 @@ pub fn a_cycle_allocates_nothing(session: &Session) {
             let written = runtime.record_event(1)?;
             runtime.wait_for_event(0, written)?;
             runtime.replay(trace, 0, false)?;
+            let ended = runtime.record_event(0)?;
+            runtime.wait_until(ended)?;
             runtime.read(output, &mut values, 0)
         })
     };
@@ -102,6 +104,10 @@ pub fn show(runtime: &mut Runtime) {
     cost("record and wait for an event", || {
         let event = runtime.record_event(0).unwrap();
         runtime.wait_for_event(1, event).unwrap();
+    });
+    cost("record an event and wait until it", || {
+        let event = runtime.record_event(0).unwrap();
+        runtime.wait_until(event).unwrap();
     });
     cost("call of a linear and free", || {
         let result = linear.call(runtime).unwrap();

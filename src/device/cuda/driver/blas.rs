@@ -234,7 +234,7 @@ impl Blas {
                 way,
                 self.workspace.address as *mut c_void,
                 WORKSPACE_BYTES,
-                self.gpu.stream.cast(),
+                self.gpu.runs.0.cast(),
             )
             .result()
             .map_err(failed("starting a product"))

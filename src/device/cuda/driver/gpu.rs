@@ -1,5 +1,5 @@
-//! A GPU: its context, one stream, memory there and pinned memory here, kernels, CUDA graphs, events. Each method is a call of the
-//! driver with its error; a value that owns something gives it back.
+//! A GPU: its context, two streams, memory there and pinned memory here, kernels, CUDA graphs. Each method is a call of the driver
+//! with its error; a value that owns something gives it back.
 
 use std::ffi::{CString, c_int, c_void};
 use std::sync::Arc;
@@ -9,12 +9,16 @@ use cudarc::driver::{result, sys};
 
 use super::super::error::CudaError;
 use super::super::program::{Argument, Launch, View};
+use super::event::{Event, Stream};
 
 /// A GPU that is open.
 pub struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
-    pub stream: sys::CUstream,
+    /// Programs run here.
+    pub runs: Stream,
+    /// Inputs come in here, beside them.
+    pub copies: Stream,
     pub name: String,
     pub capability: (i32, i32),
 }
@@ -49,11 +53,10 @@ impl Gpu {
         }
         // SAFETY: as above; what is retained is released by `drop`.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(driver)?;
-        let mut gpu =
-            Self { device, context, stream: std::ptr::null_mut(), name, capability: (major, minor) };
+        let none = Stream(std::ptr::null_mut());
+        let mut gpu = Self { device, context, runs: none, copies: none, name, capability: (major, minor) };
         gpu.make_current()?;
-        gpu.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|error| CudaError::call("making a stream", error))?;
+        (gpu.runs, gpu.copies) = (Stream::new()?, Stream::new()?);
         Ok(gpu)
     }
 
@@ -95,10 +98,15 @@ impl Gpu {
         Ok(Pinned { gpu: self.clone(), address, bytes })
     }
 
-    /// Waits for everything that was started.
+    /// Waits for every program that was started.
     pub fn wait(&self, what: &str) -> Result<(), CudaError> {
-        // SAFETY: the stream of this GPU.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(|error| CudaError::call(what, error))
+        // SAFETY: a stream of this GPU.
+        unsafe { result::stream::synchronize(self.runs.0) }.map_err(|error| CudaError::call(what, error))
+    }
+
+    /// Waits for everything that it was given.
+    pub fn finish(&self, what: &str) -> Result<(), CudaError> {
+        result::ctx::synchronize().map_err(|error| CudaError::call(what, error))
     }
 
     /// Loads a binary with kernels.
@@ -138,7 +146,7 @@ impl Gpu {
                 (x, y, z),
                 block,
                 launch.shared_bytes,
-                self.stream,
+                self.runs.0,
                 &mut pointers,
             )
         }
@@ -152,40 +160,33 @@ impl Gpu {
     ) -> Result<(Replay, usize), CudaError> {
         let failed = |error| CudaError::call("capturing a CUDA graph", error);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: the stream of this GPU; the graph is destroyed when it has been made ready.
+        // SAFETY: a stream of this GPU; the graph is destroyed when it has been made ready.
         unsafe {
-            result::stream::begin_capture(self.stream, mode).map_err(failed)?;
+            result::stream::begin_capture(self.runs.0, mode).map_err(failed)?;
             let started = start();
-            let graph = result::stream::end_capture(self.stream).map_err(failed);
+            let graph = result::stream::end_capture(self.runs.0).map_err(failed);
             started?;
             let graph = graph?;
             let transfers = transfers(graph).map_err(failed);
             let ready = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(failed);
             let _ = result::graph::destroy(graph);
             let replay = Replay { gpu: self.clone(), graph: ready? };
-            result::graph::upload(replay.graph, self.stream).map_err(failed)?;
+            result::graph::upload(replay.graph, self.runs.0).map_err(failed)?;
             Ok((replay, transfers?))
         }
     }
 
     /// How long what `start` starts takes on the GPU.
-    pub fn time(&self, start: impl FnOnce() -> Result<(), CudaError>) -> Result<Duration, CudaError> {
-        let failed = |error| CudaError::call("timing", error);
-        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
-        let [begin, end] = [result::event::create(flags), result::event::create(flags)];
-        let (begin, end) = (begin.map_err(failed)?, end.map_err(failed)?);
-        // SAFETY: events that were just made, and are destroyed here.
-        unsafe {
-            let timed = (|| {
-                result::event::record(begin, self.stream).map_err(failed)?;
-                start()?;
-                result::event::record(end, self.stream).map_err(failed)?;
-                result::event::synchronize(end).map_err(failed)?;
-                result::event::elapsed(begin, end).map_err(failed)
-            })();
-            let _ = (result::event::destroy(begin), result::event::destroy(end));
-            Ok(Duration::from_secs_f64(f64::from(timed?.max(0.0)) / 1e3))
-        }
+    pub fn time(
+        self: &Arc<Self>,
+        start: impl FnOnce() -> Result<(), CudaError>,
+    ) -> Result<Duration, CudaError> {
+        let (begin, end) = (Event::new(self)?, Event::new(self)?);
+        begin.record(self.runs)?;
+        start()?;
+        end.record(self.runs)?;
+        end.wait()?;
+        end.since(&begin)
     }
 }
 
@@ -211,13 +212,13 @@ unsafe fn transfers(graph: sys::CUgraph) -> Result<usize, result::DriverError> {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // SAFETY: nothing uses the stream or the context any more: whatever does keeps this alive.
+        // SAFETY: nothing uses the streams or the context any more: whatever does keeps this alive.
         unsafe {
             let current = result::ctx::set_current(self.context);
             // After some faults a context refuses everything, for the whole process, until it is reset.
             let broken = current.and_then(|()| result::ctx::synchronize()).is_err();
-            if !self.stream.is_null() {
-                let _ = result::stream::destroy(self.stream);
+            for stream in [self.runs, self.copies].into_iter().filter(|stream| !stream.0.is_null()) {
+                let _ = result::stream::destroy(stream.0);
             }
             let _ = result::primary_ctx::release(self.device);
             if broken {
@@ -243,19 +244,19 @@ impl Memory {
             .map_err(|error| CudaError::call("writing to the GPU", error))
     }
 
-    /// Copies what is pinned, behind whatever was started.
-    pub fn write_later(&self, from: &Pinned) -> Result<(), CudaError> {
+    /// Copies what is pinned, when `stream` comes to it.
+    pub fn write_later(&self, from: &Pinned, stream: Stream) -> Result<(), CudaError> {
         let bytes = from.bytes().len().min(self.bytes);
-        // SAFETY: both as long as that; pinned memory stays until the stream was waited for.
-        unsafe { result::memcpy_htod_async(self.address, &from.bytes()[..bytes], self.gpu.stream) }
+        // SAFETY: both as long as that; pinned memory stays, and is not written to, until the stream was waited for.
+        unsafe { result::memcpy_htod_async(self.address, &from.bytes()[..bytes], stream.0) }
             .map_err(|error| CudaError::call("writing an input", error))
     }
 
-    /// Copies into what is pinned, behind whatever was started.
-    pub fn read_later(&self, to: &mut Pinned) -> Result<(), CudaError> {
-        let (bytes, stream) = (to.bytes.min(self.bytes), self.gpu.stream);
+    /// Copies into what is pinned, when `stream` comes to it.
+    pub fn read_later(&self, to: &mut Pinned, stream: Stream) -> Result<(), CudaError> {
+        let bytes = to.bytes.min(self.bytes);
         // SAFETY: as above.
-        unsafe { result::memcpy_dtoh_async(&mut to.bytes_mut()[..bytes], self.address, stream) }
+        unsafe { result::memcpy_dtoh_async(&mut to.bytes_mut()[..bytes], self.address, stream.0) }
             .map_err(|error| CudaError::call("reading an output", error))
     }
 }
@@ -352,8 +353,8 @@ unsafe impl Send for Replay {}
 
 impl Replay {
     pub fn start(&self) -> Result<(), CudaError> {
-        // SAFETY: a graph that is ready, on the stream of its GPU.
-        unsafe { result::graph::launch(self.graph, self.gpu.stream) }
+        // SAFETY: a graph that is ready, on a stream of its GPU.
+        unsafe { result::graph::launch(self.graph, self.gpu.runs.0) }
             .map_err(|error| CudaError::call("starting a CUDA graph", error))
     }
 }

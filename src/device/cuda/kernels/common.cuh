@@ -26,36 +26,33 @@ template <> __device__ __forceinline__ int from_f32<int>(float x) { return (int)
 template <> __device__ __forceinline__ u8 from_f32<u8>(float x) { return (u8)x; }
 template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return round_bf16(x); }
 
+// As many of COUNT elements as are read or written at once: all of them, or 16 bytes.
+template <int COUNT, typename T> union Piece {
+    enum { BYTES = COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16, EACH = BYTES / sizeof(T) };
+    typename Word<BYTES>::Type word;
+    T elements[EACH];
+};
+
 // COUNT elements that lie together, at an address that is a multiple of their size or of 16 bytes.
 template <int COUNT, typename T> __device__ __forceinline__ void load(const T *from, float (&out)[COUNT]) {
-    const int bytes = COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16;
-    const int each = bytes / sizeof(T);
-    typedef typename Word<bytes>::Type Chunk;
+    typedef Piece<COUNT, T> Read;
 #pragma unroll
-    for (int start = 0; start < COUNT; start += each) {
-        union {
-            Chunk chunk;
-            T elements[each];
-        } read;
-        read.chunk = *(const Chunk *)(from + start);
+    for (int start = 0; start < COUNT; start += Read::EACH) {
+        Read read;
+        read.word = *(const decltype(read.word) *)(from + start);
 #pragma unroll
-        for (int i = 0; i < each; i++) out[start + i] = to_f32(read.elements[i]);
+        for (int i = 0; i < Read::EACH; i++) out[start + i] = to_f32(read.elements[i]);
     }
 }
 
 template <int COUNT, typename T> __device__ __forceinline__ void store(T *to, const float (&values)[COUNT]) {
-    const int bytes = COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16;
-    const int each = bytes / sizeof(T);
-    typedef typename Word<bytes>::Type Chunk;
+    typedef Piece<COUNT, T> Written;
 #pragma unroll
-    for (int start = 0; start < COUNT; start += each) {
-        union {
-            Chunk chunk;
-            T elements[each];
-        } written;
+    for (int start = 0; start < COUNT; start += Written::EACH) {
+        Written written;
 #pragma unroll
-        for (int i = 0; i < each; i++) written.elements[i] = from_f32<T>(values[start + i]);
-        *(Chunk *)(to + start) = written.chunk;
+        for (int i = 0; i < Written::EACH; i++) written.elements[i] = from_f32<T>(values[start + i]);
+        *(decltype(written.word) *)(to + start) = written.word;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Attention: which kernel, and over how many blocks. Part of `lower`.
 
-use super::{Argument, Lowering, int};
+use super::{Argument, Lowering, int, read, write};
 use crate::device::DeviceError;
 use crate::device::cuda::content::Content;
 use crate::device::cuda::kernels::Kernel;
@@ -50,31 +50,15 @@ impl Lowering<'_> {
         let out = self.result_as(node.result, if tensor { Element::Bf16 } else { query.element });
 
         let optional = |view: Option<View>| view.map_or(Argument::Nothing, Argument::Read);
-        let stride = |view: Option<View>| int(view.map_or(0, |view| view.stride));
         let (past_key, past_value) = (past.map(|past| past[0]), past.map(|past| past[1]));
         let past_keys = past_key.map_or(0, |key| key.rows);
-        let mut arguments = vec![
-            Argument::Read(query),
-            int(query.stride),
-            Argument::Read(key),
-            int(key.stride),
-            Argument::Read(value),
-            int(value.stride),
-            int(own),
-            optional(past_key),
-            stride(past_key),
-            optional(past_value),
-            stride(past_value),
-            int(past_keys),
-            optional(mask),
-            optional(limits),
-            Argument::Write(out),
-            int(out.stride),
-            int(queries),
-            int(heads),
-            int(kv_heads),
-            Argument::Float(scale),
-        ];
+        let mut arguments = [read(query), read(key), read(value)].concat();
+        arguments.push(int(own));
+        arguments.extend([read(past_key), read(past_value)].concat());
+        arguments.extend([int(past_keys), optional(mask), optional(limits)]);
+        let result = arguments.len();
+        arguments.extend(write(out));
+        arguments.extend([int(queries), int(heads), int(kv_heads), Argument::Float(scale)]);
         if !tensor {
             let kernel = Kernel::new("attention").element("T", query.element).number("HEAD_DIM", head_dim);
             let grid = [(queries * heads).div_ceil(THREADS / 32), sequences, 1];
@@ -99,7 +83,7 @@ impl Lowering<'_> {
         });
         // With splits the blocks leave parts; the result is written by what joins them.
         if splits > 1 {
-            arguments[14] = Argument::Nothing;
+            arguments[result] = Argument::Nothing;
         }
         let kernel = Kernel::new("attention_tensor").number("HEAD_DIM", head_dim);
         let stride = head_dim.next_multiple_of(16) + 8;

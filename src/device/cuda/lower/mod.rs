@@ -263,6 +263,21 @@ fn int(value: usize) -> Argument {
     Argument::Int(value as i32)
 }
 
+/// A matrix and its stride, as kernels take them; nothing and 0 where there is none.
+fn read(view: impl Into<Option<View>>) -> [Argument; 2] {
+    view.into().map_or([Argument::Nothing, int(0)], |view| [Argument::Read(view), int(view.stride)])
+}
+
+/// The same of a matrix whose one row may stand for all of another's.
+fn read_rows(view: impl Into<Option<View>>) -> [Argument; 2] {
+    view.into().map_or([Argument::Nothing, int(0)], |view| [Argument::Read(view), int(view.row_stride())])
+}
+
+/// The same of a matrix that is written.
+fn write(view: View) -> [Argument; 2] {
+    [Argument::Write(view), int(view.stride)]
+}
+
 /// How many elements of these matrices can be read at a time: 8, 4 or 1, as their places and strides allow.
 fn vector<'v>(views: impl IntoIterator<Item = &'v View>) -> usize {
     let all = views.into_iter().fold(0, |all, view| {

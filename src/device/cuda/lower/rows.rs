@@ -1,7 +1,7 @@
 //! What goes row by row: norms, sums, activations, steps of the flow; and what only moves. Part of `lower`.
 
 use super::products::name_of;
-use super::{Argument, Lowering, int, vector};
+use super::{Argument, Lowering, int, read, read_rows, vector, write};
 use crate::device::DeviceError;
 use crate::device::cuda::kernels::Kernel;
 use crate::device::cuda::program::{Element, View};
@@ -17,18 +17,8 @@ impl Lowering<'_> {
         let kernel = Kernel::new("norm").element("IN", x.element).element("OUT", out.element);
         let kernel = kernel.number("CENTRED", usize::from(centred)).number("VECTOR", vector);
         let threads = (x.columns / vector).next_multiple_of(32).clamp(32, 256);
-        let arguments = vec![
-            Argument::Read(x),
-            int(x.stride),
-            Argument::Read(weight),
-            int(weight.row_stride()),
-            shift.map_or(Argument::Nothing, Argument::Read),
-            int(shift.map_or(0, |shift| shift.row_stride())),
-            Argument::Write(out),
-            int(out.stride),
-            int(x.columns),
-            Argument::Float(epsilon),
-        ];
+        let mut arguments = [read(x), read_rows(weight), read_rows(shift), write(out)].concat();
+        arguments.extend([int(x.columns), Argument::Float(epsilon)]);
         self.launch(kernel, [x.rows, 1, 1], threads, 4 * threads / 32, arguments);
         Ok(())
     }
@@ -46,19 +36,10 @@ impl Lowering<'_> {
         let vector = vector([&a, &b, &out].into_iter().chain(&gate));
         let kernel = Kernel::new("add").element("A", a.element).element("B", b.element);
         let kernel = kernel.element("OUT", out.element).number("VECTOR", vector);
-        let arguments = vec![
-            Argument::Read(a),
-            int(a.stride),
-            Argument::Read(b),
-            int(b.stride),
-            int(b.rows),
-            gate.map_or(Argument::Nothing, Argument::Read),
-            int(gate.map_or(0, |gate| gate.row_stride())),
-            Argument::Write(out),
-            int(out.stride),
-            int(out.columns),
-            Argument::Float(scale),
-        ];
+        let mut arguments = [read(a), read(b)].concat();
+        arguments.push(int(b.rows));
+        arguments.extend([read_rows(gate), write(out)].concat());
+        arguments.extend([int(out.columns), Argument::Float(scale)]);
         self.per_row(kernel, out.rows, out.columns / vector, arguments);
     }
 
@@ -68,16 +49,10 @@ impl Lowering<'_> {
         let vector = vector([&a, &b, &out]);
         let kernel = Kernel::new("multiply").element("A", a.element).element("B", b.element);
         let kernel = kernel.element("OUT", out.element).number("VECTOR", vector);
-        let arguments = vec![
-            Argument::Read(a),
-            int(a.stride),
-            Argument::Read(b),
-            int(b.stride),
-            int(b.rows),
-            Argument::Write(out),
-            int(out.stride),
-            int(out.columns),
-        ];
+        let mut arguments = [read(a), read(b)].concat();
+        arguments.push(int(b.rows));
+        arguments.extend(write(out));
+        arguments.push(int(out.columns));
         self.per_row(kernel, out.rows, out.columns / vector, arguments);
         Ok(())
     }
@@ -94,8 +69,8 @@ impl Lowering<'_> {
         let vector = vector([&x, &out]);
         let kernel = Kernel::new("activate").element("IN", x.element).element("OUT", out.element);
         let kernel = kernel.word("ACTIVATION", name_of(activation)).number("VECTOR", vector);
-        let arguments =
-            vec![Argument::Read(x), int(x.stride), Argument::Write(out), int(out.stride), int(out.columns)];
+        let mut arguments = [read(x), write(out)].concat();
+        arguments.push(int(out.columns));
         self.per_row(kernel, out.rows, out.columns / vector, arguments);
     }
 
@@ -103,21 +78,8 @@ impl Lowering<'_> {
         let [x, y] = [self.numbers(node.operands[0])?, self.numbers(node.operands[1])?];
         let [previous, weights] = [self.numbers(node.operands[2])?, self.numbers(node.operands[3])?];
         let out = self.result_as(node.result, Element::F32);
-        let arguments = vec![
-            Argument::Read(x),
-            int(x.stride),
-            Argument::Read(y),
-            int(y.stride),
-            Argument::Read(previous),
-            int(previous.stride),
-            Argument::Read(weights),
-            int(weights.stride),
-            Argument::Write(out),
-            int(out.stride),
-            int(out.columns),
-            Argument::Float(ahead),
-            Argument::Float(strength),
-        ];
+        let mut arguments = [read(x), read(y), read(previous), read(weights), write(out)].concat();
+        arguments.extend([int(out.columns), Argument::Float(ahead), Argument::Float(strength)]);
         self.per_row(Kernel::new("guide"), out.rows, out.columns, arguments);
         Ok(())
     }
@@ -126,17 +88,8 @@ impl Lowering<'_> {
         let [a, b] = [self.numbers(node.operands[0])?, self.numbers(node.operands[1])?];
         let weights = self.numbers(node.operands[2])?;
         let out = self.result_as(node.result, Element::F32);
-        let arguments = vec![
-            Argument::Read(a),
-            int(a.row_stride()),
-            Argument::Read(b),
-            int(b.row_stride()),
-            Argument::Read(weights),
-            int(weights.stride),
-            Argument::Write(out),
-            int(out.stride),
-            int(out.columns),
-        ];
+        let mut arguments = [read_rows(a), read_rows(b), read(weights), write(out)].concat();
+        arguments.push(int(out.columns));
         self.per_row(Kernel::new("choose"), out.rows, out.columns, arguments);
         Ok(())
     }
@@ -186,14 +139,9 @@ impl Lowering<'_> {
     pub fn copy(&mut self, from: View, to: View) {
         let vector = vector([&from, &to]);
         let kernel = Kernel::new("copy").element("IN", from.element).element("OUT", to.element);
-        let arguments = vec![
-            Argument::Read(from),
-            int(from.stride),
-            int(from.rows),
-            Argument::Write(to),
-            int(to.stride),
-            int(to.columns),
-        ];
+        let [to_start, to_stride] = write(to);
+        let mut arguments = read(from).to_vec();
+        arguments.extend([int(from.rows), to_start, to_stride, int(to.columns)]);
         self.per_row(kernel.number("VECTOR", vector), to.rows, to.columns / vector, arguments);
     }
 }
