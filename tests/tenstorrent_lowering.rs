@@ -20,7 +20,7 @@ use model::Difference;
 use pi0_node::device::cpu::{Isa, Precision};
 use pi0_node::device::tenstorrent::{Card, Precisions, Program, Residents, lower, simplify};
 use pi0_node::graph::{Graph, HostTensor};
-use pi0_node::policy::{Continuation, Intermediates, PREFIX_WEIGHTS, PolicyConfig, PolicyGraphs};
+use pi0_node::policy::{Continuation, Intermediates, PolicyConfig, PolicyGraphs};
 
 const RELATIVE_RMS: f64 = 1e-5;
 
@@ -92,9 +92,7 @@ fn chunks_that_continue_another_are_the_reference_s() {
 fn chunks_with_given_points_are_those_of_the_cpu() {
     for file in golden::CONTINUED {
         let mut golden = Golden::load(file);
-        golden.config.continuation = Continuation::Given { most: 5 };
-        let weights = (0..golden.config.action_horizon).map(|point| f32::from(u8::from(point < 4))).collect();
-        golden.inputs.get_mut(PREFIX_WEIGHTS).unwrap().data = HostTensor::F32(weights);
+        golden.give_points(4);
         let graphs = model::graphs(&golden, &Intermediates::None);
         let expected = model::run(&golden, &graphs, Isa::Portable, Precision::F32);
         for card in Card::ALL {
