@@ -1,9 +1,9 @@
-//! What element types and the multiplier's passes do to a model on a Tenstorrent card, at full size: the lowered programs op by op
+//! What element types and the multiplier's passes do to a model on a Tenstorrent card, of any size: the lowered programs op by op
 //! through Tenstorrent's own definitions, rounded in many ways at once (tests/tenstorrent/accuracy.py), beside f32.
 //!
 //! The way that is chosen (device/tenstorrent/precision.rs) must keep every component and the actions above a correlation of
-//! 0.99; the table of all ways says what each choice costs. It needs PyTorch, 12 GB of disk and of memory and a quarter of
-//! an hour, so `cargo xtask test --tt-accuracy` asks for it by variables. Weights are like trained ones (support/trained_like),
+//! 0.99; the table of all ways says what each choice costs. It needs PyTorch, and at full size an hour or more and 8 to 14 GB
+//! of disk, so `cargo xtask test --tt-accuracy` asks for it by variables. Weights are like trained ones (support/trained_like),
 //! or a checkpoint's.
 
 #[path = "support/golden.rs"]
@@ -54,9 +54,12 @@ const SIGLIP: [&str; 3] = ["patch embedding", "SigLIP blocks", "projector"];
 const PREFIX: [&str; 1] = ["prefix layers"];
 const STEPS: [&str; 3] = ["suffix embeddings", "expert layers", "output projection"];
 
+/// What is done in which components, and how.
+type Change<'a> = (&'a str, &'a [&'a str], Value);
+
 /// Ways to round, as accuracy.py takes them. With `steps_alone` those that only change what perceive computes are left out.
 fn schemes(steps_alone: bool) -> Vec<Value> {
-    let way = |name: &str, what: &[(&str, &[&str], Value)]| {
+    let way = |name: &str, what: &[Change]| {
         let mut scheme = json!({ "name": name });
         for (what, components, value) in what {
             for component in *components {
@@ -269,8 +272,11 @@ fn compare(model: &Model, schemes: &[Value], graphs: &PolicyGraphs, python: &Pat
     serde_json::from_slice(&std::fs::read(folder.join("differences.json")).unwrap()).unwrap()
 }
 
-/// What the table has a column for, and which outputs that is.
-const COLUMNS: [(&str, fn(&str) -> bool); 8] = [
+/// Whether an output is one of a column.
+type Belongs = fn(&str) -> bool;
+
+/// What the table has columns for.
+const COLUMNS: [(&str, Belongs); 8] = [
     ("SigLIP", |name| name.starts_with("vis_")),
     ("projector", |name| name.starts_with("proj_")),
     ("keys", |name| name.starts_with("cache_k_")),
@@ -282,7 +288,7 @@ const COLUMNS: [(&str, fn(&str) -> bool); 8] = [
 ];
 
 fn table(model: &Model, schemes: &[Value], found: &Differences) -> String {
-    let worst = |outputs: &BTreeMap<String, BTreeMap<String, f64>>, belongs: fn(&str) -> bool| {
+    let worst = |outputs: &BTreeMap<String, BTreeMap<String, f64>>, belongs: Belongs| {
         outputs
             .iter()
             .filter(|(name, _)| belongs(name))

@@ -16,9 +16,9 @@ pub struct Options {
     /// definitions. Installs PyTorch for that: 7 GB in .tenstorrent/golden.
     #[arg(long)]
     tt_golden: bool,
-    /// Only say what element types and fidelity do to a model on a Tenstorrent card, at full size, in a table: sizes (pi0, pi05,
-    /// mini, tiny, ..) with weights like trained ones, or checkpoint folders, separated by commas. An hour of two cores, 14 GB
-    /// of disk and 6 of memory for both of full size; installs PyTorch as --tt-golden does.
+    /// Only say what element types and fidelity do to a model on a Tenstorrent card, in a table: sizes (tiny, mini, pi0, pi05, ..)
+    /// with weights like trained ones, or checkpoint folders, separated by commas. Minutes for mini; for full size an hour or more
+    /// and 8 to 14 GB of disk. Installs PyTorch as --tt-golden does.
     #[arg(long, value_name = "MODELS", conflicts_with = "tt_golden")]
     tt_accuracy: Option<String>,
     /// Only build for 64-bit ARM, without ROS, and run kernels, golden data and replays under emulation. Needs Debian's
