@@ -2,7 +2,7 @@
 //! op through Tenstorrent's own definitions of the operations (tests/tenstorrent/golden.py) on the golden models.
 //!
 //! In f32 a program must give the reference's values to 1e-5: every transposition, head split, mask, rotary table, padded
-//! row and folded constant is right. Rounded as on a card (bfloat16 between operations, bfloat8_b weights) each value must
+//! row and folded constant is right, and so is how a chunk continues another. Rounded as on a card (bfloat16 between operations, bfloat8_b weights) each value must
 //! correlate with the reference to 0.999. It needs PyTorch, so `cargo xtask test --tt-golden` asks for it by a variable.
 
 #[path = "support/golden.rs"]
@@ -19,6 +19,7 @@ use std::process::Command;
 
 use golden::{Golden, Tensor};
 use model::Difference;
+use pi0_node::device::cpu::{Isa, Precision};
 use pi0_node::device::tenstorrent::{Card, DataType, Program};
 use pi0_node::graph::Graph;
 use pi0_node::policy::Intermediates;
@@ -90,6 +91,54 @@ fn python() -> Option<std::path::PathBuf> {
         println!("skipped: {PYTHON} is not set; `cargo xtask test --tt-golden` sets it");
     }
     found
+}
+
+/// Guided as the reference does it, step by step, and with given points as the CPU device does it: of these the reference has
+/// chunks of pi0.5 alone.
+#[test]
+fn chunks_that_continue_another_do_too() {
+    let Some(python) = python() else { return };
+    let mut wrong = Vec::new();
+    for file in golden::CONTINUED {
+        let mut golden = Golden::load(file);
+        let reference = golden.outputs.clone();
+        let guided = lowered::lowered(&golden, &Card::P150, &Intermediates::All);
+        let found = ["f32", "card"].map(|precision| run(&golden, &guided, precision, &python));
+        let compared =
+            |name: &String| name.starts_with("x_t_") || name.starts_with("v_t_") || name == "actions";
+        for name in reference.keys().filter(|name| compared(name)) {
+            let both =
+                [0, 1].map(|which| model::difference(&golden, name, &found[which][name], &reference[name]));
+            check(&mut wrong, &format!("{file} {name}"), both);
+        }
+
+        golden.give_points(4);
+        let graphs = model::graphs(&golden, &Intermediates::None);
+        let expected = &model::run(&golden, &graphs, Isa::Portable, Precision::F32)["actions"];
+        let given = lowered::lowered(&golden, &Card::P150, &Intermediates::None);
+        let both = ["f32", "card"].map(|precision| {
+            model::difference(
+                &golden,
+                "actions",
+                &run(&golden, &given, precision, &python)["actions"],
+                expected,
+            )
+        });
+        check(&mut wrong, &format!("{file} with given points, actions"), both);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// In f32, and rounded as on a card.
+fn check(wrong: &mut Vec<String>, what: &str, [exact, rounded]: [Difference; 2]) {
+    let line = format!(
+        "{what}: relative rms in f32 {:.1e}, correlation on a card {:.6}",
+        exact.relative_rms, rounded.correlation
+    );
+    println!("{line}");
+    if exact.relative_rms > F32_RELATIVE_RMS || rounded.correlation < PRECISIONS[1].1 {
+        wrong.push(line);
+    }
 }
 
 #[test]

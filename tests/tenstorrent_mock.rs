@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use pi0_node::device::tenstorrent::planner::measured::is_of;
 use pi0_node::device::tenstorrent::{
     CallEvidence, Card, Precisions, Program, TenstorrentDevice, TenstorrentError, TenstorrentOptions, Tuning,
 };
@@ -82,7 +83,7 @@ fn write_all(
 fn programs_of_step(program: &Program, evidence: &[CallEvidence], step: usize) -> usize {
     let of_step =
         program.calls.iter().zip(evidence).filter(|(call, _)| Component::step(&call.node) == Some(step));
-    of_step.map(|(_, evidence)| evidence.programs).sum()
+    of_step.map(|(_, evidence)| evidence.programs.len()).sum()
 }
 
 #[test]
@@ -124,7 +125,11 @@ fn runs_as_two_traces(config: PolicyConfig, programs_per_step: usize) {
         for (call, evidence) in program.calls.iter().zip(evidence) {
             assert_eq!(evidence.crossings, 0, "{} of {} leaves the card", call.operation, call.node);
             // One program per call; a view has none.
-            assert!(evidence.programs <= 1, "{} of {}: {evidence:?}", call.operation, call.node);
+            assert!(evidence.programs.len() <= 1, "{} of {}: {evidence:?}", call.operation, call.node);
+            // `plan --measured` knows the calls by these names.
+            for name in evidence.programs.iter().filter(|_| call.viewed().is_none()) {
+                assert!(is_of(name, call.operation), "{name} is none of {}", call.operation);
+            }
         }
     }
     let (act, evidence) = (device.program(ids[1]).unwrap(), device.evidence(ids[1]).unwrap());
@@ -307,15 +312,47 @@ fn weights_in_bfloat16_take_nearly_twice_the_memory() {
     assert!((1.7..2.0).contains(&ratio), "{ratio}");
 }
 
-/// The rounding that tests/tenstorrent_golden.rs computes with.
+/// What a script of tests/tenstorrent says of itself; it must succeed.
+fn says(script: &str) -> String {
+    let python = std::env::var_os("PI0_TTNN_PYTHON").expect("the environment of a mock card has one");
+    let script = format!("{}/tests/tenstorrent/{script}", env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(python).arg(script).output().unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+/// The rounding that tests/tenstorrent_golden.rs and tests/tenstorrent_accuracy.rs compute with.
 #[test]
 fn block_floats_are_rounded_as_the_library_does() {
     let Some(_guard) = mock() else { return };
-    let python = std::env::var_os("PI0_TTNN_PYTHON").expect("the environment of a mock card has one");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tenstorrent/block_float.py");
-    let output = Command::new(python).arg(script).output().unwrap();
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success() && text.contains("ties: 0 of"), "{text}");
+    let text = says("block_float.py");
+    assert!(text.contains("ties: 0 of"), "{text}");
+}
+
+/// Needs no card, but numpy.
+#[test]
+fn the_multiplier_s_passes_add_up() {
+    let Some(_guard) = mock() else { return };
+    let text = says("fidelity.py");
+    assert!(text.contains("four passes are exact for bfloat16"), "{text}");
+}
+
+/// Nothing that a mock computes is right: `verify` says so before it compares anything.
+#[test]
+fn a_mock_is_not_verified() {
+    let Some(_guard) = mock() else { return };
+    let output = Command::new(env!("CARGO_BIN_EXE_pi0_node"))
+        .args(["verify", "--device", "tenstorrent", "--preset", "tiny"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("error: ") && text.contains("a mock card") && text.contains("nothing to verify"),
+        "{text}"
+    );
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// The command, in processes of their own: what it needs is read before anything else runs.

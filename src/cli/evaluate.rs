@@ -142,7 +142,9 @@ impl Options {
                 .with_context(|| format!("{variant}, the cube of seed {seed}"))?;
             results.push(result);
             progress.inc(1);
-            if progress.is_hidden() && results.len() % LINE_EACH == 0 && results.len() as u64 != self.attempts
+            if progress.is_hidden()
+                && results.len().is_multiple_of(LINE_EACH)
+                && results.len() as u64 != self.attempts
             {
                 eprintln!("{variant}: {} of {} attempts made", results.len(), self.attempts);
             }

@@ -1,7 +1,8 @@
 //! `pi0_node plan`: how long a Tenstorrent card will take, stage by stage, against the latency budget: what it cannot be faster
 //! than, what is predicted from published measurements with their error, what that is made of and what would change it. Needs
-//! no card. The report itself is in `plan/report`.
+//! no card. The report itself is in `plan/report`; what a card's profiler measured stands beside it by `plan/measured`.
 
+mod measured;
 mod report;
 
 use std::collections::BTreeMap;
@@ -10,9 +11,13 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};
 
+use self::measured::Measured;
 use self::report::{print_fit, print_heading};
 use super::checkpoint::Preset;
+use crate::device::tenstorrent::planner::measured::Expected;
+use crate::device::tenstorrent::planner::work::Part;
 use crate::device::tenstorrent::planner::{CallCost, Fit, Work, cost};
+use crate::device::tenstorrent::program::{Call, TensorId};
 use crate::device::tenstorrent::{self, Card, DataType, Precisions, Program, Residents};
 use crate::policy::{Checkpoint, Component, Intermediates, PolicyConfig, PolicyGraphs};
 
@@ -53,6 +58,10 @@ pub struct Options {
     /// Show the prediction for every kind of operation and shape, to lay beside what a profiler measured.
     #[arg(long)]
     operations: bool,
+    /// What a card's profiler measured, to lay beside the prediction: the ops_perf_results_*.csv that tt-metal's profiler
+    /// wrote of a run of the same model with as many cameras and steps.
+    #[arg(long, value_name = "CSV", requires_all = ["device", "cameras"])]
+    measured: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -88,8 +97,15 @@ pub fn run(options: Options) -> anyhow::Result<()> {
             plans.push(Plan::of(&config, card, cameras, options.weights, &fit, options.budget_ms)?);
         }
     }
+    // One card and one number of cameras, so one plan.
+    let table = options.measured.as_deref().zip(plans.first());
+    let measured = table.map(|(path, plan)| Measured::of(plan, path)).transpose()?;
     if options.json {
-        println!("{:#}", plans.iter().map(Plan::to_json).collect::<Value>());
+        let mut json = plans.iter().map(Plan::to_json).collect::<Value>();
+        if let Some(measured) = &measured {
+            json[0]["measured"] = measured.to_json();
+        }
+        println!("{json:#}");
         return Ok(());
     }
     print_heading(&fit);
@@ -102,6 +118,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         if options.operations {
             plan.print_operations();
         }
+    }
+    if let Some(measured) = &measured {
+        measured.print();
     }
     Ok(())
 }
@@ -152,15 +171,26 @@ struct Plan {
     dram_bytes: usize,
     budget_ms: f64,
     /// Microseconds of each part of the work.
-    parts_us: [f64; tenstorrent::planner::work::Part::ALL.len()],
+    parts_us: [f64; Part::ALL.len()],
     predicted_ms: [f64; 3],
     /// Relative, up and down.
     margin: f64,
-    operations: Operations,
+    /// Both programs by name, with what the card starts for them, in order.
+    programs: Vec<(String, Vec<Planned>)>,
+    /// Microseconds until a program has begun.
+    start_us: f64,
 }
 
-/// How many calls of each stage, operation and shape there are, and microseconds for one of them.
-type Operations = BTreeMap<(&'static str, &'static str, String), (usize, f64)>;
+/// A call for which the card starts a program.
+struct Planned {
+    kind: Kind,
+    expected: Expected,
+    /// Microseconds, its start among them.
+    us: f64,
+}
+
+/// Stage, operation and what it reads: calls of one kind cost the same.
+type Kind = (&'static str, &'static str, String);
 
 impl Plan {
     fn of(
@@ -174,11 +204,11 @@ impl Plan {
         let graphs = PolicyGraphs::rewritten(config, cameras, &Intermediates::None, tenstorrent::simplify)?;
         let mut residents = Residents::new();
         let (mut stages, mut dram_bytes) = ([Sums::default(); 3], 0);
-        let mut operations = Operations::new();
+        let mut programs = Vec::new();
         for graph in [graphs.perceive, graphs.act] {
             let program = tenstorrent::lower(&graph, &card, Precisions { weights }, &mut residents)?;
             dram_bytes += program.fixed_bytes();
-            add(&mut stages, &mut operations, &program, &card, fit);
+            programs.push((program.name.clone(), add(&mut stages, &program, &card, fit)));
         }
         let mut work = Work::default();
         stages.iter().for_each(|sums| work += sums.work);
@@ -192,8 +222,19 @@ impl Plan {
             parts_us: fit.parts_us(&work),
             predicted_ms: stages.map(|sums| fit.time_us(&sums.work) / 1e3),
             margin: fit.margin(),
-            operations,
+            programs,
+            start_us: fit.constants[Part::Programs as usize],
         })
+    }
+
+    /// How many calls of each kind there are, and microseconds for one of them.
+    fn operations(&self) -> BTreeMap<&Kind, (usize, f64)> {
+        let mut found = BTreeMap::new();
+        for planned in self.programs.iter().flat_map(|(_, program)| program) {
+            let entry = found.entry(&planned.kind).or_insert((0, planned.us));
+            entry.0 += 1;
+        }
+        found
     }
 
     fn bound_ms(&self) -> f64 {
@@ -237,7 +278,7 @@ impl Plan {
                 "predicted_ms": self.predicted_ms[stage as usize],
             })
         };
-        let parts = tenstorrent::planner::work::Part::ALL
+        let parts = Part::ALL
             .iter()
             .map(|&part| json!({ "part": part.name(), "predicted_ms": self.parts_us[part as usize] / 1e3 }));
         json!({
@@ -257,20 +298,39 @@ impl Plan {
     }
 }
 
-fn add(stages: &mut [Sums; 3], operations: &mut Operations, program: &Program, card: &Card, fit: &Fit) {
+/// Adds a program's calls to the stages; gives those for which the card starts a program.
+fn add(stages: &mut [Sums; 3], program: &Program, card: &Card, fit: &Fit) -> Vec<Planned> {
+    let mut started = Vec::new();
     for call in &program.calls {
         let stage = Stage::of(Component::of(&program.name, &call.node));
         let sums = &mut stages[stage as usize];
         let (cost, work) = (cost(program, call), Work::of_call(program, call, card));
         if call.viewed().is_none() {
-            let read = call.reads().into_iter().map(|id| format!("{:?}", program.tensor(id).shape));
-            let shapes = read.take(2).collect::<Vec<_>>().join(" ");
-            let entry = operations.entry((stage.name(), call.operation, shapes)).or_default();
-            *entry = (entry.0 + 1, fit.time_us(&work));
+            let us = fit.time_us(&work);
+            let kind = (stage.name(), call.operation, shapes(program, call));
+            started.push(Planned { kind, expected: expected(program, call), us });
         }
         sums.cost += cost;
         sums.work += work;
         sums.programs += usize::from(call.viewed().is_none());
         sums.bound_ms += cost.bound_ms(card);
     }
+    started
+}
+
+/// Of the first two things that a call reads.
+fn shapes(program: &Program, call: &Call) -> String {
+    let read = call.reads().into_iter().map(|id| format!("{:?}", program.tensor(id).shape));
+    read.take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// What a profiler's row of this call would say.
+fn expected(program: &Program, call: &Call) -> Expected {
+    let is_product = call.operation.contains("matmul") || call.operation == "ttnn.linear";
+    let sides = |id: TensorId| match program.tensor(id).shape[..] {
+        [.., rows, columns] => Some([rows, columns]),
+        _ => None,
+    };
+    let input = call.reads().first().copied().filter(|_| is_product).and_then(sides);
+    Expected { operation: call.operation, input }
 }

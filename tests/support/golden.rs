@@ -75,6 +75,14 @@ impl Golden {
         golden
     }
 
+    /// The chunk's first `count` points are given.
+    pub fn give_points(&mut self, count: usize) {
+        self.config.continuation = Continuation::Given { most: count + 1 };
+        let weights =
+            (0..self.config.action_horizon).map(|point| f32::from(u8::from(point < count))).collect();
+        self.inputs.get_mut(PREFIX_WEIGHTS).unwrap().data = HostTensor::F32(weights);
+    }
+
     /// What lerobot does with the rest of the chunk before: it gets the size of a chunk, and weights.
     fn continue_chunk(&mut self, rtc: &Value) {
         let number = |key: &str| rtc[key].as_f64().unwrap();

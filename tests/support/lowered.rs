@@ -30,19 +30,21 @@ pub fn uploads(golden: &Golden, graph: &Graph, program: &Program) -> BTreeMap<u3
     for (id, tensor) in program.ids() {
         let values = match &tensor.origin {
             Origin::Content(content) => content.f32(graph, golden).unwrap(),
-            Origin::Input(name) => {
-                let placed = program.inputs.iter().find(|input| input.name == *name).unwrap();
-                let numbers = golden.inputs[name].numbers();
-                let mut physical = vec![0.0; placed.rows.physical * placed.columns.physical];
-                each_place(placed, |index, place| physical[place] = numbers[index] as f32);
-                physical
-            }
+            Origin::Input(name) => input(program, name, &golden.inputs[name].numbers()),
             Origin::Resident(_) | Origin::Call => continue,
         };
         assert_eq!(values.len(), tensor.shape.iter().product::<usize>(), "{}", tensor.name);
         all.insert(id.0, values);
     }
     all
+}
+
+/// What an input's tensor holds when its values are `numbers`.
+pub fn input(program: &Program, name: &str, numbers: &[f64]) -> Vec<f32> {
+    let placed = program.inputs.iter().find(|input| input.name == name).unwrap();
+    let mut physical = vec![0.0; placed.rows.physical * placed.columns.physical];
+    each_place(placed, |index, place| physical[place] = numbers[index] as f32);
+    physical
 }
 
 /// Every output of a program in the golden layout; `physical` gives a tensor's elements.

@@ -9,7 +9,7 @@ use pi0_node::device::cpu::{CpuDevice, Isa, Precision};
 use pi0_node::device::{Device, DeviceOptions, ProgramId, Silent};
 use pi0_node::graph::{Binding, Graph, HostTensor};
 use pi0_node::policy::intermediates::in_golden_layout;
-use pi0_node::policy::{Continuation, Intermediates, PREFIX_WEIGHTS, PolicyGraphs};
+use pi0_node::policy::{Intermediates, PolicyGraphs};
 pub use pi0_node::verify::Difference;
 
 use super::golden::{Golden, Tensor};
@@ -100,9 +100,7 @@ pub fn assert_flow(golden: &Golden, file: &str, found: &BTreeMap<String, Tensor>
 /// A golden model whose first points are given, and what the CPU makes of it: the reference has such chunks of pi0.5 alone.
 pub fn with_given_points(file: &str) -> (Golden, BTreeMap<String, Tensor>) {
     let mut golden = Golden::load(file);
-    golden.config.continuation = Continuation::Given { most: 5 };
-    let weights = (0..golden.config.action_horizon).map(|point| f32::from(u8::from(point < 4))).collect();
-    golden.inputs.get_mut(PREFIX_WEIGHTS).unwrap().data = HostTensor::F32(weights);
+    golden.give_points(4);
     let graphs = graphs(&golden, &Intermediates::None);
     let expected = run(&golden, &graphs, Isa::Portable, Precision::F32);
     (golden, expected)

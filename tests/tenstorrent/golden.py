@@ -6,7 +6,8 @@ FOLDER holds programs as `audit --program` writes them (NAME.json) and tensors.s
 upload: `NAME.7` for tensor 7. Results are written to results.safetensors as `NAME.7`. With `f32` everything is computed
 and kept in f32; with `card` every result is rounded to the element type that it has on a card, with `weights` weights to
 bfloat16 instead of bfloat8_b, with `activations` results to bfloat8_b instead of bfloat16. Programs run in the order
-perceive, act; residents are handed over by name. Called by tests/tenstorrent_golden.rs.
+perceive, act; residents are handed over by name. Called by tests/tenstorrent_golden.rs;
+accuracy.py takes the definitions from here.
 """
 
 import json
@@ -113,10 +114,15 @@ def same_tiles(operands, **_):
     return tiles.reshape(-1, shape[-1] // 32, 32, 32).transpose(1, 2).reshape(shape)
 
 
+def taken_by(users, pages):
+    """The keys or values of every user, one below the other."""
+    return pages[users.long()].squeeze(2).flatten(1, 2)
+
+
 def paged_attention(operands, page_table_tensor, attn_mask, scale, **_):
     """The library's definition takes masks of one token alone; its documentation has one of [1, users, heads, keys]."""
     q, *pages = operands
-    k, v = (page[page_table_tensor.long()].squeeze(2).flatten(1, 2) for page in pages)
+    k, v = (taken_by(users=page_table_tensor, pages=page) for page in pages)
     scores = scale * (q[0] @ k.transpose(1, 2)) + attn_mask[0]
     return (torch.softmax(scores, dim=-1) @ v).unsqueeze(0)
 
@@ -131,10 +137,13 @@ OURS = {
 }
 
 
+def side_by_side(heads):
+    return ttnn.get_golden_function(ttnn.transformer.concatenate_heads)(heads).unsqueeze(1)
+
+
 def attention(golden, operands, attributes):
     attributes.pop("output_concat_heads")
-    result = golden(*operands, **attributes)
-    return ttnn.get_golden_function(ttnn.transformer.concatenate_heads)(result).unsqueeze(1)
+    return side_by_side(golden(*operands, **attributes))
 
 
 def run(call, tensors):

@@ -16,15 +16,23 @@ pub struct Options {
     /// definitions. Installs PyTorch for that: 7 GB in .tenstorrent/golden.
     #[arg(long)]
     tt_golden: bool,
+    /// Only say what element types and fidelity do to a model on a Tenstorrent card, in a table: sizes (tiny, mini, pi0, pi05, ..)
+    /// with weights like trained ones, or checkpoint folders, separated by commas. Minutes for mini; for full size an hour or more
+    /// and 8 to 14 GB of disk. Installs PyTorch as --tt-golden does.
+    #[arg(long, value_name = "MODELS", conflicts_with = "tt_golden")]
+    tt_accuracy: Option<String>,
     /// Only build for 64-bit ARM, without ROS, and run kernels, golden data and replays under emulation. Needs Debian's
     /// gcc-aarch64-linux-gnu and qemu-user.
-    #[arg(long, conflicts_with = "tt_golden")]
+    #[arg(long, conflicts_with_all = ["tt_golden", "tt_accuracy"])]
     arm: bool,
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
     if options.tt_golden {
-        return run_command(&mut tt_golden()?);
+        return run_command(&mut tt_golden("tenstorrent_golden")?);
+    }
+    if let Some(models) = &options.tt_accuracy {
+        return run_command(tt_golden("tenstorrent_accuracy")?.env("PI0_TTNN_ACCURACY", models));
     }
     if options.arm {
         return arm::tests()?.iter_mut().try_for_each(run_command);
@@ -103,10 +111,9 @@ fn with_nvrtc(libraries: &Path) -> Command {
     tests
 }
 
-/// The comparison that needs PyTorch.
-fn tt_golden() -> anyhow::Result<Command> {
-    let mut tests =
-        cargo(&["test", "--no-default-features", "--test", "tenstorrent_golden", "--", "--nocapture"]);
+/// Comparisons that need PyTorch.
+fn tt_golden(test: &str) -> anyhow::Result<Command> {
+    let mut tests = cargo(&["test", "--no-default-features", "--test", test, "--", "--nocapture"]);
     tests.env("PI0_TTNN_GOLDEN_PYTHON", tenstorrent::prepare_golden()?);
     Ok(tests)
 }

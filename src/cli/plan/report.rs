@@ -95,16 +95,12 @@ impl Plan {
     /// Every kind of operation, the longest first.
     pub(super) fn print_operations(&self) {
         println!("  {:<10}{:>7}{:>10}{:>9}  operation and what it reads", "stage", "calls", "us each", "ms");
-        let mut all: Vec<_> = self.operations.iter().collect();
-        let total = |&(calls, us): &(usize, f64)| calls as f64 * us / 1e3;
+        let mut all: Vec<_> = self.operations().into_iter().collect();
+        let total = |(calls, us): (usize, f64)| calls as f64 * us / 1e3;
         all.sort_by(|a, b| total(b.1).total_cmp(&total(a.1)));
-        for ((stage, operation, shapes), entry) in all {
-            println!(
-                "  {stage:<10}{:>7}{:>10.1}{:>9.2}  {operation} {shapes}",
-                entry.0,
-                entry.1,
-                total(entry)
-            );
+        for ((stage, operation, shapes), (calls, us)) in all {
+            let ms = total((calls, us));
+            println!("  {stage:<10}{calls:>7}{us:>10.1}{ms:>9.2}  {operation} {shapes}");
         }
         println!();
     }

@@ -16,8 +16,8 @@ pub enum TenstorrentError {
     )]
     Open(String),
     #[error(
-        "this is a mock card (TT_METAL_MOCK_CLUSTER_DESC_PATH is set), which computes nothing: no robot may follow it. \
-         `audit` and `bench` take it with --mock"
+        "this is a mock card (TT_METAL_MOCK_CLUSTER_DESC_PATH is set), which computes nothing: no robot may follow it, and \
+         there is nothing to verify. `audit` and `bench` take it with --mock"
     )]
     Mock,
     #[error(

@@ -1,4 +1,4 @@
-//! What the library itself wrote down while it ran a program's calls: how many programs each call started on the card, and
+//! What the library itself wrote down while it ran a program's calls: which programs each call started on the card, and
 //! whether anything crossed to or from the host meanwhile. Called by `device`; its capture is a list of nodes in the order
 //! in which things happened.
 
@@ -30,25 +30,27 @@ pub(super) fn read(program: &Program, capture: &str) -> Result<Vec<CallEvidence>
     };
     let nodes: Vec<Node> = serde_json::from_str(capture).map_err(|error| failed(error.to_string()))?;
     let mut found: Vec<CallEvidence> = Vec::with_capacity(program.calls.len());
-    let mut depth = 0_usize;
+    let mut open: Vec<&str> = Vec::new();
     for node in &nodes {
         let name = node.params.as_ref().and_then(|found| found.name.as_deref()).unwrap_or_default();
         match node.node_type.as_str() {
             "function_start" => {
-                if depth == 0 && program.calls.get(found.len()).is_some_and(|call| call.operation == name) {
+                if open.is_empty()
+                    && program.calls.get(found.len()).is_some_and(|call| call.operation == name)
+                {
                     found.push(CallEvidence::default());
                 }
-                depth += 1;
+                open.push(name);
                 if let Some(last) = found.last_mut()
                     && CROSSINGS.contains(&name)
                 {
                     last.crossings += 1;
                 }
             }
-            "function_end" => depth = depth.saturating_sub(1),
+            "function_end" => drop(open.pop()),
             "program_execution" => {
                 if let Some(last) = found.last_mut() {
-                    last.programs += 1;
+                    last.programs.push(open.last().copied().unwrap_or_default().to_owned());
                 }
             }
             _ => {}
@@ -95,8 +97,8 @@ mod tests {
     #[test]
     fn programs_and_crossings_are_counted_by_call() {
         let found = read(&program(&["ttnn.add", "ttnn.full"]), CAPTURE).unwrap();
-        assert_eq!(found[0], CallEvidence { programs: 1, crossings: 0 });
-        assert_eq!(found[1], CallEvidence { programs: 0, crossings: 1 });
+        assert_eq!(found[0], CallEvidence { programs: vec!["BinaryNgDeviceOperation".into()], crossings: 0 });
+        assert_eq!(found[1], CallEvidence { programs: Vec::new(), crossings: 1 });
     }
 
     #[test]

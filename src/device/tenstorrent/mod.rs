@@ -25,6 +25,8 @@ pub use lower::{Residents, lower};
 pub use precision::Precisions;
 pub use program::{CallEvidence, DataType, Program};
 
+/// What a graph's contents are made from where they are many: every product of constants computed once.
+pub use crate::device::constants::with_products;
 /// The passes that make a card's programs smaller.
 pub use crate::graph::passes::simplify_for_tiles as simplify;
 

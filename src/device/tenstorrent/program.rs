@@ -312,10 +312,10 @@ impl Call {
 }
 
 /// What the library itself wrote down of a call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallEvidence {
-    /// Programs that were started on the card; none for a view.
-    pub programs: usize,
+    /// Programs that were started on the card, by the library's own names for them; none for a view.
+    pub programs: Vec<String>,
     /// Transfers between host and card.
     pub crossings: usize,
 }
@@ -397,9 +397,10 @@ impl Program {
     /// The program for an audit. `evidence`, if it is there, says what each call did; without it a call is one program.
     pub fn account(&self, place: String, evidence: &[CallEvidence], weights: DataType) -> Account {
         let step = |(index, call): (usize, &Call)| {
-            let programs = usize::from(call.viewed().is_none());
-            let CallEvidence { programs, crossings } =
-                evidence.get(index).copied().unwrap_or(CallEvidence { programs, crossings: 0 });
+            let (programs, crossings) = match evidence.get(index) {
+                Some(CallEvidence { programs, crossings }) => (programs.len(), *crossings),
+                None => (usize::from(call.viewed().is_none()), 0),
+            };
             StepAccount { node: call.node.clone(), kernel: call.operation, programs, crossings }
         };
         let bytes = |results: &[Result]| {

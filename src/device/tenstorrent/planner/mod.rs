@@ -2,10 +2,11 @@
 //!
 //! `work` says what a call is made of (programs, weights, products of tiles, attention, tiles that move), `fit` what each of
 //! these costs, from `published` measurements, with the error that it makes of those and of ones that it has not seen.
-//! `bound` is what no program can beat: the vendor's peaks.
+//! `bound` is what no program can beat: the vendor's peaks. `measured` is what a card's profiler says of the same program.
 
 pub mod bound;
 pub mod fit;
+pub mod measured;
 pub mod published;
 pub mod work;
 
