@@ -48,6 +48,8 @@ def main():
     parser.add_argument("--camera", default="top")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
+    if options.episodes < 1 or options.moments < 2:
+        parser.error("there must be at least one episode and two moments of each")
     options.out.mkdir(parents=True, exist_ok=True)
 
     seeds = range(options.seed, options.seed + options.episodes)

@@ -22,7 +22,7 @@ use crate::verify::{Model, Tolerance, verify};
 #[derive(clap::Args)]
 pub struct Options {
     /// Device: what the parameter `device` takes.
-    #[arg(long)]
+    #[arg(long, default_value = "cpu")]
     device: String,
     /// Checkpoint folder; without it, the sizes of --preset with random weights.
     #[arg(long, value_name = "DIR", conflicts_with = "preset")]

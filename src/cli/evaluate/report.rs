@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
+use serde_json::json;
 
 use super::attempt::{Attempted, DONE};
 use super::variant::Variant;
@@ -115,7 +116,14 @@ impl Report {
             attempts: &row.results,
         });
         let lines: Vec<Line> = lines.collect();
-        let text = serde_json::to_string_pretty(&lines)? + "\n";
+        let all = json!({
+            "made_by": concat!("pi0_node ", env!("CARGO_PKG_VERSION")),
+            "checkpoint": self.checkpoint,
+            "config": self.config,
+            "stages": STAGES,
+            "variants": lines,
+        });
+        let text = serde_json::to_string_pretty(&all)? + "\n";
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
@@ -179,8 +187,10 @@ impl Report {
                 let (at, (low, high)) = (x(row.variant.latency_ms) + aside, row.interval());
                 writeln!(
                     svg,
-                    "<line x1=\"{at:.1}\" y1=\"{:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke=\"{colour}\"/>\
+                    "<circle cx=\"{at:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>\
+                     <line x1=\"{at:.1}\" y1=\"{:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke=\"{colour}\"/>\
                      <text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{} ms</text>",
+                    y(row.rate()),
                     y(low),
                     y(high),
                     TOP + HEIGHT + 20.0,
