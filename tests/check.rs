@@ -96,14 +96,16 @@ fn what_does_not_fit_is_named_with_what_to_do() {
         "{said}"
     );
 
-    // Another robot's, with more joints, and the means of none.
-    let list = |value: f64| format!("{:?}", [value; 16]);
-    let feature = |mean: f64| format!("{{\"mean\": {}, \"std\": {}}}", list(mean), list(1.0));
+    // Another robot's, with more joints, and a mean that is none.
+    let feature = |mean: f64| {
+        let deviations: Vec<f64> = (0..32).map(|dimension| 1.0 + f64::from(dimension)).collect();
+        format!("{{\"mean\": {:?}, \"std\": {deviations:?}}}", [mean; 32])
+    };
     let both =
         format!("{{\"norm_stats\": {{\"state\": {}, \"actions\": {}}}}}", feature(0.0), feature(1e300));
     fs::write(&stats, both).unwrap();
     let said = succeeds(&["check", "--config", CONFIG, "--checkpoint", checkpoint.to_str().unwrap()]);
-    assert!(said.contains("of 16 dimensions that move, but 14") && said.contains("by 1e300"), "{said}");
+    assert!(said.contains("of 32 dimensions that move, but 14") && said.contains("by 1e300"), "{said}");
 
     fs::remove_dir_all(checkpoint.join("assets")).unwrap();
     let said = refused(Path::new(CONFIG), &checkpoint);

@@ -90,7 +90,7 @@ impl Normalizer {
             state_dim,
             action_dim,
             relative: statistics.relative.clone(),
-            moving_dimensions: statistics.moving_dimensions(state_dim),
+            moving_dimensions: statistics.moving_dimensions(),
             among_weights: statistics.among_weights.then(|| statistics.file.clone()),
             single_precision: matches!(statistics.convention, Convention::Lerobot { .. }),
         })

@@ -159,13 +159,13 @@ fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, Normaliza
 }
 
 impl Statistics {
-    /// How many dimensions of the state come before the padding, whose deviation is 0 or which is left out up to the model's
-    /// `state_dim`; none without any padding.
-    pub fn moving_dimensions(&self, state_dim: usize) -> Option<usize> {
+    /// How many dimensions of the state come before the padding, whose deviation is 0. None where that cannot be told: deviations that
+    /// are all the same were not measured.
+    pub fn moving_dimensions(&self) -> Option<usize> {
         let deviations = self.state.get("std")?;
-        let padded = deviations.len() < state_dim || deviations.last().is_some_and(|last| *last == 0.0);
+        let measured = deviations.iter().any(|deviation| *deviation != deviations[0]);
         let moving = deviations.iter().rposition(|deviation| *deviation != 0.0)? + 1;
-        padded.then_some(moving)
+        measured.then_some(moving)
     }
 
     /// A column with a value per joint, or per dimension of the model of which the first are the joints.
