@@ -21,10 +21,10 @@ const FOLDER: &str = ".training";
 #[derive(clap::Args)]
 pub struct TrainOptions {
     /// Demonstrations, each with a cube at a place of its own: 1.4 MB each.
-    #[arg(long, default_value_t = 6500)]
+    #[arg(long, default_value_t = 6500, value_parser = clap::value_parser!(u32).range(1..))]
     episodes: u32,
     /// Steps of training.
-    #[arg(long, default_value_t = 6000)]
+    #[arg(long, default_value_t = 6000, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// Of the demonstrations, the weights to begin with and the batches.
     #[arg(long, default_value_t = 1)]
