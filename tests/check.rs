@@ -5,6 +5,7 @@ mod program;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use program::{pi0_node, succeeds, text};
 
@@ -112,4 +113,15 @@ fn what_does_not_fit_is_named_with_what_to_do() {
     assert!(said.contains("normalization: none"), "{said}");
     let said = refused(Path::new(CONFIG), Path::new("no/such/folder"));
     assert!(said.contains("error    checkpoint"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error_in_words() {
+    for arguments in [&["check", "--config", CONFIG][..], &["plan"], &["audit", "--preset", "tiny"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let ran = Command::new(env!("CARGO_BIN_EXE_pi0_node")).args(arguments).stdout(full).output().unwrap();
+        let said = text(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("error: failed printing to stdout") && !said.contains("panicked"), "{said}");
+    }
 }

@@ -79,6 +79,7 @@ pub fn main() -> ExitCode {
     if cli.command.as_ref().is_some_and(Command::only_tells) {
         end_with_the_reader();
     }
+    say_what_cannot_be_printed();
     let result = match cli.command {
         #[cfg(feature = "ros")]
         None => run::run(run::Options::default()),
@@ -107,4 +108,17 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Printing panics where nothing more can be written, as on a full disk: that is an error like any other. The node's own status does
+/// without.
+fn say_what_cannot_be_printed() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| match panic.payload_as_str() {
+        Some(message) if message.starts_with("failed printing to stdout") => {
+            eprintln!("error: {message}");
+            std::process::exit(1)
+        }
+        _ => usual(panic),
+    }));
 }
