@@ -249,7 +249,7 @@ impl Metrics {
     }
 
     /// How the task goes, in the words of whoever judges it: a line for a terminal, so without control characters and no longer than
-    /// [`OUTCOME_CHARACTERS`]. Called by that topic's edge.
+    /// 200. Called by that topic's edge.
     pub fn set_task_outcome(&self, outcome: &str) {
         let plain = |character: char| if character.is_control() { ' ' } else { character };
         let line: String = outcome.chars().map(plain).take(OUTCOME_CHARACTERS).collect();
