@@ -1,6 +1,9 @@
 //! The instruction sets that kernels are compiled for: which this machine has, which of them is the fastest, and how each likes its
 //! factors. Asked when a device is opened and when it compiles.
 
+// Elsewhere there is one set, which nothing has to be asked for.
+#![cfg_attr(not(target_arch = "x86_64"), allow(unused_imports, unused_mut, unused_variables))]
+
 use std::fmt;
 
 use super::product::{self, Form, Precision, lanes};
