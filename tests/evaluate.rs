@@ -80,6 +80,11 @@ fn a_simulator_that_is_none_is_said() {
     assert!(error.contains("cannot start the simulator `no-such-simulator`"), "{error}");
     let error = error_of(&evaluate(&["--", "true"]).output().unwrap());
     assert!(error.contains("the simulator has ended (exit status: 0); what it said stands above"), "{error}");
+    // It neither answers nor heeds the end of its input.
+    let error = error_of(&evaluate(&["--", "yes"]).output().unwrap());
+    assert!(error.contains("the simulator answered y"), "{error}");
+    let error = error_of(&evaluate(&["--", "sh", "-c", "exec >&-; exec sleep 600"]).output().unwrap());
+    assert!(error.contains("the simulator has closed its output, and goes on"), "{error}");
     // It answers with the question.
     let error = error_of(&evaluate(&["--attempts", "1", "--", "cat"]).output().unwrap());
     assert!(error.contains("the simulator answered {\"begin\":1000000}"), "{error}");

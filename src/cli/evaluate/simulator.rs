@@ -2,8 +2,9 @@
 //! `launch/sim/attempts.py` says what the lines are.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,6 +17,9 @@ const LARGEST_SIDE: u32 = 8192;
 const LONGEST_ANSWER: u64 = 1 << 20;
 /// It may have to compile its scene and find out how to draw; a step takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// From the end of its input to its own.
+const TO_END: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(5);
 
 pub struct Simulator {
     child: Child,
@@ -120,25 +124,38 @@ impl Simulator {
     fn silence(&mut self, error: Option<io::Error>) -> anyhow::Error {
         match error {
             Some(error) if error.kind() == ErrorKind::TimedOut => {
-                // It would not heed the end of its input either.
-                let _ = self.child.kill();
                 anyhow!("the simulator has not answered for {} s", PATIENCE.as_secs())
             }
             Some(error) if error.kind() != ErrorKind::UnexpectedEof => {
                 anyhow::Error::new(error).context("cannot read the simulator's answer")
             }
-            _ => match self.child.wait() {
-                Ok(status) => anyhow!("the simulator has ended ({status}); what it said stands above"),
-                Err(error) => anyhow::Error::new(error).context("the simulator has ended"),
+            _ => match self.end() {
+                Some(status) => anyhow!("the simulator has ended ({status}); what it said stands above"),
+                None => anyhow!("the simulator has closed its output, and goes on"),
             },
+        }
+    }
+
+    /// Its input ends, and so does it; none if it does not heed that.
+    fn end(&mut self) -> Option<ExitStatus> {
+        self.questions = None;
+        let until = Instant::now() + TO_END;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < until => thread::sleep(POLL),
+                Ok(status) => return status,
+                Err(_) => return None,
+            }
         }
     }
 }
 
 impl Drop for Simulator {
     fn drop(&mut self) {
-        // Its input ends, and so does it.
-        self.questions = None;
-        let _ = self.child.wait();
+        if self.end().is_none() {
+            // Nothing to add if it is gone.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }

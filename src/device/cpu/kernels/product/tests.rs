@@ -177,10 +177,55 @@ fn every_row_is_in_the_block_around_it() {
 fn packed_rows_hold_the_rows() {
     for isa in Isa::available() {
         for precision in PRECISIONS {
-            for (rows, cols) in [(1, 1), (13, 7), (29, 64)] {
+            for (rows, cols) in [(1, 1), (5, 31), (13, 7), (14, 33), (29, 64), (28, 163)] {
                 let x = Owned::random(rows, cols, 5).rounded(precision);
                 let packed = OwnedPacked::of(&x, precision, isa);
                 assert_close("packed", &packed.unpacked(cols), 0.0, |r, c| x.at(r, c));
+            }
+        }
+    }
+}
+
+/// Interleaves some rows.
+struct Interleave<'a> {
+    from: &'a Owned,
+    cols: usize,
+    to: Matrix,
+}
+
+impl Kernel for Interleave<'_> {
+    fn tasks(&self) -> usize {
+        1
+    }
+
+    unsafe fn run<A: Arithmetic>(&self, _: usize, _: *mut f32) {
+        let Self { from, cols, to } = self;
+        // SAFETY: the test keeps both alive.
+        unsafe { interleave::<A>(from.rows, *cols, from.matrix().data, from.cols, to.data) }
+    }
+}
+
+#[test]
+fn interleaved_rows_are_columns_and_nothing_behind_them_is_touched() {
+    const BEHIND: usize = 40;
+    for isa in Isa::available() {
+        for rows in 1..=isa.tile_rows(Precision::F32) {
+            for cols in [1, 2, 15, 16, 17, 33] {
+                // Some more lie behind each row, too.
+                let from = Owned::random(rows, cols + 3, 4);
+                let to = Owned::filled(1, rows * cols + BEHIND, |_, _| 7.0);
+                // SAFETY: the kernel is run and dropped before the rows are.
+                let kept: &'static Owned = unsafe { &*std::ptr::from_ref(&from) };
+                run(Interleave { from: kept, cols, to: to.matrix() }, isa);
+                let (found, behind) = to.values().split_at(rows * cols);
+                for (index, value) in found.iter().enumerate() {
+                    assert_eq!(
+                        f64::from(*value),
+                        from.at(index % rows, index / rows),
+                        "{isa} {rows} x {cols}"
+                    );
+                }
+                assert!(behind.iter().all(|value| *value == 7.0), "{isa} {rows} x {cols}");
             }
         }
     }
