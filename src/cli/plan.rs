@@ -189,7 +189,7 @@ struct Planned {
     us: f64,
 }
 
-/// Stage, operation and what it reads: calls of one kind cost the same.
+/// Stage, operation and what it reads: calls of one kind cost about the same.
 type Kind = (&'static str, &'static str, String);
 
 impl Plan {
@@ -227,12 +227,13 @@ impl Plan {
         })
     }
 
-    /// How many calls of each kind there are, and microseconds for one of them.
+    /// How many calls of each kind there are, and microseconds for all of them.
     fn operations(&self) -> BTreeMap<&Kind, (usize, f64)> {
         let mut found = BTreeMap::new();
         for planned in self.programs.iter().flat_map(|(_, program)| program) {
-            let entry = found.entry(&planned.kind).or_insert((0, planned.us));
-            entry.0 += 1;
+            let (calls, us) = found.entry(&planned.kind).or_insert((0, 0.0));
+            *calls += 1;
+            *us += planned.us;
         }
         found
     }

@@ -276,28 +276,23 @@ def matmul_minimal(content):
     )
 
 
-def row_of_cores(count):
-    """`count` cores, row by row of at most eight; every card has so many."""
-    across = next(across for across in range(min(count, 8), 0, -1) if count % across == 0)
-    return across, count // across
-
-
-def columns(content):
-    across, down = row_of_cores(content["cores"])
+def shards(strategy, content):
+    across, down = content["grid"]
     return ttnn.create_sharded_memory_config(
         (content["rows"], content["width"]),
         ttnn.CoreGrid(x=across, y=down),
-        ttnn.ShardStrategy.WIDTH,
+        strategy,
         use_height_and_width_as_shard_shape=True,
     )
 
 
-def norm_columns(content):
+def norm(content):
+    rows, columns = (content[name] // ttnn.TILE_SIZE for name in ("rows", "width"))
     return ttnn.LayerNormShardedMultiCoreProgramConfig(
-        compute_with_storage_grid_size=row_of_cores(content["cores"]),
-        subblock_w=next(width for width in range(4, 0, -1) if content["columns"] % width == 0),
-        block_h=content["rows"],
-        block_w=content["columns"],
+        compute_with_storage_grid_size=content["grid"],
+        subblock_w=next(width for width in range(4, 0, -1) if columns % width == 0),
+        block_h=rows,
+        block_w=columns,
         inplace=False,
     )
 
@@ -327,8 +322,9 @@ TAGS = Table(
         "matmul_1d": functools.partial(matmul, ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig),
         "matmul_2d": functools.partial(matmul, ttnn.MatmulMultiCoreReuseMultiCastProgramConfig),
         "matmul_minimal": matmul_minimal,
-        "columns": columns,
-        "norm_columns": norm_columns,
+        "columns": functools.partial(shards, ttnn.ShardStrategy.WIDTH),
+        "blocks": functools.partial(shards, ttnn.ShardStrategy.BLOCK),
+        "norm": norm,
         "sdpa": sdpa,
     },
 )

@@ -96,11 +96,10 @@ impl Plan {
     pub(super) fn print_operations(&self) {
         println!("  {:<10}{:>7}{:>10}{:>9}  operation and what it reads", "stage", "calls", "us each", "ms");
         let mut all: Vec<_> = self.operations().into_iter().collect();
-        let total = |(calls, us): (usize, f64)| calls as f64 * us / 1e3;
-        all.sort_by(|a, b| total(b.1).total_cmp(&total(a.1)));
+        all.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
         for ((stage, operation, shapes), (calls, us)) in all {
-            let ms = total((calls, us));
-            println!("  {stage:<10}{calls:>7}{us:>10.1}{ms:>9.2}  {operation} {shapes}");
+            let (each, ms) = (us / calls as f64, us / 1e3);
+            println!("  {stage:<10}{calls:>7}{each:>10.1}{ms:>9.2}  {operation} {shapes}");
         }
         println!();
     }

@@ -213,7 +213,7 @@ fn spec(tensor: &Tensor) -> TensorSpec {
         memory: match tensor.memory {
             Memory::Dram => SysMemory::Dram,
             // What is loaded is in either as a whole.
-            Memory::L1 | Memory::Columns { .. } => SysMemory::L1,
+            Memory::L1 | Memory::Columns(_) | Memory::Blocks(_) => SysMemory::L1,
         },
     }
 }

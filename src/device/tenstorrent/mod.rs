@@ -5,6 +5,7 @@
 //! replays these, by way of `tt-metal-sys`, which no other room knows. Everything but `device`, `load` and `loaded` works without
 //! a card, without Python and without the library.
 
+mod argument;
 pub mod axis;
 pub mod card;
 pub mod content;

@@ -161,7 +161,10 @@ impl Lowering<'_> {
             return Err(self.unsupported("rows whose columns lie differently"));
         }
         let rows = self.row_axis(node.result)?.physical;
-        let result = self.activation(vec![1, 1, rows, columns.physical], Role::Activation);
+        let mut result = self.activation(vec![1, 1, rows, columns.physical], Role::Activation);
+        if joining == Joining::Choose && self.is_normed(node.result) {
+            result.memory = self.stream(rows, columns.physical);
+        }
         let memory = ("memory_config", Argument::Memory(result.memory));
         let tensor = match joining {
             Joining::Concat => {

@@ -31,7 +31,7 @@ impl Lowering<'_> {
         let ([m, k], [_, n]) =
             (tiles(&self.program.tensor(x).shape), tiles(&self.program.tensor(weight).shape));
         let left = self.program.tensor(x).memory;
-        let spread = spread::linear(Tiles { m, k, n }, left, self.card, activation);
+        let spread = spread::linear(Tiles { m, k, n }, [left, result.memory], self.card, activation);
         let mut attributes = vec![
             ("program_config", Argument::MatmulSpread(spread)),
             ("dtype", Argument::Dtype(result.dtype)),
@@ -144,7 +144,10 @@ impl Lowering<'_> {
         let bias = node.operands.get(2).map(|&bias| self.bias(bias, outputs, exact, scales));
         let rows = self.row_axis(node.result)?.physical;
         let role = if exact && self.stays_exact(node.result) { Role::Flow } else { Role::Activation };
-        let result = self.activation(vec![1, 1, rows, outputs.physical], role);
+        let mut result = self.activation(vec![1, 1, rows, outputs.physical], role);
+        if rows <= FEW * TILE && self.is_normed(node.result) {
+            result.memory = self.stream(rows, outputs.physical);
+        }
         let activation = activation.map(unary);
         Ok(self.product(Product { x, weight, bias, activation, exact }, result))
     }
@@ -247,7 +250,7 @@ impl Lowering<'_> {
         let spread =
             spread::minimal(rows.physical.div_ceil(TILE), &depths, width.div_ceil(TILE), 1, self.card);
         let mut result = self.activation(vec![1, 1, rows.physical, width], Role::Activation);
-        result.memory = spread::columns(rows.physical, width).unwrap_or(result.memory);
+        result.memory = self.stream(rows.physical, width);
         let attributes = vec![
             ("config", Argument::MinimalSpread(spread)),
             ("dtype", Argument::Dtype(result.dtype)),
@@ -290,7 +293,7 @@ impl Lowering<'_> {
         let mut result = self
             .activation(vec![1, 1, self.row_axis(node.result)?.physical, columns.physical], Role::Activation);
         let lies = self.program.tensor(x).memory;
-        if let Memory::Columns { .. } = lies {
+        if lies.shards().is_some() {
             result.memory = lies;
         }
         let weight = list(self, node.operands[1], plus);
@@ -302,10 +305,7 @@ impl Lowering<'_> {
             ("compute_kernel_config", Argument::Compute(EXACT)),
         ];
         attributes.extend(bias.map(|bias| ("bias", bias)));
-        if let Memory::Columns { cores, rows, width } = lies {
-            let spread = Argument::NormSpread { cores, rows: rows / TILE, columns: width / TILE };
-            attributes.push(("program_config", spread));
-        }
+        attributes.extend(lies.shards().map(|shards| ("program_config", Argument::NormSpread(shards))));
         let tensor = self.call(operation, vec![Argument::Tensor(x)], attributes, result);
         Ok(Form::Matrix { tensor, columns })
     }
@@ -362,11 +362,27 @@ impl Lowering<'_> {
         };
         let (a, rows, columns) = self.rows_and_columns(first)?;
         let b = self.like(second, &rows, &columns)?;
-        let result = self.activation(vec![1, 1, rows.physical, columns.physical], Role::Activation);
+        let mut result = self.activation(vec![1, 1, rows.physical, columns.physical], Role::Activation);
+        if node.op == Op::Add && self.is_normed(node.result) {
+            result.memory =
+                spread::stream(rows.physical, columns.physical, self.card).unwrap_or(result.memory);
+        }
         let operands = vec![Argument::Tensor(a), Argument::Tensor(b)];
         let attributes = vec![("memory_config", Argument::Memory(result.memory))];
         let tensor = self.call(operation, operands, attributes, result);
         Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// Where a stream of residuals of such a size lies.
+    pub(super) fn stream(&self, rows: usize, width: usize) -> Memory {
+        let shared = spread::stream(rows, width, self.card);
+        shared.unwrap_or_else(|| self.memory(&[rows, width], self.precisions.dtype(Role::Activation)))
+    }
+
+    /// Whether a norm reads it.
+    pub(super) fn is_normed(&self, id: ValueId) -> bool {
+        let mut readers = self.graph.nodes.iter().filter(|node| node.operands[0] == id);
+        readers.any(|node| matches!(node.op, Op::LayerNorm { .. } | Op::RmsNorm { .. }))
     }
 
     pub(super) fn rows_and_columns(&mut self, id: ValueId) -> Result<(TensorId, Axis, Axis), DeviceError> {

@@ -6,16 +6,22 @@
 
 use super::super::TILE;
 use super::super::card::Card;
-use super::super::program::{MatmulSpread, Memory, MinimalSpread};
+use super::super::program::{DataType, MatmulSpread, Memory, MinimalSpread, Shards};
 
 /// Most rows, in tiles, of which a core takes all.
 pub(super) const FEW: usize = 4;
 /// Tiles that a core can sum at once in f32.
 const SUMS: usize = 4;
-/// Cores that share a norm of few rows: every card has so many in a row.
-const NORM_CORES: usize = 8;
-/// Tiles of depth that a core takes at a time.
+/// Cores that share a norm of few rows, at most so many in a row: every card has these. With more, products would take the depth
+/// of the result a tile at a time.
+const NORM_CORES: usize = 16;
+const NORM_CORES_ACROSS: usize = 8;
+/// Tiles of depth that a core takes at a time, of few rows and of many.
+const DEPTH_OF_FEW: usize = 16;
 const DEPTH: usize = 8;
+/// Tiles of columns that a core takes at least, of few rows: on a P150 two were faster than one (a query, key and value product 8.2
+/// and 9.0 us, down 13.6 and 15.8; tt-metal, models/experimental/pi0_5/p150/tt/ttnn_gemma.py, verified by its profiler).
+const COLUMNS_OF_FEW: usize = 2;
 
 /// A product of `[m, k]` and `[k, n]` tiles.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,39 +31,40 @@ pub(super) struct Tiles {
     pub n: usize,
 }
 
-/// For `ttnn.linear` with a left side that lies in `left`.
+/// For `ttnn.linear` with a left side that lies in `left` and a result that lies in `result`.
 pub(super) fn linear(
     tiles: Tiles,
-    left: Memory,
+    [left, result]: [Memory; 2],
     card: &Card,
     activation: Option<&'static str>,
 ) -> MatmulSpread {
     let Tiles { m, k, n } = tiles;
-    // Nothing is cut that lies beside one core.
-    let whole = match left {
-        Memory::Columns { width, .. } => width / TILE,
-        Memory::Dram | Memory::L1 => k,
-    };
     let [across, down] = card.grid;
     let columns_only = m <= FEW;
-    let (grid, per_core_m, per_core_n) = if columns_only {
-        let per_core = n.div_ceil(across * down);
+    // Nothing is cut that lies beside one core.
+    let (whole, depth) = match left.shards() {
+        Some(shards) => (shards.width / TILE, DEPTH),
+        None if columns_only => (k, DEPTH_OF_FEW),
+        None => (k, DEPTH),
+    };
+    let (grid, per_core_m, per_core_n) = if let Memory::Columns(Shards { grid, width, .. }) = result {
+        (grid, m, width / TILE)
+    } else if columns_only {
+        let per_core = n.div_ceil(across * down).max(COLUMNS_OF_FEW.min(n));
         // Those beside which the left side lies send it, and are among them.
-        let cores = match left {
-            Memory::Columns { .. } => across * down,
-            Memory::Dram | Memory::L1 => n.div_ceil(per_core),
-        };
+        let cores = if left.shards().is_some() { across * down } else { n.div_ceil(per_core) };
         ([across.min(cores), cores.div_ceil(across)], m, per_core)
     } else {
         let (per_core_m, per_core_n) = (m.div_ceil(down), n.div_ceil(across));
-        ([n.div_ceil(per_core_n), m.div_ceil(per_core_m)], per_core_m, per_core_n)
+        let columns = if left.shards().is_some() { across } else { n.div_ceil(per_core_n) };
+        ([columns, m.div_ceil(per_core_m)], per_core_m, per_core_n)
     };
     let out_subblock_w = divisor(per_core_n, SUMS);
     let out_subblock_h = divisor(per_core_m, SUMS / out_subblock_w);
     MatmulSpread {
         columns_only,
         grid,
-        in0_block_w: divisor(whole, DEPTH),
+        in0_block_w: divisor(whole, depth),
         out_subblock_h,
         out_subblock_w,
         per_core_m,
@@ -66,14 +73,24 @@ pub(super) fn linear(
     }
 }
 
-/// Where the rows of a stream of residuals lie, if they are few: beside a row of cores, of which each has some columns.
-pub(super) fn columns(rows: usize, width: usize) -> Option<Memory> {
-    let (m, n) = (rows.div_ceil(TILE), width / TILE);
-    let fits = m <= FEW && rows.is_multiple_of(TILE) && width.is_multiple_of(TILE);
-    fits.then(|| {
+/// Where a stream of residuals lies, so that many cores share its norms: few rows by columns, beside a row of cores of which each
+/// has some; many in blocks, where they fit and more cores have one than there are tiles of rows.
+pub(super) fn stream(rows: usize, width: usize, card: &Card) -> Option<Memory> {
+    if !rows.is_multiple_of(TILE) || !width.is_multiple_of(TILE) {
+        return None;
+    }
+    let (m, n) = (rows / TILE, width / TILE);
+    if m <= FEW {
         let cores = divisor(n, NORM_CORES);
-        Memory::Columns { cores, rows, width: width / cores }
-    })
+        let across = divisor(cores, NORM_CORES_ACROSS);
+        return Some(Memory::Columns(Shards { grid: [across, cores / across], rows, width: width / cores }));
+    }
+    let [across, down] = card.grid;
+    let (per_core_m, columns) = (m.div_ceil(down), divisor(n, across));
+    let grid = [columns, m.div_ceil(per_core_m)];
+    let shards = Shards { grid, rows: per_core_m * TILE, width: width / columns };
+    let bytes = DataType::Bfloat16.bytes(shards.rows * shards.width);
+    (bytes <= card.l1_activation_bytes_per_core && shards.cores() > m).then_some(Memory::Blocks(shards))
 }
 
 /// For `ttnn.experimental.minimal_matmul`: `k` are the depths of its factors side by side, `n` the columns of one result.
@@ -84,7 +101,12 @@ pub(super) fn minimal(m: usize, k: &[usize], n: usize, results: usize, card: &Ca
     let n_block = match results {
         1 => (n.div_ceil(across)).clamp(1, DEPTH),
         // No block may be part of two results.
-        _ => divisor(n, DEPTH),
+        _ => {
+            let blocks = (1..=DEPTH).filter(|block| n.is_multiple_of(*block));
+            // The least work for the busiest core, then the largest block.
+            let busiest = |block: &usize| (results * n / block).div_ceil(across) * block;
+            blocks.rev().min_by_key(busiest).unwrap_or(1)
+        }
     };
     let subblock_w = divisor(n_block, SUMS);
     MinimalSpread {
@@ -108,15 +130,27 @@ mod tests {
 
     #[test]
     fn few_rows_are_spread_by_columns_and_many_by_blocks() {
-        let few = linear(Tiles { m: 2, k: 32, n: 80 }, Memory::L1, &Card::P150, None);
+        let few = linear(Tiles { m: 2, k: 32, n: 80 }, [Memory::L1, Memory::L1], &Card::P150, None);
         assert!(few.columns_only);
-        let beside = columns(64, 1024).unwrap();
-        assert_eq!(beside, Memory::Columns { cores: 8, rows: 64, width: 128 });
-        assert_eq!(linear(Tiles { m: 2, k: 32, n: 80 }, beside, &Card::P150, None).in0_block_w, 4);
-        assert_eq!((few.grid, few.per_core_m, few.per_core_n, few.in0_block_w), ([13, 7], 2, 1, 8));
-        let many = linear(Tiles { m: 26, k: 64, n: 80 }, Memory::Dram, &Card::P150, None);
+        let beside = stream(64, 1024, &Card::P150).unwrap();
+        assert_eq!(beside, Memory::Columns(Shards { grid: [8, 2], rows: 64, width: 64 }));
+        assert_eq!(
+            linear(Tiles { m: 2, k: 32, n: 80 }, [beside, Memory::L1], &Card::P150, None).in0_block_w,
+            2
+        );
+        assert_eq!((few.grid, few.per_core_m, few.per_core_n, few.in0_block_w), ([13, 4], 2, 2, 16));
+        let many = linear(Tiles { m: 26, k: 64, n: 80 }, [Memory::Dram, Memory::L1], &Card::P150, None);
         assert!(!many.columns_only);
         assert_eq!((many.grid, many.per_core_m, many.per_core_n), ([12, 9], 3, 7));
+        let to = linear(Tiles { m: 2, k: 1, n: 32 }, [Memory::L1, beside], &Card::P150, None);
+        assert_eq!((to.grid, to.per_core_n), ([8, 2], 2));
+        let blocks = stream(832, 2048, &Card::P150).unwrap();
+        assert_eq!(blocks, Memory::Blocks(Shards { grid: [8, 9], rows: 96, width: 256 }));
+        let shared = linear(Tiles { m: 26, k: 64, n: 80 }, [blocks, Memory::L1], &Card::P150, None);
+        assert_eq!((shared.grid, shared.per_core_m, shared.in0_block_w), ([13, 9], 3, 8));
+        // No room beside an N150's cores, and nothing to share out in a single column.
+        assert_eq!(stream(832, 2048, &Card::N150), None);
+        assert_eq!(stream(832, 32, &Card::P150), None);
         // Sums fit where a core has room for them.
         assert_eq!((many.out_subblock_h, many.out_subblock_w), (3, 1));
     }
@@ -127,6 +161,8 @@ mod tests {
         assert_eq!((joined.grid, joined.m_block, joined.k_block, joined.n_block), ([13, 2], 1, 8, 3));
         let halves = minimal(26, &[64], 512, 2, &Card::P150);
         assert_eq!(512 % halves.n_block, 0);
+        // 256 tiles of columns for 13: twenty each, not 24 in blocks of eight.
+        assert_eq!(minimal(2, &[32], 128, 2, &Card::P150).n_block, 4);
         assert_eq!(halves.m_block % halves.subblock_h + halves.n_block % halves.subblock_w, 0);
         assert!(halves.subblock_h * halves.subblock_w <= SUMS);
     }

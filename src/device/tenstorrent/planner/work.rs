@@ -7,7 +7,7 @@
 use super::super::TILE;
 use super::super::card::Card;
 use super::super::program::{
-    Argument, Call, Compute, MatmulSpread, Memory, MinimalSpread, Origin, Program, TensorId,
+    Argument, Call, Compute, MatmulSpread, MinimalSpread, Origin, Program, TensorId,
 };
 
 /// What a time is a sum of.
@@ -197,17 +197,16 @@ fn slower(card: &Card) -> f64 {
 fn cores(program: &Program, call: &Call, card: &Card) -> usize {
     let result = call.results.first().map(|&id| program.tensor(id));
     let Some(result) = result else { return card.cores() };
+    if let Some(shards) = result.memory.shards() {
+        return shards.cores();
+    }
     let rows: usize = result.shape[..result.shape.len() - 1].iter().product();
-    match (call.operation, result.memory) {
-        ("ttnn.rms_norm" | "ttnn.layer_norm", Memory::Columns { cores, .. }) => cores,
-        (
-            "ttnn.rms_norm"
-            | "ttnn.layer_norm"
-            | "ttnn.experimental.rotary_embedding_llama"
-            | "ttnn.experimental.nlp_create_qkv_heads"
-            | "ttnn.transformer.split_query_key_value_and_split_heads",
-            _,
-        ) => rows.div_ceil(TILE),
+    match call.operation {
+        "ttnn.rms_norm"
+        | "ttnn.layer_norm"
+        | "ttnn.experimental.rotary_embedding_llama"
+        | "ttnn.experimental.nlp_create_qkv_heads"
+        | "ttnn.transformer.split_query_key_value_and_split_heads" => rows.div_ceil(TILE),
         _ => card.cores(),
     }
 }
