@@ -53,9 +53,8 @@ fn programs(steps: usize) -> [Program; 2] {
 fn code(operation: &str) -> &'static str {
     match operation {
         "ttnn.linear" => "MatmulDeviceOperation",
-        "ttnn.experimental.minimal_matmul" | "ttnn.experimental.minimal_matmul_split" => {
-            "MinimalMatmulDeviceOperation"
-        }
+        "ttnn.experimental.minimal_matmul_split" => "MinimalMatmulDeviceOperation",
+        "ttnn.to_memory_config" => "ShardedToInterleavedDeviceOperation",
         "ttnn.add" | "ttnn.subtract" | "ttnn.multiply" => "BinaryNgDeviceOperation",
         "ttnn.where" => "TernaryDeviceOperation",
         "ttnn.layer_norm" | "ttnn.rms_norm" => "LayerNormDeviceOperation",

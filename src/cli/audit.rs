@@ -162,7 +162,7 @@ fn lowered(config: &PolicyConfig, options: &Options, card: Card) -> anyhow::Resu
     if let Some(folder) = &options.programs {
         write_programs(folder, [&perceive, &act])?;
     }
-    let account = |program: &Program| program.account(card.name.into(), &[], precisions.weights);
+    let account = |program: &Program| program.account(card.name.into(), &[]);
     let accounts = [account(&perceive), account(&act)];
     Ok(Audited { device: format!("tenstorrent {} (lowered only, not run)", card.name), graphs, accounts })
 }

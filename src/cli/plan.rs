@@ -18,7 +18,7 @@ use crate::device::tenstorrent::planner::measured::Expected;
 use crate::device::tenstorrent::planner::work::Part;
 use crate::device::tenstorrent::planner::{CallCost, Fit, Work, cost};
 use crate::device::tenstorrent::program::{Call, TensorId};
-use crate::device::tenstorrent::{self, Card, DataType, Precisions, Program, Residents};
+use crate::device::tenstorrent::{self, Card, Precisions, Program, Residents, WeightTypes};
 use crate::policy::{Checkpoint, Component, Intermediates, PolicyConfig, PolicyGraphs};
 
 /// Predict how long a Tenstorrent card takes: the lowered programs by constants that are fitted to published measurements,
@@ -46,9 +46,9 @@ pub struct Options {
     /// Denoising steps, 1 to 1000; without it, the model's own.
     #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     steps: Option<usize>,
-    /// Type of large weights: bfloat8_b or bfloat16.
-    #[arg(long, value_name = "TYPE", default_value = "bfloat8_b")]
-    weights: DataType,
+    /// Types of large weights: bfloat8_b, mixed or bfloat16.
+    #[arg(long, value_name = "TYPES", default_value = WeightTypes::default().name())]
+    weights: WeightTypes,
     /// The latency budget.
     #[arg(long, value_name = "MS", default_value_t = 50.0)]
     budget_ms: f64,
@@ -154,7 +154,7 @@ impl Stage {
 }
 
 /// Sums over the calls of a stage.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Sums {
     cost: CallCost,
     work: Work,
@@ -197,13 +197,13 @@ impl Plan {
         config: &PolicyConfig,
         card: Card,
         cameras: usize,
-        weights: DataType,
+        weights: WeightTypes,
         fit: &Fit,
         budget_ms: f64,
     ) -> anyhow::Result<Self> {
         let graphs = PolicyGraphs::rewritten(config, cameras, &Intermediates::None, tenstorrent::simplify)?;
         let mut residents = Residents::new();
-        let (mut stages, mut dram_bytes) = ([Sums::default(); 3], 0);
+        let (mut stages, mut dram_bytes) = (std::array::from_fn(|_| Sums::default()), 0);
         let mut programs = Vec::new();
         for graph in [graphs.perceive, graphs.act] {
             let program = tenstorrent::lower(&graph, &card, Precisions { weights }, &mut residents)?;
@@ -211,7 +211,8 @@ impl Plan {
             programs.push((program.name.clone(), add(&mut stages, &program, &card, fit)));
         }
         let mut work = Work::default();
-        stages.iter().for_each(|sums| work += sums.work);
+        stages.iter().for_each(|sums| work += sums.work.clone());
+        let predicted_ms = stages.each_ref().map(|sums| fit.time_us(&sums.work) / 1e3);
         Ok(Self {
             card,
             cameras,
@@ -220,7 +221,7 @@ impl Plan {
             dram_bytes,
             budget_ms,
             parts_us: fit.parts_us(&work),
-            predicted_ms: stages.map(|sums| fit.time_us(&sums.work) / 1e3),
+            predicted_ms,
             margin: fit.margin(),
             programs,
             start_us: fit.constants[Part::Programs as usize],

@@ -9,7 +9,7 @@ use super::robot::{check_topic, not_unique, stamp_source};
 use super::value::{Problem, Value, Values, complete, problem};
 use super::{ChunkJoin, Interpolation, Normalization, OnDeadlineMiss, RealTimeSettings, Rtc, Settings};
 use crate::device::cpu::{Dtype, Precision};
-use crate::device::tenstorrent::{DataType, Precisions, Tuning};
+use crate::device::tenstorrent::{Precisions, Tuning};
 use crate::policy::Schedule;
 
 /// Parameters that cannot be used: all of them, not just the first.
@@ -133,12 +133,8 @@ impl Values {
     fn tenstorrent(&self) -> Tuning {
         let kilobytes = self.count("tenstorrent_l1_activation_kb");
         Tuning {
-            precisions: Precisions {
-                weights: match self.text("tenstorrent_weights").as_str() {
-                    "bfloat16" => DataType::Bfloat16,
-                    _ => DataType::Bfloat8B,
-                },
-            },
+            // The table allows these names alone.
+            precisions: Precisions { weights: self.text("tenstorrent_weights").parse().unwrap_or_default() },
             trace_region_bytes: (self.count("tenstorrent_trace_region_mb") as u64) << 20,
             l1_activation_bytes: (kilobytes > 0).then_some(kilobytes << 10),
         }

@@ -47,17 +47,18 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "tenstorrent_weights",
-        default: Text("bfloat8_b"),
+        default: Text("mixed"),
         unit: "",
-        allowed: OneOf(&["bfloat8_b", "bfloat16"]),
-        description: "How a Tenstorrent card stores large weights; bfloat16 takes twice the memory and time to read",
+        allowed: OneOf(&["bfloat8_b", "mixed", "bfloat16"]),
+        description: "How a Tenstorrent card stores large weights; bfloat16 takes twice the memory and time to read; mixed has it in \
+                      the image tower and the prefix's attention, where it counts most",
     },
     Parameter {
         name: "tenstorrent_trace_region_mb",
         default: Integer(512),
         unit: "MiB",
         allowed: Range(1.0, 16384.0),
-        description: "DRAM of a Tenstorrent card that is set aside for traces: about 40 for each prompt length and number of steps",
+        description: "DRAM of a Tenstorrent card that is set aside for traces: about 50 for each prompt length and number of steps",
     },
     Parameter {
         name: "tenstorrent_l1_activation_kb",

@@ -136,11 +136,10 @@ impl<'a> Operation<'a> {
             "ttnn.permute" => permute(self.operand(0), &self.numbers(1)),
             "ttnn.narrow" => self.narrow(),
             "ttnn.experimental.view" => self.same_tiles(),
-            "ttnn.experimental.minimal_matmul" => self.product_of_two(),
             "ttnn.experimental.minimal_matmul_split" => return self.two_products(),
             "ttnn.experimental.nlp_create_qkv_heads" => return self.create_heads(),
             "ttnn.reshape" => Array { shape: self.numbers(1), data: self.operand(0).data.clone() },
-            "ttnn.typecast" | "ttnn.to_layout" => self.operand(0).clone(),
+            "ttnn.typecast" | "ttnn.to_layout" | "ttnn.to_memory_config" => self.operand(0).clone(),
             "ttnn.fold" => self.fold(),
             "ttnn.embedding" => self.embedding(),
             "ttnn.experimental.rotary_embedding_llama" => self.rotary(),
@@ -176,18 +175,6 @@ impl<'a> Operation<'a> {
             sums.into_iter().map(|x| activation.map_or(x, |name| unary(name, x))).collect::<Vec<_>>()
         };
         Array { shape, data: x.rows().flat_map(row).collect() }
-    }
-
-    /// Two factors side by side with one weight.
-    fn product_of_two(&self) -> Array {
-        let Argument::List(factors) = &self.call.operands[0] else { panic!("no list") };
-        let [Argument::Tensor(first), Argument::Tensor(second)] = factors[..] else { panic!("{factors:?}") };
-        let (first, second) = (self.array(first), self.array(second));
-        assert_eq!(first.shape[..3], second.shape[..3]);
-        let mut shape = first.shape.clone();
-        shape[3] += second.last(1);
-        let data = first.rows().zip(second.rows()).flat_map(|(first, second)| [first, second].concat());
-        self.product(&Array { shape, data: data.collect() }, None)
     }
 
     /// A product whose columns are two results.

@@ -3,11 +3,12 @@ f32 and rounded in several ways at once.
 
 usage: accuracy.py FOLDER
 
-FOLDER holds perceive.json and act.json, as `audit --programs` writes them, each call with its `component` beside; `schemes.json`,
-a list of ways to round; `inputs.safetensors` and `contents/N.safetensors`, what the host would upload, by the tensor's number
+FOLDER holds perceive.json and act.json, as `audit --programs` writes them, each call with its `component` beside, and each tensor with
+whether it `is_large_weight`; `schemes.json`, a list of ways to round; `inputs.safetensors` and `contents/N.safetensors`, what the host would upload, by the tensor's number
 in its program. `differences.json` is written: for every way and every output, how far it is from f32.
 
-A way has a name, and by component, or for all others under "*":
+A way has a name, and by component, by its part ("prefix layers/attention") or for all others under "*":
+  exact        true where nothing is rounded
   weights      bfloat16 or bfloat8_b for large weights      activations  the same for what is bfloat16 in the program
   fidelity     what to make of a fidelity: {"HiFi2": "LoFi"}
 and `cache`, the type of keys and values that are left for the steps. What is not named is as the program says.
@@ -33,7 +34,7 @@ from safetensors.torch import load_file
 
 EXACT = "f32"
 ROUNDED = ("bfloat16", "bfloat8_b")
-PRODUCTS = {"ttnn.linear", "ttnn.experimental.minimal_matmul", "ttnn.experimental.minimal_matmul_split"}
+PRODUCTS = {"ttnn.linear", "ttnn.experimental.minimal_matmul_split"}
 
 
 def bfloat16(value):
@@ -61,16 +62,20 @@ class Way:
     def __init__(self, scheme, component):
         def of(what):
             found = scheme.get(what, {})
-            return found.get(component, found.get("*"))
+            names = (component, component.split("/")[0], "*")
+            return next((found[name] for name in names if name in found), None)
 
-        self.exact = scheme["name"] == EXACT
+        self.exact = scheme["name"] == EXACT or bool(of("exact"))
         self.weights, self.activations = of("weights"), of("activations")
         self.fidelities = of("fidelity") or {}
         self.cache = scheme.get("cache")
         self.key = (self.exact, self.weights, self.activations, tuple(self.fidelities.items()), self.cache)
 
-    def uploaded(self, dtype):
-        return EXACT if self.exact else self.weights or dtype if dtype == "bfloat8_b" else dtype
+    def uploaded(self, tensor):
+        """The type of what the host uploads."""
+        if self.exact:
+            return EXACT
+        return self.weights or tensor["dtype"] if tensor["is_large_weight"] else tensor["dtype"]
 
     def result(self, tensor, is_cache):
         if self.exact:
@@ -149,23 +154,20 @@ class Tensors:
     def __getitem__(self, index):
         if index in self.values:
             return self.values[index][self.number]
-        value = self.contents.get(index, self.way.uploaded(self.stored[index]["dtype"]))
+        value = self.contents.get(index, self.way.uploaded(self.stored[index]))
         return value.to(torch.int64) if self.stored[index]["dtype"] == "uint32" else value
 
     def second(self, index, kind):
         if index in self.values:
             return second(self[index], kind)
-        return self.contents.factor(index, self.way.uploaded(self.stored[index]["dtype"]), kind)
+        return self.contents.factor(index, self.way.uploaded(self.stored[index]), kind)
 
 
 def product(call, tensors):
     left, right, *rest = call["operands"]
-    several = isinstance(left, list)
-    x = torch.cat([tensors[part["tensor"]] for part in left], -1) if several else tensors[left["tensor"]]
     kind = tensors.way.fidelity(call)
-    fed = {"x": first(x, kind), "w": tensors.second(right["tensor"], kind)}
-    x = {"tensor": "x"}
-    call = {**call, "operands": [[x] if several else x, {"tensor": "w"}, *rest]}
+    fed = {"x": first(tensors[left["tensor"]], kind), "w": tensors.second(right["tensor"], kind)}
+    call = {**call, "operands": [{"tensor": "x"}, {"tensor": "w"}, *rest]}
     return run(call, {**{index: tensors[index] for index in reads(call) if index not in fed}, **fed})
 
 

@@ -84,11 +84,6 @@ def multiply(golden, operands, input_tensor_a_activations=(), **_):
 # The library has no definitions of these; what follows is its documentation in PyTorch.
 
 
-def minimal_matmul(operands, **_):
-    factors, weight = operands
-    return torch.cat(factors, dim=-1) @ weight
-
-
 def minimal_matmul_split(operands, chunks, dim, **_):
     return torch.chunk(operands[0] @ operands[1], chunks, dim)
 
@@ -129,7 +124,7 @@ def paged_attention(operands, page_table_tensor, attn_mask, scale, **_):
 
 OURS = {
     "ttnn.transformer.paged_scaled_dot_product_attention_decode": paged_attention,
-    "ttnn.experimental.minimal_matmul": minimal_matmul,
+    "ttnn.to_memory_config": lambda operands: operands[0],
     "ttnn.experimental.minimal_matmul_split": minimal_matmul_split,
     "ttnn.experimental.rotary_embedding_llama": rotary_embedding_llama,
     "ttnn.experimental.nlp_create_qkv_heads": create_heads,

@@ -3,7 +3,7 @@
 use super::{Plan, Stage, Sums};
 use crate::device::tenstorrent::planner::Fit;
 use crate::device::tenstorrent::planner::work::Part;
-use crate::device::tenstorrent::{Card, DataType};
+use crate::device::tenstorrent::{Card, WeightTypes};
 use crate::policy::PolicyConfig;
 
 /// What the predictions rest on, in few words.
@@ -11,9 +11,10 @@ pub(super) fn print_heading(fit: &Fit) {
     let runs = || fit.checks.iter().filter(|check| check.whole).map(|check| check.measured_us / 1e3);
     let [fitted, left_out] = fit.errors_of_runs();
     println!(
-        "Predictions, not measurements: six constants fitted to {} published measurements on a P150. Of these, {} whole runs of\n\
+        "Predictions, not measurements: {} constants fitted to {} published measurements on a P150. Of these, {} whole runs of\n\
          tt-metal's pi0.5 ({:.0} to {:.0} ms) are reproduced within {:.1} %, each by the others' constants within {:.1} %. Other \
-         programs are\ngiven twice that, +-{:.0} %. The bound is the vendor's peaks. --fit shows all of it.\n",
+         programs are\ngiven +-{:.0} %. The bound is the vendor's peaks. --fit shows all of it.\n",
+        Part::ALL.len(),
         fit.checks.len(),
         runs().count(),
         runs().fold(f64::INFINITY, f64::min),
@@ -40,7 +41,7 @@ pub(super) fn print_heading(fit: &Fit) {
 /// Every measurement beside what the constants make of it.
 pub(super) fn print_fit(fit: &Fit) {
     for part in Part::ALL {
-        println!("{:<20}{:>8.3} {}", part.name(), fit.constants[part as usize], part.unit());
+        println!("{:<24}{:>8.3} {}", part.name(), fit.constants[part as usize], part.unit());
     }
     println!(
         "\n{:<54}{:>12}{:>11}{:>8}{:>10}",
@@ -108,26 +109,28 @@ impl Plan {
     pub(super) fn print_changes(
         &self,
         config: &PolicyConfig,
-        weights: DataType,
+        weights: WeightTypes,
         fit: &Fit,
     ) -> anyhow::Result<()> {
         let like = |config: &PolicyConfig, cameras, weights| {
             Plan::of(config, self.card, cameras, weights, fit, self.budget_ms).map(|plan| plan.predicted())
         };
         let more_steps = PolicyConfig { denoising_steps: self.steps + 1, ..*config };
-        let other = match weights {
-            DataType::Bfloat8B => DataType::Bfloat16,
-            _ => DataType::Bfloat8B,
-        };
         let now = self.predicted();
-        println!(
-            "  would change it, ms: a step more {:+.2}, a camera more {:+.1}, weights in {} {:+.1}, 100 programs fewer {:+.2}\n",
-            like(&more_steps, self.cameras, weights)? - now,
-            like(config, self.cameras + 1, weights)? - now,
-            other.name(),
-            like(config, self.cameras, other)? - now,
-            -100.0 * fit.constants[Part::Programs as usize] / 1e3,
-        );
+        let mut changes = vec![
+            format!("a step more {:+.2}", like(&more_steps, self.cameras, weights)? - now),
+            format!("a camera more {:+.1}", like(config, self.cameras + 1, weights)? - now),
+        ];
+        for other in WeightTypes::ALL.into_iter().filter(|&other| other != weights) {
+            changes.push(format!(
+                "weights {} {:+.1}",
+                other.name(),
+                like(config, self.cameras, other)? - now
+            ));
+        }
+        let program_us = fit.constants[Part::Programs as usize];
+        changes.push(format!("100 programs fewer {:+.2}", -100.0 * program_us / 1e3));
+        println!("  would change it, ms: {}\n", changes.join(", "));
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use super::program::{DataType, Layout, Memory, Shards, TensorId};
 /// How precisely products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compute {
-    /// `LoFi`, `HiFi2`, `HiFi3`, `HiFi4`: how many bits of a factor are multiplied.
+    /// `LoFi`, `HiFi2`, `HiFi4`: how many bits of a factor are multiplied.
     pub fidelity: &'static str,
     /// Sums in f32 instead of bf16.
     pub fp32_accumulate: bool,

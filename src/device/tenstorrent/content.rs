@@ -25,8 +25,6 @@ enum What {
     Weight(Box<Weight>),
     /// Several, side by side: each with its number of columns.
     Beside(Vec<(usize, Content)>),
-    /// Several, one below the other.
-    Below(Vec<Content>),
 }
 
 /// A constant value of the graph, `scale * w + plus` in its places and 0 elsewhere; each output of a linear may have its own
@@ -87,12 +85,6 @@ impl Content {
         Self { key: format!("[{}]", keys.join(" | ")), what: What::Beside(parts) }
     }
 
-    /// Matrices of as many columns, one below the other.
-    pub fn below(parts: Vec<Self>) -> Self {
-        let keys: Vec<&str> = parts.iter().map(Self::key).collect();
-        Self { key: format!("[{}]", keys.join(" / ")), what: What::Below(parts) }
-    }
-
     /// A list, or a matrix of one row, as a row: `scale * w + plus`.
     pub fn row(graph: &Graph, weight: ValueId, columns: &Axis, scales: &Scales, plus: f32) -> Self {
         Self::weight(graph, weight, [&Axis::exact(1), columns], false, scales.clone(), plus)
@@ -147,10 +139,6 @@ impl Content {
         let weight = match &self.what {
             What::Literal(values) => return Ok(values.iter().map(|&value| convert(value)).collect()),
             What::Weight(weight) => weight,
-            What::Below(parts) => {
-                let parts = parts.iter().map(|part| part.elements(graph, weights, zero, convert));
-                return Ok(parts.collect::<Result<Vec<_>, _>>()?.concat());
-            }
             What::Beside(parts) => {
                 let all = parts.iter().map(|(_, part)| part.elements(graph, weights, zero, convert));
                 let all = all.collect::<Result<Vec<_>, _>>()?;

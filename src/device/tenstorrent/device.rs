@@ -20,7 +20,7 @@ use super::error::TenstorrentError;
 use super::load::Store;
 use super::loaded::{Loaded, OutputSource, RUNS, WRITES};
 use super::lower::{Residents, lower};
-use super::precision::{Precisions, Role};
+use super::precision::Precisions;
 use super::program::{CallEvidence, Program};
 use crate::device::{Account, Device, DeviceError, Peak, ProgramId, Progress, StepTime, loading};
 use crate::graph::{Graph, GraphError, HostTensor, HostView, Weights};
@@ -315,8 +315,7 @@ impl Device for TenstorrentDevice {
 
     fn account(&self, program: ProgramId) -> Result<Account, DeviceError> {
         let loaded = self.loaded(program)?;
-        let weights = self.options.tuning.precisions.dtype(Role::Weight);
-        Ok(loaded.program.account(self.store.card.name.into(), &loaded.evidence, weights))
+        Ok(loaded.program.account(self.store.card.name.into(), &loaded.evidence))
     }
 
     /// The vendor's figures.

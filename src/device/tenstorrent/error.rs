@@ -7,7 +7,7 @@ use super::card::Card;
 pub enum TenstorrentError {
     #[error("there is no card '{0}'; known are p150, n150 and n300: tenstorrent:p150")]
     UnknownCard(String),
-    #[error("weights cannot be '{0}' on a card; there are bfloat8_b and bfloat16")]
+    #[error("weights cannot be '{0}' on a card; there are bfloat8_b, mixed and bfloat16")]
     WeightType(String),
     #[error(
         "cannot open a Tenstorrent card: {0}. `device: tenstorrent` needs a Python 3.10 or 3.12 with ttnn {version}, \

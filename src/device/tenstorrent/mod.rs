@@ -23,7 +23,7 @@ pub use card::Card;
 pub use device::{TenstorrentDevice, TenstorrentOptions, Tuning};
 pub use error::TenstorrentError;
 pub use lower::{Residents, lower};
-pub use precision::Precisions;
+pub use precision::{Precisions, WeightTypes};
 pub use program::{CallEvidence, DataType, Program};
 
 /// What a graph's contents are made from where they are many: every product of constants computed once.

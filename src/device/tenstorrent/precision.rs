@@ -11,8 +11,8 @@ use super::program::{Compute, DataType};
 /// What a tensor is, as far as its element type depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Large weights, read in every run.
-    Weight,
+    /// Large weights of a product of so many rows.
+    Weight { elements: usize, rows: usize },
     /// Weights of the robot's own projections (state, actions, time).
     ExactWeight,
     /// Norm weights, biases, tables, masks.
@@ -23,23 +23,60 @@ pub enum Role {
     Flow,
 }
 
-/// The choices; [`Precisions::default`] is what runs unless parameters say otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Precisions {
-    /// Of large weights: `Bfloat8B`, or `Bfloat16` for half the speed and an error of 0.0008.
-    pub weights: DataType,
+/// How large weights are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightTypes {
+    /// All in bfloat8_b.
+    Bfloat8B,
+    /// Those in bfloat16 that are read once a cycle and are not the largest: SigLIP's, and the prefix's attention.
+    #[default]
+    Mixed,
+    Bfloat16,
 }
 
-impl Default for Precisions {
-    fn default() -> Self {
-        Self { weights: DataType::Bfloat8B }
+impl WeightTypes {
+    pub const ALL: [Self; 3] = [Self::Bfloat8B, Self::Mixed, Self::Bfloat16];
+
+    /// As parameters and options name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bfloat8B => "bfloat8_b",
+            Self::Mixed => "mixed",
+            Self::Bfloat16 => "bfloat16",
+        }
     }
 }
+
+impl FromStr for WeightTypes {
+    type Err = TenstorrentError;
+
+    fn from_str(name: &str) -> Result<Self, TenstorrentError> {
+        let found = Self::ALL.into_iter().find(|types| types.name() == name);
+        found.ok_or_else(|| TenstorrentError::WeightType(name.into()))
+    }
+}
+
+/// The choices; [`Precisions::default`] is what runs unless parameters say otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Precisions {
+    pub weights: WeightTypes,
+}
+
+/// Rows, up to which a product belongs to a denoising step, whose weights are read many times a cycle.
+const ROWS_OF_A_STEP: usize = 128;
+/// Elements up to which `mixed` has weights in bfloat16: an eighth of the prefix's gate and up.
+const NOT_THE_LARGEST: usize = 8 << 20;
 
 impl Precisions {
     pub fn dtype(&self, role: Role) -> DataType {
         match role {
-            Role::Weight => self.weights,
+            Role::Weight { elements, rows } => match self.weights {
+                WeightTypes::Bfloat16 => DataType::Bfloat16,
+                WeightTypes::Mixed if rows > ROWS_OF_A_STEP && elements <= NOT_THE_LARGEST => {
+                    DataType::Bfloat16
+                }
+                WeightTypes::Mixed | WeightTypes::Bfloat8B => DataType::Bfloat8B,
+            },
             // Activations in bfloat8_b: 0.0055 in the steps; 0.0038 in SigLIP or the prefix, whose keys are 2.5 times as far off.
             Role::Small | Role::Activation => DataType::Bfloat16,
             // State and actions keep what f32 has.
@@ -48,21 +85,8 @@ impl Precisions {
     }
 }
 
-/// Of large weights.
-impl FromStr for DataType {
-    type Err = TenstorrentError;
-
-    fn from_str(name: &str) -> Result<Self, TenstorrentError> {
-        let found = [DataType::Bfloat8B, DataType::Bfloat16].into_iter().find(|dtype| dtype.name() == name);
-        found.ok_or_else(|| TenstorrentError::WeightType(name.into()))
-    }
-}
-
 /// Two of a bf16 factor's passes are enough for weights of seven bits: four make 0.0028 of it, one 0.0057 in the steps, 0.0143 in
 /// the prefix and 0.0047 in SigLIP. Sums are f32 all the same.
 pub const PRODUCT: Compute = Compute { fidelity: "HiFi2", fp32_accumulate: true };
-/// Three passes: all of an activation's bits by the upper ones of a weight, so that what is multiplied with 1 stays as it is; in two
-/// the residual would lose a bit in every sum, 0.0044.
-pub const SUM: Compute = Compute { fidelity: "HiFi3", fp32_accumulate: true };
 /// Everything that a factor has.
 pub const EXACT: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: true };

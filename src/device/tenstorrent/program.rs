@@ -17,7 +17,8 @@ use crate::device::{Account, StepAccount};
 pub struct TensorId(pub u32);
 
 /// Element types of a card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DataType {
     Bfloat16,
     /// Sixteen elements share an exponent of eight bits and have seven bits and a sign each.
@@ -143,6 +144,12 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// Whether it holds weights of a product with many of them: tables are in rows, biases and norm weights small.
+    fn is_large_weight(&self) -> bool {
+        let elements: usize = self.shape.iter().product();
+        matches!(self.origin, Origin::Content(_)) && self.layout == Layout::Tile && elements > 1 << 10
+    }
+
     /// Size on the card, in bytes, the padding of tiles included.
     pub fn bytes(&self) -> usize {
         let mut shape = self.shape.clone();
@@ -281,7 +288,7 @@ impl Program {
     }
 
     /// The program for an audit. `evidence`, if it is there, says what each call did; without it a call is one program.
-    pub fn account(&self, place: String, evidence: &[CallEvidence], weights: DataType) -> Account {
+    pub fn account(&self, place: String, evidence: &[CallEvidence]) -> Account {
         let step = |(index, call): (usize, &Call)| {
             let (programs, crossings) = match evidence.get(index) {
                 Some(CallEvidence { programs, crossings }) => (programs.len(), *crossings),
@@ -292,13 +299,15 @@ impl Program {
         let bytes = |results: &[Result]| {
             results.iter().map(|result| (result.name.clone(), self.tensor(result.tensor).bytes())).collect()
         };
+        let weights = || self.tensors.iter().filter(|tensor| tensor.is_large_weight());
+        let elements: usize = weights().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
         Account {
             place,
             source: if evidence.is_empty() { "the lowered program" } else { "ttnn's own record of a run" },
             steps: self.calls.iter().enumerate().map(step).collect(),
             written: bytes(&self.inputs),
             read: bytes(&self.outputs),
-            weight_element_bytes: weights.bytes(1024) as f64 / 1024.0,
+            weight_element_bytes: weights().map(Tensor::bytes).sum::<usize>() as f64 / elements.max(1) as f64,
         }
     }
 

@@ -110,7 +110,7 @@ pub fn lower(
         uses: graph.use_counts(),
         constant: constant.clone(),
         turned: HashMap::new(),
-        summands: HashMap::new(),
+        ungated: HashMap::new(),
         gated: HashMap::new(),
         choices: HashMap::new(),
         widened: HashMap::new(),
@@ -153,8 +153,8 @@ struct Lowering<'a> {
     constant: Vec<bool>,
     /// Paired, stacked or single heads by themselves, and rotated.
     turned: HashMap<TensorId, TensorId>,
-    /// Linears that are left to the sums that read them: a product can add what it is added to.
-    summands: HashMap<ValueId, Node>,
+    /// Linears that are left to the sums that read their gated results.
+    ungated: HashMap<ValueId, Node>,
     /// How many nodes and results read each value.
     uses: Vec<usize>,
     /// Products with one constant row that are left to the sums that read them: both factors.
@@ -310,7 +310,7 @@ impl Lowering<'_> {
 
     /// A value as a matrix: its tensor and where its columns lie.
     fn matrix(&mut self, id: ValueId) -> Result<(TensorId, Axis), DeviceError> {
-        if let Some(node) = self.summands.remove(&id) {
+        if let Some(node) = self.ungated.remove(&id) {
             let form = self.plain_linear(&node)?;
             self.forms.insert(id, form);
         }

@@ -3,7 +3,7 @@
 use super::super::TILE;
 use super::super::axis::Axis;
 use super::super::content::{Content, Scales};
-use super::super::precision::{EXACT, PRODUCT, Role, SUM};
+use super::super::precision::{EXACT, PRODUCT, Role};
 use super::super::program::{Argument, DataType, Memory, TensorId};
 use super::attention::is_tied;
 use super::spread::{self, FEW, Tiles};
@@ -58,8 +58,8 @@ impl Lowering<'_> {
             None => self.heads.get(node.result).into_iter().collect(),
         };
         if parts.is_empty() {
-            if activation.is_none() && !exact && self.is_summand(node) {
-                self.summands.insert(node.result, node.clone());
+            if activation.is_none() && !exact && self.is_only_gated(node) {
+                self.ungated.insert(node.result, node.clone());
                 return Ok(None);
             }
             return self.plain_linear(node).map(Some);
@@ -104,24 +104,15 @@ impl Lowering<'_> {
         Ok(Form::Matrix { tensor, columns })
     }
 
-    /// Whether only a sum reads a linear of few rows, if need be through a gate: then one product does all of it. The library
-    /// multiplies two factors side by side with one weight, so the sum's first operand is the second factor, and below the
-    /// weights stand ones in a diagonal. With many rows these would cost more than the sum.
-    fn is_summand(&self, node: &Node) -> bool {
+    /// Whether a linear without bias is only read by its gate, and that by a sum: then the gate goes into the weights.
+    fn is_only_gated(&self, node: &Node) -> bool {
         let reader = |id: ValueId| {
             let mut readers = self.graph.nodes.iter().filter(move |other| other.operands.contains(&id));
             readers.next().filter(|_| self.uses[id.index()] == 1)
         };
-        let few = self.rows.rows(self.graph, node.result).is_ok_and(|rows| rows.physical <= FEW * TILE);
-        let mut summand = node.result;
-        if let Some(gated) = reader(summand)
-            && self.is_gate(gated)
-        {
-            summand = gated.result;
-        }
-        let added =
-            |sum: &Node| sum.op == Op::Add && sum.operands[1] == summand && sum.operands[0] != summand;
-        few && node.operands.len() == 2 && reader(summand).is_some_and(added)
+        let gate = reader(node.result).filter(|gate| self.is_gate(gate));
+        let sum = gate.and_then(|gate| reader(gate.result).filter(|sum| sum.operands[1] == gate.result));
+        node.operands.len() == 2 && sum.is_some_and(|sum| sum.op == Op::Add)
     }
 
     /// A multiplication with one constant row.
@@ -140,31 +131,21 @@ impl Lowering<'_> {
         scales: &Scales,
     ) -> Result<TensorId, DeviceError> {
         let (x, inputs) = self.matrix(node.operands[0])?;
-        let weight = self.factor(node.operands[1], &inputs, outputs, exact, scales);
-        let bias = node.operands.get(2).map(|&bias| self.bias(bias, outputs, exact, scales));
         let rows = self.row_axis(node.result)?.physical;
+        let role = match exact {
+            true => Role::ExactWeight,
+            false => Role::Weight { elements: inputs.physical * outputs.physical, rows },
+        };
+        let factor = Content::factor(self.graph, node.operands[1], &inputs, outputs, scales);
+        let weight = self.weights(factor, [inputs.physical, outputs.physical], role);
+        let bias = node.operands.get(2).map(|&bias| self.bias(bias, outputs, exact, scales));
         let role = if exact && self.stays_exact(node.result) { Role::Flow } else { Role::Activation };
         let mut result = self.activation(vec![1, 1, rows, outputs.physical], role);
-        if rows <= FEW * TILE && self.is_normed(node.result) {
+        if rows <= FEW * TILE && self.joins_stream(node.result) {
             result.memory = self.stream(rows, outputs.physical);
         }
         let activation = activation.map(unary);
         Ok(self.product(Product { x, weight, bias, activation, exact }, result))
-    }
-
-    /// A weight `[out, in]` as the library multiplies with it.
-    pub(super) fn factor(
-        &mut self,
-        weight: ValueId,
-        inputs: &Axis,
-        outputs: &Axis,
-        exact: bool,
-        scales: &Scales,
-    ) -> TensorId {
-        let role = if exact { Role::ExactWeight } else { Role::Weight };
-        let shape = vec![1, 1, inputs.physical, outputs.physical];
-        let stored = Stored::tiled(shape, self.precisions.dtype(role), Memory::Dram);
-        self.content(Content::factor(self.graph, weight, inputs, outputs, scales), stored)
     }
 
     fn bias(&mut self, bias: ValueId, columns: &Axis, exact: bool, scales: &Scales) -> TensorId {
@@ -191,19 +172,36 @@ impl Lowering<'_> {
         }
     }
 
-    /// `activation(x g^T) * (x u^T)`: both products at once, then the one with the other, activated on the way.
+    /// `activation(x g^T) * (x u^T)`. Few rows: two products over all columns of cores, the first activated. Many: both at once,
+    /// activated on the way to their product.
     pub(super) fn gated_linear(&mut self, node: &Node, activation: Activation) -> Result<Form, DeviceError> {
         let (x, inputs) = self.matrix(node.operands[0])?;
         let rows = self.row_axis(node.result)?.physical;
         let columns = Axis::tiled(self.graph.shape(node.result)[1]);
         let result = self.activation(vec![1, 1, rows, columns.physical], Role::Activation);
         let scales = Scales::all(columns.logical, 1.0);
+        if rows <= FEW * TILE {
+            let shape = [inputs.physical, columns.physical];
+            let role = Role::Weight { elements: shape[0] * shape[1], rows };
+            let halves = [(node.operands[1], Some(unary(activation))), (node.operands[2], None)];
+            let halves = halves.map(|(weight, activation)| {
+                let factor = Content::factor(self.graph, weight, &inputs, &columns, &scales);
+                let weight = self.weights(factor, shape, role);
+                let product = Product { x, weight, bias: None, activation, exact: false };
+                Argument::Tensor(self.product(product, result.clone()))
+            });
+            let memory = vec![("memory_config", Argument::Memory(result.memory))];
+            let tensor = self.call("ttnn.multiply", halves.to_vec(), memory, result);
+            return Ok(Form::Matrix { tensor, columns });
+        }
         let halves = [node.operands[1], node.operands[2]].map(|weight| {
             (columns.physical, Content::factor(self.graph, weight, &inputs, &columns, &scales))
         });
-        let weights = self.weights(Content::beside(halves.to_vec()), [inputs.physical, 2 * columns.physical]);
-        let depth = inputs.physical.div_ceil(TILE);
-        let spread = spread::minimal(rows.div_ceil(TILE), &[depth], columns.physical / TILE, 2, self.card);
+        let shape = [inputs.physical, 2 * columns.physical];
+        let role = Role::Weight { elements: shape[0] * shape[1], rows };
+        let weights = self.weights(Content::beside(halves.to_vec()), shape, role);
+        let [m, k, n] = [rows, inputs.physical, columns.physical].map(|length| length.div_ceil(TILE));
+        let spread = spread::minimal(Tiles { m, k, n }, self.card);
         let attributes = vec![
             ("chunks", Argument::Integer(2)),
             ("dim", Argument::Integer(-1)),
@@ -224,47 +222,26 @@ impl Lowering<'_> {
         Ok(Form::Matrix { tensor, columns })
     }
 
-    /// `a + (y w^T) * gate` as one product: `[y, a]` by the gated weights and, below them, ones in a diagonal.
-    fn sum_of_product(
-        &mut self,
-        a: ValueId,
-        linear: &Node,
-        gate: Option<ValueId>,
-    ) -> Result<Form, DeviceError> {
-        let (a, rows, columns) = self.rows_and_columns(a)?;
-        let (y, inputs) = self.matrix(linear.operands[0])?;
-        if rows != self.row_axis(linear.result)? || !columns.is_exact() {
-            return Err(self.unsupported("two operands that lie differently"));
+    /// `(y w^T) * gate` with the gate in the weights.
+    fn gated_product(&mut self, linear: &Node, gate: ValueId) -> Result<Form, DeviceError> {
+        let (x, inputs) = self.matrix(linear.operands[0])?;
+        let columns = Axis::exact(self.graph.shape(linear.result)[1]);
+        let (rows, width) = (self.row_axis(linear.result)?.physical, columns.physical);
+        let scales = Scales::all(width, 1.0);
+        let factor = Content::factor(self.graph, linear.operands[1], &inputs, &columns, &scales);
+        let role = Role::Weight { elements: inputs.physical * width, rows };
+        let weight = self.weights(factor.gated(self.graph, gate), [inputs.physical, width], role);
+        let mut result = self.activation(vec![1, 1, rows, width], Role::Activation);
+        if rows <= FEW * TILE {
+            result.memory = self.stream(rows, width);
         }
-        let width = columns.physical;
-        let mut factor =
-            Content::factor(self.graph, linear.operands[1], &inputs, &columns, &Scales::all(width, 1.0));
-        if let Some(gate) = gate {
-            factor = factor.gated(self.graph, gate);
-        }
-        let mut ones = vec![0.0; width * width];
-        ones.iter_mut().step_by(width + 1).for_each(|one| *one = 1.0);
-        let ones = Content::literal(format!("diagonal of {width}"), ones);
-        let weights = self.weights(Content::below(vec![factor, ones]), [inputs.physical + width, width]);
-        let depths = [inputs.physical, width].map(|depth| depth.div_ceil(TILE));
-        let spread =
-            spread::minimal(rows.physical.div_ceil(TILE), &depths, width.div_ceil(TILE), 1, self.card);
-        let mut result = self.activation(vec![1, 1, rows.physical, width], Role::Activation);
-        result.memory = self.stream(rows.physical, width);
-        let attributes = vec![
-            ("config", Argument::MinimalSpread(spread)),
-            ("dtype", Argument::Dtype(result.dtype)),
-            ("memory_config", Argument::Memory(result.memory)),
-            ("compute_kernel_config", Argument::Compute(SUM)),
-        ];
-        let operands = vec![Argument::List([y, a].map(Argument::Tensor).to_vec()), Argument::Tensor(weights)];
-        let tensor = self.call("ttnn.experimental.minimal_matmul", operands, attributes, result);
+        let tensor = self.product(Product { x, weight, bias: None, activation: None, exact: false }, result);
         Ok(Form::Matrix { tensor, columns })
     }
 
-    /// Large weights, `[1, 1, in, out]`.
-    fn weights(&mut self, content: Content, [inputs, outputs]: [usize; 2]) -> TensorId {
-        let dtype = self.precisions.dtype(Role::Weight);
+    /// Weights as the library multiplies with them, `[1, 1, in, out]`.
+    fn weights(&mut self, content: Content, [inputs, outputs]: [usize; 2], role: Role) -> TensorId {
+        let dtype = self.precisions.dtype(role);
         self.content(content, Stored::tiled(vec![1, 1, inputs, outputs], dtype, Memory::Dram))
     }
 
@@ -306,7 +283,17 @@ impl Lowering<'_> {
         ];
         attributes.extend(bias.map(|bias| ("bias", bias)));
         attributes.extend(lies.shards().map(|shards| ("program_config", Argument::NormSpread(shards))));
-        let tensor = self.call(operation, vec![Argument::Tensor(x)], attributes, result);
+        let mut tensor = self.call(operation, vec![Argument::Tensor(x)], attributes, result.clone());
+        if let Memory::Columns(_) = lies {
+            // A product would send what lies column by column to all cores a column at a time.
+            let operands = vec![Argument::Tensor(tensor), Argument::Memory(Memory::L1)];
+            tensor = self.call(
+                "ttnn.to_memory_config",
+                operands,
+                Vec::new(),
+                Stored { memory: Memory::L1, ..result },
+            );
+        }
         Ok(Form::Matrix { tensor, columns })
     }
 
@@ -329,20 +316,11 @@ impl Lowering<'_> {
     /// An addition: `a + b`, or `a + y * gate` at once.
     pub(super) fn sum(&mut self, node: &Node) -> Result<Form, DeviceError> {
         let gated = node.operands.get(1).and_then(|second| self.gated.get(second)).copied();
-        let [y, gate] = match (gated, &node.operands[..]) {
-            (Some([y, gate]), _) => [y, gate],
-            (None, &[a, second]) => {
-                return match self.summands.remove(&second) {
-                    Some(linear) => self.sum_of_product(a, &linear, None),
-                    None => self.elementwise(node, "ttnn.add"),
-                };
-            }
-            _ => return Err(self.unsupported("other than two operands")),
-        };
-        if self.is_constant(gate)
-            && let Some(linear) = self.summands.remove(&y)
-        {
-            return self.sum_of_product(node.operands[0], &linear, Some(gate));
+        let Some([y, gate]) = gated else { return self.elementwise(node, "ttnn.add") };
+        if let Some(linear) = self.ungated.remove(&y) {
+            let product = self.gated_product(&linear, gate)?;
+            self.forms.insert(node.operands[1], product);
+            return self.elementwise(node, "ttnn.add");
         }
         let (a, rows, columns) = self.rows_and_columns(node.operands[0])?;
         let y = self.like(y, &rows, &columns)?;
@@ -383,6 +361,13 @@ impl Lowering<'_> {
     pub(super) fn is_normed(&self, id: ValueId) -> bool {
         let mut readers = self.graph.nodes.iter().filter(|node| node.operands[0] == id);
         readers.any(|node| matches!(node.op, Op::LayerNorm { .. } | Op::RmsNorm { .. }))
+    }
+
+    /// The same, or whether it is added to what a norm reads.
+    fn joins_stream(&self, id: ValueId) -> bool {
+        let mut sums =
+            self.graph.nodes.iter().filter(|node| node.op == Op::Add && node.operands.contains(&id));
+        self.is_normed(id) || sums.any(|sum| self.is_normed(sum.result))
     }
 
     pub(super) fn rows_and_columns(&mut self, id: ValueId) -> Result<(TensorId, Axis, Axis), DeviceError> {

@@ -12,16 +12,12 @@ use super::super::program::{DataType, MatmulSpread, Memory, MinimalSpread, Shard
 pub(super) const FEW: usize = 4;
 /// Tiles that a core can sum at once in f32.
 const SUMS: usize = 4;
-/// Cores that share a norm of few rows, at most so many in a row: every card has these. With more, products would take the depth
-/// of the result a tile at a time.
-const NORM_CORES: usize = 16;
+/// Cores that share a norm of few rows, at most so many in a row: every card has these.
+const NORM_CORES: usize = 32;
 const NORM_CORES_ACROSS: usize = 8;
-/// Tiles of depth that a core takes at a time, of few rows and of many.
+/// Tiles of depth that a core takes at a time, of few rows and of many: few are sent to all cores in fewer blocks.
 const DEPTH_OF_FEW: usize = 16;
 const DEPTH: usize = 8;
-/// Tiles of columns that a core takes at least, of few rows: on a P150 two were faster than one (a query, key and value product 8.2
-/// and 9.0 us, down 13.6 and 15.8; tt-metal, models/experimental/pi0_5/p150/tt/ttnn_gemma.py, verified by its profiler).
-const COLUMNS_OF_FEW: usize = 2;
 
 /// A product of `[m, k]` and `[k, n]` tiles.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,30 +37,34 @@ pub(super) fn linear(
     let Tiles { m, k, n } = tiles;
     let [across, down] = card.grid;
     let columns_only = m <= FEW;
-    // Nothing is cut that lies beside one core.
-    let (whole, depth) = match left.shards() {
-        Some(shards) => (shards.width / TILE, DEPTH),
-        None if columns_only => (k, DEPTH_OF_FEW),
-        None => (k, DEPTH),
+    let blocks = left.shards();
+    let (grid, per_core_m, per_core_n) = match result {
+        Memory::Columns(Shards { grid, width, .. }) => (grid, m, width / TILE),
+        _ if columns_only => {
+            let per_core = n.div_ceil(across * down);
+            let cores = n.div_ceil(per_core);
+            ([across.min(cores), cores.div_ceil(across)], m, per_core)
+        }
+        _ => {
+            let (per_core_m, per_core_n) = (m.div_ceil(down), n.div_ceil(across));
+            // Cores beside which the left side lies send it, and are among them.
+            let columns = if blocks.is_some() { across } else { n.div_ceil(per_core_n) };
+            ([columns, m.div_ceil(per_core_m)], per_core_m, per_core_n)
+        }
     };
-    let (grid, per_core_m, per_core_n) = if let Memory::Columns(Shards { grid, width, .. }) = result {
-        (grid, m, width / TILE)
-    } else if columns_only {
-        let per_core = n.div_ceil(across * down).max(COLUMNS_OF_FEW.min(n));
-        // Those beside which the left side lies send it, and are among them.
-        let cores = if left.shards().is_some() { across * down } else { n.div_ceil(per_core) };
-        ([across.min(cores), cores.div_ceil(across)], m, per_core)
-    } else {
-        let (per_core_m, per_core_n) = (m.div_ceil(down), n.div_ceil(across));
-        let columns = if left.shards().is_some() { across } else { n.div_ceil(per_core_n) };
-        ([columns, m.div_ceil(per_core_m)], per_core_m, per_core_n)
+    // Nothing is cut that lies beside one core.
+    let in0_block_w = match blocks {
+        Some(shards) => divisor(shards.width / TILE, DEPTH),
+        None => divisor(k, if columns_only { DEPTH_OF_FEW } else { DEPTH }),
     };
     let out_subblock_w = divisor(per_core_n, SUMS);
-    let out_subblock_h = divisor(per_core_m, SUMS / out_subblock_w);
+    // Beside each core its part is written in whole rows.
+    let whole_rows = out_subblock_w == per_core_n || result.shards().is_none();
+    let out_subblock_h = if whole_rows { divisor(per_core_m, SUMS / out_subblock_w) } else { 1 };
     MatmulSpread {
         columns_only,
         grid,
-        in0_block_w: divisor(whole, depth),
+        in0_block_w,
         out_subblock_h,
         out_subblock_w,
         per_core_m,
@@ -93,26 +93,20 @@ pub(super) fn stream(rows: usize, width: usize, card: &Card) -> Option<Memory> {
     (bytes <= card.l1_activation_bytes_per_core && shards.cores() > m).then_some(Memory::Blocks(shards))
 }
 
-/// For `ttnn.experimental.minimal_matmul`: `k` are the depths of its factors side by side, `n` the columns of one result.
-pub(super) fn minimal(m: usize, k: &[usize], n: usize, results: usize, card: &Card) -> MinimalSpread {
+/// For `ttnn.experimental.minimal_matmul_split` in two: `n` are the columns of one result.
+pub(super) fn minimal(Tiles { m, k, n }: Tiles, card: &Card) -> MinimalSpread {
     let [across, down] = card.grid;
     let rows = m.clamp(2, down);
     let m_block = divisor(m.div_ceil(rows), SUMS).max(1);
-    let n_block = match results {
-        1 => (n.div_ceil(across)).clamp(1, DEPTH),
-        // No block may be part of two results.
-        _ => {
-            let blocks = (1..=DEPTH).filter(|block| n.is_multiple_of(*block));
-            // The least work for the busiest core, then the largest block.
-            let busiest = |block: &usize| (results * n / block).div_ceil(across) * block;
-            blocks.rev().min_by_key(busiest).unwrap_or(1)
-        }
-    };
+    // The least work for the busiest core, then the largest block; none may be part of two results.
+    let busiest = |block: &usize| (2 * n / block).div_ceil(across) * block;
+    let blocks = (1..=DEPTH).rev().filter(|block| n.is_multiple_of(*block));
+    let n_block = blocks.min_by_key(busiest).unwrap_or(1);
     let subblock_w = divisor(n_block, SUMS);
     MinimalSpread {
         grid: [across, rows],
         m_block,
-        k_block: (1..=DEPTH).rev().find(|block| k.iter().all(|depth| depth % block == 0)).unwrap_or(1),
+        k_block: divisor(k, DEPTH),
         n_block,
         subblock_h: divisor(m_block, SUMS / subblock_w),
         subblock_w,
@@ -132,18 +126,18 @@ mod tests {
     fn few_rows_are_spread_by_columns_and_many_by_blocks() {
         let few = linear(Tiles { m: 2, k: 32, n: 80 }, [Memory::L1, Memory::L1], &Card::P150, None);
         assert!(few.columns_only);
+        assert_eq!((few.grid, few.per_core_m, few.per_core_n, few.in0_block_w), ([13, 7], 2, 1, 16));
         let beside = stream(64, 1024, &Card::P150).unwrap();
-        assert_eq!(beside, Memory::Columns(Shards { grid: [8, 2], rows: 64, width: 64 }));
-        assert_eq!(
-            linear(Tiles { m: 2, k: 32, n: 80 }, [beside, Memory::L1], &Card::P150, None).in0_block_w,
-            2
-        );
-        assert_eq!((few.grid, few.per_core_m, few.per_core_n, few.in0_block_w), ([13, 4], 2, 2, 16));
+        assert_eq!(beside, Memory::Columns(Shards { grid: [8, 4], rows: 64, width: 32 }));
+        let to = linear(Tiles { m: 2, k: 80, n: 32 }, [Memory::L1, beside], &Card::P150, None);
+        assert_eq!((to.grid, to.per_core_n, to.in0_block_w), ([8, 4], 1, 16));
+        // Five tiles beside each core are no whole row of four sums.
+        let odd = stream(64, 5 * 32 * 32, &Card::P150).unwrap();
+        let to = linear(Tiles { m: 2, k: 32, n: 160 }, [Memory::L1, odd], &Card::P150, None);
+        assert_eq!((to.per_core_n, to.out_subblock_w, to.out_subblock_h), (5, 1, 1));
         let many = linear(Tiles { m: 26, k: 64, n: 80 }, [Memory::Dram, Memory::L1], &Card::P150, None);
         assert!(!many.columns_only);
         assert_eq!((many.grid, many.per_core_m, many.per_core_n), ([12, 9], 3, 7));
-        let to = linear(Tiles { m: 2, k: 1, n: 32 }, [Memory::L1, beside], &Card::P150, None);
-        assert_eq!((to.grid, to.per_core_n), ([8, 2], 2));
         let blocks = stream(832, 2048, &Card::P150).unwrap();
         assert_eq!(blocks, Memory::Blocks(Shards { grid: [8, 9], rows: 96, width: 256 }));
         let shared = linear(Tiles { m: 26, k: 64, n: 80 }, [blocks, Memory::L1], &Card::P150, None);
@@ -157,13 +151,11 @@ mod tests {
 
     #[test]
     fn blocks_divide_what_they_are_blocks_of() {
-        let joined = minimal(2, &[80, 32], 32, 1, &Card::P150);
-        assert_eq!((joined.grid, joined.m_block, joined.k_block, joined.n_block), ([13, 2], 1, 8, 3));
-        let halves = minimal(26, &[64], 512, 2, &Card::P150);
-        assert_eq!(512 % halves.n_block, 0);
-        // 256 tiles of columns for 13: twenty each, not 24 in blocks of eight.
-        assert_eq!(minimal(2, &[32], 128, 2, &Card::P150).n_block, 4);
+        let halves = minimal(Tiles { m: 26, k: 64, n: 512 }, &Card::P150);
+        assert_eq!((halves.grid, 512 % halves.n_block, halves.k_block), ([13, 10], 0, 8));
         assert_eq!(halves.m_block % halves.subblock_h + halves.n_block % halves.subblock_w, 0);
+        // 128 tiles of columns for 13 cores: ten each, not twelve in blocks of four.
+        assert_eq!(minimal(Tiles { m: 26, k: 32, n: 64 }, &Card::P150).n_block, 2);
         assert!(halves.subblock_h * halves.subblock_w <= SUMS);
     }
 }

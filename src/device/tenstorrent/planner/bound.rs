@@ -81,11 +81,7 @@ fn flops(program: &Program, call: &Call) -> f64 {
     };
     let last = |shape: &[usize], from_end: usize| shape[shape.len() - from_end] as f64;
     match (call.operation, operand(0), operand(1)) {
-        (
-            "ttnn.linear" | "ttnn.experimental.minimal_matmul" | "ttnn.experimental.minimal_matmul_split",
-            Some(x),
-            Some(weight),
-        ) => {
+        ("ttnn.linear" | "ttnn.experimental.minimal_matmul_split", Some(x), Some(weight)) => {
             let rows: f64 = x[..x.len() - 1].iter().product::<usize>() as f64;
             2.0 * rows * last(&weight, 2) * last(&weight, 1)
         }

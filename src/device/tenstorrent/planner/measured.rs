@@ -140,7 +140,8 @@ pub struct Expected {
 fn codes(operation: &str) -> &'static [&'static str] {
     match operation {
         "ttnn.linear" => &["Matmul"],
-        "ttnn.experimental.minimal_matmul" | "ttnn.experimental.minimal_matmul_split" => &["MinimalMatmul"],
+        "ttnn.experimental.minimal_matmul_split" => &["MinimalMatmul"],
+        "ttnn.to_memory_config" => &["ShardedToInterleaved"],
         "ttnn.add" | "ttnn.subtract" | "ttnn.multiply" => &["BinaryNg"],
         "ttnn.addcmul" | "ttnn.where" => &["Ternary"],
         "ttnn.silu" | "ttnn.unary_chain" => &["Unary"],

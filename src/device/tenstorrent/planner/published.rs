@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::super::TILE;
 use super::super::card::Card;
 use super::super::program::DataType;
-use super::work::Work;
+use super::work::{Product as Multiplied, Work};
 
 #[derive(Debug, Deserialize)]
 pub struct Published {
@@ -31,7 +31,11 @@ struct Product {
     rows: usize,
     depth: usize,
     columns: usize,
-    weights: String,
+    weights: DataType,
+    /// Tiles of columns of a core, if they are known; the fewest for the whole grid otherwise.
+    columns_per_core: Option<usize>,
+    /// Tiles of depth at a time, if they are known.
+    block: Option<usize>,
     us: f64,
 }
 
@@ -139,6 +143,8 @@ enum Named {
 
 /// Columns of cores from which on the port lays its image tower out in blocks.
 const COLUMNS_FOR_BLOCKS: usize = 12;
+/// Tiles of depth that the port takes at a time of few rows.
+const DEPTH_OF_FEW: usize = 16;
 /// Tokens of an image.
 const IMAGE_ROWS: usize = 256;
 
@@ -162,13 +168,18 @@ impl Published {
         let Self { products, moves, port } = self;
         let card = |grid| Card { grid, ..Card::P150 };
         let product = |measured: &Product| {
-            let Product { rows, depth, columns, weights, .. } = measured;
-            let dtype = weights.parse().unwrap_or(DataType::Bfloat16);
+            let Product { rows, depth, columns, weights, columns_per_core, block, .. } = measured;
             let shape = [*rows, *depth, *columns];
             Sample {
                 name: measured.name.clone(),
                 source: products.source.clone(),
-                work: described_product(&card(products.grid), shape, dtype, products.passes),
+                work: described_product(
+                    &card(products.grid),
+                    shape,
+                    *weights,
+                    products.passes,
+                    [*columns_per_core, *block],
+                ),
                 us: measured.us,
                 whole: false,
             }
@@ -212,9 +223,13 @@ impl Port {
             let tiles = rows / TILE;
             for call in &stage.calls {
                 let work = match call.kind {
-                    Kind::Product { depth, columns, passes } => {
-                        described_product(&card, [rows, depth, columns], DataType::Bfloat8B, passes)
-                    }
+                    Kind::Product { depth, columns, passes } => described_product(
+                        &card,
+                        [rows, depth, columns],
+                        DataType::Bfloat8B,
+                        passes,
+                        [None, None],
+                    ),
                     Kind::Attention { heads, heads_per_image, dim } => {
                         // An image's queries see that image alone.
                         let queries = heads * tiles + heads_per_image * tiles;
@@ -238,13 +253,20 @@ impl Port {
 }
 
 /// A product spread as the port does: few rows by columns over all cores, many in blocks.
-fn described_product(card: &Card, shape: [usize; 3], weights: DataType, passes: usize) -> Work {
+fn described_product(
+    card: &Card,
+    shape: [usize; 3],
+    weights: DataType,
+    passes: usize,
+    [columns_per_core, block]: [Option<usize>; 2],
+) -> Work {
     let [m, k, n] = shape.map(|length| length.div_ceil(TILE));
-    let bytes = weights.bytes(k * n * TILE * TILE) as f64;
+    let weight_bytes = weights.bytes(k * n * TILE * TILE) as f64;
     let [across, down] = card.grid;
-    let per_core = match m {
-        0..=4 => m * n.div_ceil(across * down),
+    let tiles = match m {
+        0..=4 => m * columns_per_core.unwrap_or(n.div_ceil(across * down)),
         _ => m.div_ceil(down) * n.div_ceil(across),
     };
-    Work::product(card, m, bytes, per_core * k, passes)
+    let blocks = k.div_ceil(block.unwrap_or(DEPTH_OF_FEW));
+    Work::product(card, Multiplied { rows: m, weight_bytes, per_core: tiles * k, passes, blocks })
 }

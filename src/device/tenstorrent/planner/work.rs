@@ -2,7 +2,8 @@
 //! `published` for what others measured.
 //!
 //! Each number is what the busiest core has to do, in microseconds at the chip's clock where the chip sets the pace, so that
-//! a grid with fewer cores, or another clock, shows. Weights are counted in MB at a P150's bandwidth.
+//! a grid with fewer cores, or another clock, shows. Weights are counted in MB at a P150's bandwidth. Products of few rows wait for
+//! their weights and then multiply; of many, the next weights come in meanwhile, and the longer of both counts.
 
 use super::super::TILE;
 use super::super::card::Card;
@@ -17,6 +18,8 @@ pub enum Part {
     Programs,
     /// MB of weights that products of few rows wait for.
     FewRowsWeights,
+    /// Blocks of depth in which the rows are sent to all cores of a product of few rows.
+    DepthBlocks,
     /// Products of tiles, in microseconds of a core that does nothing else.
     TileProducts,
     /// MB of weights of products of many rows.
@@ -28,9 +31,10 @@ pub enum Part {
 }
 
 impl Part {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Programs,
         Self::FewRowsWeights,
+        Self::DepthBlocks,
         Self::TileProducts,
         Self::ManyRowsWeights,
         Self::Attention,
@@ -41,6 +45,7 @@ impl Part {
         match self {
             Self::Programs => "programs",
             Self::FewRowsWeights => "weights, few rows",
+            Self::DepthBlocks => "depth blocks, few rows",
             Self::TileProducts => "tile products",
             Self::ManyRowsWeights => "weights, many rows",
             Self::Attention => "attention",
@@ -52,6 +57,7 @@ impl Part {
     pub fn unit(self) -> &'static str {
         match self {
             Self::Programs => "us a program",
+            Self::DepthBlocks => "us a block",
             Self::FewRowsWeights | Self::ManyRowsWeights => "us a MB of weights",
             Self::TileProducts => "of a core's time at one pass each",
             Self::Attention => "us a tile of scores",
@@ -60,9 +66,23 @@ impl Part {
     }
 }
 
-/// How much there is of each [`Part`].
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Work(pub [f64; Part::ALL.len()]);
+/// So much of each [`Part`], or so many microseconds of each.
+pub type Parts = [f64; Part::ALL.len()];
+
+/// How much there is to do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Work {
+    parts: Parts,
+    overlapped: Vec<Overlapped>,
+}
+
+/// A product of many rows, so many times: weights that come in while tiles are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Overlapped {
+    times: f64,
+    megabytes: f64,
+    microseconds: f64,
+}
 
 /// Cycles in which a core multiplies two tiles, low bits left out: the vendor's 4096 operations a cycle.
 const TILE_PRODUCT_CYCLES: f64 = 16.0;
@@ -71,35 +91,73 @@ const MEASURED: Card = Card::P150;
 /// Rows, in tiles, up to which a product waits for its weights.
 const FEW: usize = 4;
 
+/// A product, as far as its time depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    /// Tiles.
+    pub rows: usize,
+    pub weight_bytes: f64,
+    /// Pairs of tiles that the busiest core multiplies, and passes for each.
+    pub per_core: usize,
+    pub passes: usize,
+    /// Blocks that the depth is taken in.
+    pub blocks: usize,
+}
+
 impl std::ops::AddAssign for Work {
     fn add_assign(&mut self, other: Self) {
-        self.0.iter_mut().zip(other.0).for_each(|(sum, value)| *sum += value);
+        self.parts.iter_mut().zip(other.parts).for_each(|(sum, value)| *sum += value);
+        self.overlapped.extend(other.overlapped);
     }
 }
 
 impl std::ops::Mul<f64> for Work {
     type Output = Self;
 
-    fn mul(self, times: f64) -> Self {
-        Self(self.0.map(|value| value * times))
+    fn mul(mut self, times: f64) -> Self {
+        self.parts.iter_mut().for_each(|value| *value *= times);
+        self.overlapped.iter_mut().for_each(|product| product.times *= times);
+        self
     }
 }
 
 impl Work {
     fn of(parts: &[(Part, f64)]) -> Self {
         let mut work = Self::default();
-        work.0[Part::Programs as usize] = 1.0;
-        parts.iter().for_each(|&(part, value)| work.0[part as usize] = value);
+        work.parts[Part::Programs as usize] = 1.0;
+        parts.iter().for_each(|&(part, value)| work.parts[part as usize] = value);
         work
     }
 
-    /// A product of `rows` tiles of rows with `weight_bytes` of weights, of which the busiest core multiplies `per_core` pairs
-    /// of tiles in `passes` passes.
-    pub fn product(card: &Card, rows: usize, weight_bytes: f64, per_core: usize, passes: usize) -> Self {
-        let weights = if rows <= FEW { Part::FewRowsWeights } else { Part::ManyRowsWeights };
+    /// How much counts of each part where one of each costs `constants`: of what overlaps, the longer.
+    pub fn counted(&self, constants: &Parts) -> Parts {
+        let [weights, tiles] = [Part::ManyRowsWeights, Part::TileProducts].map(|part| part as usize);
+        let mut parts = self.parts;
+        for &Overlapped { times, megabytes, microseconds } in &self.overlapped {
+            if constants[weights] * megabytes >= constants[tiles] * microseconds {
+                parts[weights] += times * megabytes;
+            } else {
+                parts[tiles] += times * microseconds;
+            }
+        }
+        parts
+    }
+
+    pub fn product(card: &Card, product: Product) -> Self {
+        let Product { rows, weight_bytes, per_core, passes, blocks } = product;
         let megabytes = weight_bytes / 1e6 * MEASURED.dram_bytes_per_s / card.dram_bytes_per_s;
         let microseconds = (per_core * passes) as f64 * TILE_PRODUCT_CYCLES / card.clock_hz * 1e6;
-        Self::of(&[(weights, megabytes), (Part::TileProducts, microseconds)])
+        if rows > FEW {
+            return Self {
+                overlapped: vec![Overlapped { times: 1.0, megabytes, microseconds }],
+                ..Self::of(&[])
+            };
+        }
+        Self::of(&[
+            (Part::FewRowsWeights, megabytes),
+            (Part::DepthBlocks, blocks as f64 * slower(card)),
+            (Part::TileProducts, microseconds),
+        ])
     }
 
     /// Attention of `queries` tiles of rows, over all heads, each to `keys` tiles of keys of `dim` tiles.
@@ -144,17 +202,33 @@ impl Work {
         match (spread, operand(0), operand(1)) {
             (Some(Argument::MatmulSpread(spread)), Some(x), Some(weight)) => {
                 let ([m, _], [k, _]) = (tiles(x), tiles(weight));
-                let MatmulSpread { per_core_m, per_core_n, .. } = spread;
-                let bytes = program.tensor(weight).bytes() as f64;
-                Self::product(card, m, bytes, per_core_m * per_core_n * k, passes)
+                let MatmulSpread { per_core_m, per_core_n, in0_block_w, .. } = spread;
+                Self::product(
+                    card,
+                    Product {
+                        rows: m,
+                        weight_bytes: program.tensor(weight).bytes() as f64,
+                        per_core: per_core_m * per_core_n * k,
+                        passes,
+                        blocks: k / in0_block_w,
+                    },
+                )
             }
             (Some(Argument::MinimalSpread(spread)), Some(x), Some(weight)) => {
                 let ([m, _], [k, n]) = (tiles(x), tiles(weight));
-                let MinimalSpread { grid: [across, down], m_block, n_block, .. } = *spread;
+                let MinimalSpread { grid: [across, down], m_block, n_block, k_block, .. } = *spread;
                 let per_core_m = m.div_ceil(m_block).div_ceil(down) * m_block;
                 let per_core_n = n.div_ceil(n_block).div_ceil(across) * n_block;
-                let bytes = program.tensor(weight).bytes() as f64;
-                Self::product(card, m, bytes, per_core_m * per_core_n * k, passes)
+                Self::product(
+                    card,
+                    Product {
+                        rows: m,
+                        weight_bytes: program.tensor(weight).bytes() as f64,
+                        per_core: per_core_m * per_core_n * k,
+                        passes,
+                        blocks: k / k_block,
+                    },
+                )
             }
             // Every user's keys are shared out among the cores that are left, and their results added up by one of them.
             (Some(Argument::Attention { .. }), Some(q), Some(k)) if call.operation.ends_with("_decode") => {
@@ -163,7 +237,7 @@ impl Work {
                 let (keys, dim) = (pages[0] * pages[2] / TILE, width.div_ceil(TILE));
                 let shared = (card.cores() / users).max(1);
                 let mut work = Self::attention(card, users, keys.div_ceil(shared), dim);
-                work.0[Part::MovedTiles as usize] = (shared * dim) as f64 * slower(card);
+                work.parts[Part::MovedTiles as usize] = (shared * dim) as f64 * slower(card);
                 work
             }
             (Some(Argument::Attention { .. }), Some(q), Some(k)) => {
