@@ -21,6 +21,8 @@ pub struct Compute {
 pub struct MatmulSpread {
     /// Every core has all rows and some columns, or blocks of both.
     pub columns_only: bool,
+    /// Rows of the result lie along the rows of cores instead of down their columns.
+    pub transposed: bool,
     /// Columns and rows of cores.
     pub grid: [usize; 2],
     /// Depth at a time.
@@ -120,7 +122,7 @@ impl Argument {
                 });
                 let (kind, more) = match spread.columns_only {
                     true => ("matmul_1d", [("fuse_batch", true), ("mcast_in0", true)]),
-                    false => ("matmul_2d", [("fuse_batch", true), ("transpose_mcast", false)]),
+                    false => ("matmul_2d", [("fuse_batch", true), ("transpose_mcast", spread.transposed)]),
                 };
                 more.iter().for_each(|&(name, value)| config[name] = json!(value));
                 json!({ kind: config })

@@ -38,12 +38,20 @@ pub(super) fn linear(
     let [across, down] = card.grid;
     let columns_only = m <= FEW;
     let blocks = left.shards();
+    // Whichever gives the busiest core less to do.
+    let transposed = !columns_only
+        && blocks.is_none()
+        && m.div_ceil(across) * n.div_ceil(down) < m.div_ceil(down) * n.div_ceil(across);
     let (grid, per_core_m, per_core_n) = match result {
         Memory::Columns(Shards { grid, width, .. }) => (grid, m, width / TILE),
         _ if columns_only => {
             let per_core = n.div_ceil(across * down);
             let cores = n.div_ceil(per_core);
             ([across.min(cores), cores.div_ceil(across)], m, per_core)
+        }
+        _ if transposed => {
+            let (per_core_m, per_core_n) = (m.div_ceil(across), n.div_ceil(down));
+            ([m.div_ceil(per_core_m), n.div_ceil(per_core_n)], per_core_m, per_core_n)
         }
         _ => {
             let (per_core_m, per_core_n) = (m.div_ceil(down), n.div_ceil(across));
@@ -63,6 +71,7 @@ pub(super) fn linear(
     let out_subblock_h = if whole_rows { divisor(per_core_m, SUMS / out_subblock_w) } else { 1 };
     MatmulSpread {
         columns_only,
+        transposed,
         grid,
         in0_block_w,
         out_subblock_h,
@@ -137,7 +146,8 @@ mod tests {
         assert_eq!((to.per_core_n, to.out_subblock_w, to.out_subblock_h), (5, 1, 1));
         let many = linear(Tiles { m: 26, k: 64, n: 80 }, [Memory::Dram, Memory::L1], &Card::P150, None);
         assert!(!many.columns_only);
-        assert_eq!((many.grid, many.per_core_m, many.per_core_n), ([12, 9], 3, 7));
+        // 26 tiles of rows are two for each of 13 columns of cores; for each of ten rows of them, three.
+        assert_eq!((many.transposed, many.grid, many.per_core_m, many.per_core_n), (true, [13, 10], 2, 8));
         let blocks = stream(832, 2048, &Card::P150).unwrap();
         assert_eq!(blocks, Memory::Blocks(Shards { grid: [8, 9], rows: 96, width: 256 }));
         let shared = linear(Tiles { m: 26, k: 64, n: 80 }, [blocks, Memory::L1], &Card::P150, None);
@@ -146,7 +156,8 @@ mod tests {
         assert_eq!(stream(832, 2048, &Card::N150), None);
         assert_eq!(stream(832, 32, &Card::P150), None);
         // Sums fit where a core has room for them.
-        assert_eq!((many.out_subblock_h, many.out_subblock_w), (3, 1));
+        assert_eq!((many.out_subblock_h, many.out_subblock_w), (1, 4));
+        assert_eq!((shared.out_subblock_h, shared.out_subblock_w), (3, 1));
     }
 
     #[test]
