@@ -12,6 +12,7 @@ pub mod device;
 pub mod graph;
 #[cfg(feature = "ros")]
 pub mod node;
+pub mod files;
 pub mod observe;
 pub mod policy;
 pub mod settings;

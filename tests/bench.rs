@@ -47,6 +47,23 @@ fn options_out_of_range_say_what_is_allowed() {
 }
 
 #[test]
+fn a_report_that_cannot_be_written_is_refused_before_anything_is_measured() {
+    for command in ["bench", "verify", "audit"] {
+        let output =
+            program::pi0_node(&[command, "--preset", "tiny", "--json", "no/such/folder/report.json"]);
+        let error = program::text(&output.stderr);
+        let said = "error: cannot write no/such/folder/report.json: ";
+        assert!(!output.status.success() && error.starts_with(said), "{command}: {error}");
+        assert!(output.stdout.is_empty(), "{command}: {}", program::text(&output.stdout));
+    }
+    let lowered = ["audit", "--preset", "tiny", "--device", "tenstorrent", "--without-card"];
+    for option in ["--markdown", "--programs"] {
+        let error = program::fails(&[&lowered[..], &[option, "Cargo.toml/below"]].concat());
+        assert!(error.contains("Cargo.toml/below") && error.contains("written to"), "{option}: {error}");
+    }
+}
+
+#[test]
 fn kernels_are_those_that_the_environment_asks_for() {
     let bench = |kernels: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pi0_node"));

@@ -211,7 +211,9 @@ fn an_output_that_cannot_be_written_or_that_the_run_reads_is_an_error() {
         arguments[place] = case.path(output).display().to_string();
         fails(&arguments)
     };
-    assert!(refused("no_such_folder/out.safetensors").contains("no_such_folder"));
+    // Found out before anything is computed.
+    let message = refused("no_such_folder/out.safetensors");
+    assert!(message.starts_with("error: cannot write ") && message.contains("no_such_folder"), "{message}");
     assert!(refused("checkpoint").contains("checkpoint is no ordinary file"));
     assert!(refused("/dev/null").contains("/dev/null is no ordinary file"));
     for (output, reason) in [

@@ -275,6 +275,9 @@ fn what_does_not_fit_is_refused_before_anything_is_compiled() {
     let message = refused(BAG, &with("prompt: Transfer cube", &format!("prompt: {}", "cube ".repeat(60))));
     assert!(message.contains("tokens long; the model takes 48"), "{message}");
 
+    let message = fails(&arguments(BAG, &checkpoint, CONFIG, &output, &["--latencies", "Cargo.toml"]));
+    assert!(message.starts_with("error: cannot write into the folder Cargo.toml: "), "{message}");
+
     fs::remove_dir_all(checkpoint.join("assets")).unwrap();
     let message = refused(BAG, CONFIG);
     assert!(message.contains("normalization: none"), "{message}");

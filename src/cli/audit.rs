@@ -5,7 +5,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::builder::RangedU64ValueParser;
 
 use self::report::{Audited, Report};
@@ -16,6 +16,7 @@ use crate::device::tenstorrent::{
     self, Card, Precisions, Program, Residents, TenstorrentDevice, TenstorrentOptions,
 };
 use crate::device::{self, Account, Device, DeviceOptions, cuda};
+use crate::files;
 use crate::graph::{Graph, GraphError, Weights};
 use crate::policy::checkpoint::random::RandomWeights;
 use crate::policy::{Checkpoint, Intermediates, PolicyConfig, PolicyGraphs};
@@ -62,6 +63,8 @@ pub struct Options {
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
+    options.json.iter().chain(&options.markdown).try_for_each(|path| files::try_file(path))?;
+    options.programs.iter().try_for_each(|folder| files::try_folder(folder))?;
     let checkpoint = options.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
     let mut config = checkpoint.as_ref().map_or(options.preset.config(), |checkpoint| *checkpoint.config());
     let weights: &dyn Weights = checkpoint.as_ref().map_or(&RandomWeights, |checkpoint| checkpoint);
@@ -84,10 +87,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let report = Report::of(&audited, config.denoising_steps);
     print!("{report}");
     if let Some(path) = &options.json {
-        write(path, &format!("{:#}\n", report.to_json()))?;
+        files::write(path, &format!("{:#}\n", report.to_json()))?;
     }
     if let Some(path) = &options.markdown {
-        write(path, &report.to_markdown())?;
+        files::write(path, &report.to_markdown())?;
     }
     match report.is_whole() {
         true => Ok(()),
@@ -174,9 +177,8 @@ fn lowered_for_gpu(config: &PolicyConfig, options: &Options) -> anyhow::Result<A
     let perceive = cuda::lower(&graphs.perceive, factors, &mut residents)?;
     let act = cuda::lower(&graphs.act, factors, &mut residents)?;
     if let Some(folder) = &options.programs {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for program in [&perceive, &act] {
-            write(&folder.join(format!("{}.txt", program.name)), &program.to_string())?;
+            files::write(&folder.join(format!("{}.txt", program.name)), &program.to_string())?;
         }
     }
     let account = |program: &cuda::Program| program.account("a GPU".into(), "the lowered program", factors);
@@ -185,14 +187,9 @@ fn lowered_for_gpu(config: &PolicyConfig, options: &Options) -> anyhow::Result<A
 }
 
 fn write_programs(folder: &Path, programs: [&Program; 2]) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for program in programs {
-        write(&folder.join(format!("{}.txt", program.name)), &program.to_string())?;
-        write(&folder.join(format!("{}.json", program.name)), &format!("{:#}\n", program.to_json()))?;
+        files::write(&folder.join(format!("{}.txt", program.name)), &program.to_string())?;
+        files::write(&folder.join(format!("{}.json", program.name)), &format!("{:#}\n", program.to_json()))?;
     }
     Ok(())
-}
-
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -7,7 +7,7 @@ mod report;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
 
@@ -18,6 +18,7 @@ use super::progress::Bar;
 use crate::control::padded_prompt;
 use crate::device::cpu::Dtype;
 use crate::device::{self, DeviceOptions};
+use crate::files;
 use crate::graph::Weights;
 use crate::policy::checkpoint::random::RandomWeights;
 use crate::policy::{Checkpoint, PolicyConfig};
@@ -75,6 +76,7 @@ pub struct Options {
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
+    options.json.iter().try_for_each(|path| files::try_file(path))?;
     let checkpoint = options.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
     let mut config = checkpoint.as_ref().map_or(options.preset.config(), |checkpoint| *checkpoint.config());
     let weights: &dyn Weights = checkpoint.as_ref().map_or(&RandomWeights, |checkpoint| checkpoint);
@@ -123,8 +125,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         println!("\na mock card computes nothing: these are the times of the host's library alone");
     }
     if let Some(path) = &options.json {
-        let text = format!("{:#}\n", report.to_json());
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        files::write(path, &format!("{:#}\n", report.to_json()))?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use self::report::Report;
 use self::simulator::Simulator;
 use self::variant::{Lists, Variant};
 use crate::device::cpu::Dtype;
+use crate::files;
 use crate::settings::{NODE_NAME, Settings, Value, read_parameters};
 
 /// Attempts from a line to the next where there is no terminal for a bar.
@@ -79,6 +80,7 @@ pub struct Options {
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
+    options.json.iter().chain(&options.plot).try_for_each(|path| files::try_file(path))?;
     let mut values = read_parameters(&options.config, NODE_NAME)?;
     if let Some(folder) = &options.checkpoint {
         values.insert("checkpoint".into(), Value::Text(folder.display().to_string()));
@@ -95,8 +97,6 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         variant.check(settings, options.seconds)?;
     }
     let mut report = Report::new(&options.config, &settings[0].checkpoint, options.attempts, options.seed);
-    // Before hours are spent: can it be written?
-    options.write(&report)?;
     let mut simulator = Simulator::start(&options.simulator)?;
     let progress = progress(variants.len() as u64 * options.attempts);
     let mut measured = Ok(());

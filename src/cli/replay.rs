@@ -28,6 +28,7 @@ use crate::bag::parameters::ParameterEvent;
 use crate::bag::{Bag, Message, NODE};
 use crate::control::{self, Chunk, Monitor, Wiring};
 use crate::dashboard::{Dashboard, Sources};
+use crate::files;
 use crate::observe::messages::Stamp;
 use crate::settings::{NODE_NAME, PARAMETERS_FILE, Settings, Value, read_parameters};
 use crate::telemetry;
@@ -92,6 +93,7 @@ impl FromStr for Rate {
 pub fn run(options: Options) -> anyhow::Result<()> {
     let values = values(&options)?;
     let settings = Settings::from_values(&values)?;
+    options.latencies.iter().try_for_each(|folder| files::try_folder(folder))?;
     let mut bag = Bag::open(&options.bag)?;
     for problem in bag.problems() {
         eprintln!("warning: {problem}");

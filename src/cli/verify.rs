@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::builder::RangedU64ValueParser;
 
 use super::checkpoint::Preset;
 use super::progress::Bar;
 use crate::device::cpu::{Dtype, Precision};
 use crate::device::{self, DeviceOptions};
+use crate::files;
 use crate::graph::Weights;
 use crate::policy::checkpoint::random::RandomWeights;
 use crate::policy::{Checkpoint, Continuation};
@@ -64,6 +65,7 @@ fn fraction(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
+    options.json.iter().try_for_each(|path| files::try_file(path))?;
     let checkpoint = options.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
     let mut config = checkpoint.as_ref().map_or(options.preset.config(), |checkpoint| *checkpoint.config());
     let weights: &dyn Weights = checkpoint.as_ref().map_or(&RandomWeights, |checkpoint| checkpoint);
@@ -85,8 +87,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let report = verify(&mut *reference, &mut *device, &model, tolerance, &Bar::default())?;
     print!("{report}");
     if let Some(path) = &options.json {
-        let text = format!("{:#}\n", report.to_json());
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        files::write(path, &format!("{:#}\n", report.to_json()))?;
     }
     match report.passes() {
         true => Ok(()),

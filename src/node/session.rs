@@ -23,6 +23,7 @@ use crate::bag::Recording;
 use crate::control::{self, Enable, Monitor, Wiring};
 use crate::dashboard::{self, Dashboard, Sources};
 use crate::device::Progress;
+use crate::files;
 use crate::settings::{CurrentSettings, PARAMETERS_FILE, Settings, write_parameters};
 
 /// The present session's switch, for `~/enable`; none while the node is unconfigured.
@@ -72,6 +73,9 @@ impl Session {
         let missing = settings.joints_without_output();
         if !missing.is_empty() {
             tracing::warn!("no output takes {}: they do not move", missing.join(", "));
+        }
+        if let Some(folder) = &settings.latency_folder {
+            files::try_folder(folder).context("latency_folder")?;
         }
         let mut wiring = control::assemble(&settings, progress)?;
         let recording =

@@ -1,15 +1,14 @@
 //! What came of the attempts: a table, JSON, and a plot. Called by `evaluate`.
 
 use std::fmt::{self, Write};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use serde::Serialize;
 use serde_json::json;
 
 use super::attempt::{Attempted, DONE};
 use super::variant::Variant;
+use crate::files;
 
 /// Of the simulator's stages; the first is none.
 const STAGES: [&str; DONE] = ["touched", "lifted", "offered", "transferred"];
@@ -124,12 +123,12 @@ impl Report {
             "variants": lines,
         });
         let text = serde_json::to_string_pretty(&all)? + "\n";
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        files::write(path, &text)
     }
 
     /// Success over latency, a line for each join.
     pub fn write_plot(&self, path: &Path) -> anyhow::Result<()> {
-        fs::write(path, self.plot()?).with_context(|| format!("cannot write {}", path.display()))
+        files::write(path, &self.plot()?)
     }
 
     fn plot(&self) -> Result<String, fmt::Error> {

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
+use crate::files;
 use crate::graph::HostTensor;
 use crate::policy::PolicyConfig;
 use crate::policy::intermediates::in_golden_layout;
@@ -43,8 +44,8 @@ impl Output {
     }
 }
 
-/// Removes what an earlier run has left at `output`, lest it pass for this run's result. A slip of the keyboard must not
-/// cost what this run reads.
+/// Removes what an earlier run has left at `output`, lest it pass for this run's result, and finds out whether it can be written. A slip
+/// of the keyboard must not cost what this run reads.
 pub fn make_room(output: &Path, inputs: &Path, checkpoint: &Path) -> anyhow::Result<()> {
     // What is not there is in nobody's way.
     let real = |path: &Path| path.canonicalize().ok();
@@ -64,7 +65,7 @@ pub fn make_room(output: &Path, inputs: &Path, checkpoint: &Path) -> anyhow::Res
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot write {}", output.display()))
         }
-        _ => Ok(()),
+        _ => files::try_file(output),
     }
 }
 
