@@ -14,6 +14,7 @@ pub mod graph;
 pub mod node;
 pub mod files;
 pub mod observe;
+pub mod json;
 pub mod policy;
 pub mod settings;
 pub mod telemetry;

@@ -171,7 +171,11 @@ fn a_folder_that_is_no_checkpoint_says_what_is_missing() {
     );
 
     let config = folder.path().join("config.json");
-    for (text, expected) in [("{", "config.json"), ("{\"type\": \"smolvla\"}", "smolvla")] {
+    for (text, expected) in [
+        ("{", "config.json"),
+        ("[1, 2]", "config.json: it is a list"),
+        ("{\"type\": \"smolvla\"}", "smolvla"),
+    ] {
         fs::write(&config, text).unwrap();
         let message = refused(folder.path());
         assert!(message.contains(expected), "{message}");

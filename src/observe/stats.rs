@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::json;
+
 pub use lerobot::RelativeStep;
 
 const OPENPI_FILE: &str = "norm_stats.json";
@@ -146,11 +148,11 @@ fn openpi(file: &Path, mode: Mode) -> Result<Statistics, NormalizationError> {
 fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, NormalizationError> {
     let fail = |message: String| NormalizationError::Unreadable { file: file.into(), message };
     let text = fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| {
+    json::parse(&text).map_err(|error| {
         // Python writes what JSON does not have.
         let strange = ["NaN", "Infinity"].into_iter().find(|strange| text.contains(strange));
         fail(match strange {
-            None => error.to_string(),
+            None => error,
             Some(strange) => format!(
                 "it has '{strange}', which is no number of JSON's: compute the statistics anew ({error})"
             ),
@@ -286,6 +288,13 @@ mod tests {
         assert!(error.contains("state has no 'std'"), "{error}");
         let error = refused(&stats(json!({"mean": [0.0, 0.0], "std": [1.0, -1.0]})), 2);
         assert!(error.contains("state, dimension 1: std is -1, below 0"), "{error}");
+        let error = refused(&stats(json!({"mean": [0.0, "0.1"], "std": [1.0, 1.0]})), 2);
+        assert!(
+            error.contains("norm_stats.json: 'norm_stats.state.mean[1]': invalid type: string"),
+            "{error}"
+        );
+        let error = refused("[0.0, 1.0]", 2);
+        assert!(error.contains("norm_stats.json: it is a list, but must be an object"), "{error}");
         assert!(refused("{\"norm_stats\": {\"state\": {}", 2).contains("norm_stats.json: EOF"), "a cut file");
     }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::config::{GemmaConfig, PolicyConfig, VisionConfig};
 use super::continuation::Continuation;
 use super::variant::{StateInput, Variant};
+use crate::json;
 
 /// A `config.json` that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +32,7 @@ impl Description {
     pub fn from_json(folder: &Path, config: Value) -> Result<Self, ConfigError> {
         let path = folder.join("config.json");
         let fail = |message: String| ConfigError { path: path.clone(), message };
-        let file = ConfigFile::of(config).map_err(fail)?;
+        let file: ConfigFile = json::typed(config).map_err(fail)?;
         // What this build cannot run is said before anybody looks for its weights.
         file.said().map_err(fail)?;
         Ok(Self { path, file })
@@ -191,14 +192,6 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// What is of another type than expected is named by its key.
-    fn of(config: Value) -> Result<Self, String> {
-        serde_path_to_error::deserialize(config).map_err(|error| match error.path().to_string().as_str() {
-            "." => error.inner().to_string(),
-            key => format!("'{key}': {}", error.inner()),
-        })
-    }
-
     /// Which member of the family it says that this is, if it does.
     fn said(&self) -> Result<Option<Variant>, String> {
         let names = || Variant::ALL.map(|variant| format!("\"{}\"", variant.name)).join(" and ");
@@ -289,7 +282,7 @@ mod tests {
     }
 
     fn parse_for(file: Value, found: Option<Variant>) -> Result<PolicyConfig, String> {
-        PolicyConfig::from_file(&ConfigFile::of(file)?, found)
+        PolicyConfig::from_file(&json::typed(file)?, found)
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::columns::{Sets, choose, collect};
 use super::{Columns, Convention, Mode, NormalizationError, Statistics, read_json};
+use crate::json;
 
 pub(super) const PRE: &str = "policy_preprocessor.json";
 const POST: &str = "policy_postprocessor.json";
@@ -73,7 +74,7 @@ pub(super) fn load(folder: &Path, data_set: Option<&str>) -> Result<Statistics, 
 impl Pipeline {
     fn relative(&self, file: &Path) -> Result<Option<RelativeStep>, NormalizationError> {
         let step = self.steps.iter().find(|step| step.registry_name == "relative_actions_processor");
-        let parse = |step: &Step| serde_json::from_value(step.config.clone());
+        let parse = |step: &Step| json::typed(step.config.clone());
         step.map(parse).transpose().map_err(|error| NormalizationError::Unreadable {
             file: file.into(),
             message: format!("step 'relative_actions_processor': {error}"),
@@ -96,7 +97,7 @@ impl Pipeline {
             .find(|step| step.registry_name == name)
             .ok_or_else(|| fail(format!("no step '{name}'")))?;
         let config: StepConfig =
-            serde_json::from_value(step.config).map_err(|error| fail(format!("step '{name}': {error}")))?;
+            json::typed(step.config).map_err(|error| fail(format!("step '{name}': {error}")))?;
         let tensors = step.state_file.ok_or_else(|| fail(format!("step '{name}' has no statistics")))?;
         // A state file lies beside its pipeline, never elsewhere.
         if Path::new(&tensors).file_name().is_none_or(|file| file != tensors.as_str()) {

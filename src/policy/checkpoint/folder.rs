@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::CheckpointError;
+use crate::json;
 
 pub(super) const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -29,7 +30,7 @@ pub(super) fn tensor_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointErro
     }
     let fail = |message: String| CheckpointError::problem(&index, message);
     let text = fs::read_to_string(&index).map_err(|error| fail(error.to_string()))?;
-    let parsed: Index = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    let parsed: Index = json::parse(&text).map_err(fail)?;
     let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
     // A shard is a file beside its index, never a path that leads elsewhere.
     match names.iter().find(|name| Path::new(name).file_name().is_none_or(|file| file != name.as_str())) {

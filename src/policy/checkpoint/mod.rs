@@ -32,6 +32,7 @@ use super::description::{ConfigError, Description};
 use super::keys::EMBEDDING;
 use super::variant::Variant;
 use crate::graph::{GraphError, Storage, WeightData, WeightError, WeightFormat, Weights};
+use crate::json;
 
 /// A checkpoint whose tensors are those its configuration needs.
 pub struct Checkpoint {
@@ -155,7 +156,7 @@ fn read_config(folder: &Path) -> Result<serde_json::Value, ConfigError> {
     let path = folder.join("config.json");
     let fail = |message: String| ConfigError { path: path.clone(), message };
     match fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str(&text).map_err(|error| fail(error.to_string())),
+        Ok(text) => json::parse(&text).map_err(fail),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(serde_json::Value::Null),
         Err(error) => Err(fail(error.to_string())),
     }
