@@ -19,3 +19,4 @@ pub mod policy;
 pub mod settings;
 pub mod telemetry;
 pub mod verify;
+pub mod wording;

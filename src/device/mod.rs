@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use self::tenstorrent::{Card, TenstorrentDevice, TenstorrentError, TenstorrentOptions, Tuning};
 use crate::graph::{DType, Graph, GraphError, HostTensor, HostView, WeightError, Weights, passes};
+use crate::wording::Shown;
 
 /// A compiled graph of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,12 +205,13 @@ pub enum DeviceError {
     #[error("graph '{graph}' reads '{value}' before anything has made it")]
     Order { graph: String, value: String },
     #[error(
-        "there is no device '{0}'; there are cpu, cuda, cuda:1, tenstorrent, and tenstorrent:p150, :n150, :n300"
+        "there is no device '{}'; there are cpu, cuda, cuda:1, tenstorrent, and tenstorrent:p150, :n150, :n300",
+        Shown(.0)
     )]
     Unknown(String),
     #[error("{variable} is '{found}'; this machine has the kernels {available}")]
     Kernels { variable: &'static str, found: String, available: String },
-    #[error("there is no dtype '{0}': auto, bf16 or f32")]
+    #[error("there is no dtype '{}': auto, bf16 or f32", Shown(.0))]
     Precision(String),
     #[error(transparent)]
     Tenstorrent(#[from] tenstorrent::TenstorrentError),

@@ -23,6 +23,7 @@ use super::stop::{Stop, StopOnDrop};
 use crate::control::{self, CameraInput, JointInput, Monitor};
 use crate::observe::messages::{CompressedImage, Image, JointState, Stamp};
 use crate::settings::{RealTimeSettings, Transport};
+use crate::wording::Shown;
 
 /// Empties one subscription; called after every spin.
 pub type Drain = Box<dyn FnMut() + Send>;
@@ -161,7 +162,7 @@ pub fn prompt(node: &mut r2r::Node, parameters: Parameters) -> anyhow::Result<Dr
     Ok(Box::new(move || {
         if let Some(prompt) = ready(&mut prompts).last() {
             match parameters.set_prompt(&prompt.data) {
-                Ok(_) => tracing::info!("the task is now: {}", prompt.data),
+                Ok(_) => tracing::info!("the task is now: {}", Shown(&prompt.data)),
                 Err(error) => tracing::warn!("~/prompt: {error}; the task stays as it was"),
             }
         }

@@ -13,6 +13,7 @@ use self::encoding::Encoding;
 use self::yuv::{packed_to_rgb, semi_planar_to_rgb};
 use super::messages::{CompressedImage, Image};
 use super::resize::{PixelFormat, Pixels, Resize};
+use crate::wording::Shown;
 
 /// Resizes, pads and scales the images of one camera.
 pub struct ImagePreprocessor {
@@ -161,15 +162,15 @@ fn contradiction(format: &str, has_colour: bool) -> Option<String> {
     };
     let (is, said) = if has_colour { ("in colour", "grey") } else { ("grey", "in colour") };
     (claims_colour != has_colour)
-        .then(|| format!("the images are {is}, though their format '{format}' says that they are {said}: they are used as they are"))
+        .then(|| format!("the images are {is}, though their format '{}' says that they are {said}: they are used as they are", Shown(format)))
 }
 
 /// An image that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     #[error(
-        "encoding '{0}' is not supported; publish rgb8, bgr8, rgba8, bgra8, mono8, their 16-bit forms, yuyv, uyvy, nv12, nv21, \
-         nv24 or a Bayer pattern"
+        "encoding '{}' is not supported; publish rgb8, bgr8, rgba8, bgra8, mono8, their 16-bit forms, yuyv, uyvy, nv12, nv21, \
+         nv24 or a Bayer pattern", Shown(.0)
     )]
     Encoding(String),
     #[error(
@@ -193,7 +194,7 @@ pub enum ImageError {
     Short { needed: u64, found: usize, width: usize, height: usize },
     #[error("the image is {width}x{height} pixels; {MAX_SIDE} a side are the most")]
     TooLarge { width: u32, height: u32 },
-    #[error("compressed image ('{format}') cannot be read: {message}")]
+    #[error("compressed image ('{}') cannot be read: {message}", Shown(.format))]
     Compressed { format: String, message: String },
     #[error("the result has room for {found} values, {expected} are needed")]
     Output { expected: usize, found: usize },

@@ -8,6 +8,7 @@
 
 use super::joints::{JointError, JointOrder};
 use super::messages::{JointState, Stamp};
+use crate::wording::Shown;
 
 /// Faster than any arm moves, radians or metres per second.
 const FASTEST: f64 = 30.0;
@@ -225,7 +226,10 @@ impl JoinedJoints {
         }
         let others = match &self.others[..] {
             [] => String::new(),
-            others => format!("; names that came and are not in 'joints': {}", others.join(", ")),
+            others => {
+                let others: Vec<String> = others.iter().map(|name| Shown(name).to_string()).collect();
+                format!("; names that came and are not in 'joints': {}", others.join(", "))
+            }
         };
         Some(format!("joints {} have not come{others}", missing.join(", ")))
     }

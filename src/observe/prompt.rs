@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
 
 use super::sentencepiece;
+use crate::wording::Shown;
 
 /// The published names: Hugging Face's two, and openpi's.
 const FILES: [&str; 3] = ["tokenizer.json", "tokenizer.model", "paligemma_tokenizer.model"];
@@ -153,23 +154,24 @@ pub enum TokenizerError {
     Missing(PathBuf),
     #[error("tokenizer {}: {message}", .file.display())]
     Unreadable { file: PathBuf, message: String },
-    #[error("prompt '{prompt}' cannot be encoded: {message}")]
+    #[error("prompt '{}' cannot be encoded: {message}", Shown(.prompt))]
     Prompt { prompt: String, message: String },
     #[error(
-        "prompt '{prompt}' has token {token}, but the model's vocabulary ends at {last}: this tokenizer is not the \
-         checkpoint's"
+        "prompt '{}' has token {token}, but the model's vocabulary ends at {last}: this tokenizer is not the checkpoint's",
+        Shown(.prompt)
     )]
     OutsideVocabulary { prompt: String, token: i32, last: usize },
-    #[error("prompt '{prompt}' is {tokens} tokens long; the model takes {max_len}: shorten it")]
+    #[error("prompt '{}' is {tokens} tokens long; the model takes {max_len}: shorten it", Shown(.prompt))]
     TooLong { prompt: String, tokens: usize, max_len: usize },
     #[error(
-        "prompt '{prompt}' can be {tokens} tokens long with a state of {numbers} numbers; the model takes {max_len}: \
-         shorten it"
+        "prompt '{}' can be {tokens} tokens long with a state of {numbers} numbers; the model takes {max_len}: shorten it",
+        Shown(.prompt)
     )]
     TooLongWithState { prompt: String, tokens: usize, numbers: usize, max_len: usize },
     #[error(
-        "this tokenizer joins the numbers of a state with what stands beside them ('{text}'), which PaliGemma's does not: \
-         it is not the checkpoint's"
+        "this tokenizer joins the numbers of a state with what stands beside them ('{}'), which PaliGemma's does not: it is not the \
+         checkpoint's",
+        Shown(.text)
     )]
     Numbers { text: String },
 }
@@ -198,6 +200,12 @@ mod tests {
         let error = small().encode("abcdef", 7).unwrap_err().to_string();
         assert_eq!(error, "prompt 'abcdef' is 8 tokens long; the model takes 7: shorten it");
         assert!(small().encode("abcdef", 8).is_ok());
+    }
+
+    #[test]
+    fn a_very_long_prompt_is_not_repeated_whole() {
+        let error = small().encode(&"cube ".repeat(3000), 48).unwrap_err().to_string();
+        assert!(error.contains("cube .. (15000 characters)' is ") && error.len() < 200, "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::Settings;
 use super::robot::{check_topic, not_unique};
 use super::value::{Problem, Values, problem};
+use crate::wording::Shown;
 
 /// One controller or driver that moves some of the joints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,9 +164,11 @@ impl Values {
                     joints.push(joint);
                     continue;
                 }
-                Some(_) => format!("'{name}' stands more than once in output '{output}'"),
+                Some(_) => format!("'{}' stands more than once in output '{}'", Shown(name), Shown(output)),
                 None => format!(
-                    "output '{output}' has '{name}', which is none of the parameter joints; names are parted by spaces"
+                    "output '{}' has '{}', which is none of the parameter joints; names are parted by spaces",
+                    Shown(output),
+                    Shown(name)
                 ),
             };
             problems.push(problem("output_joints", message));

@@ -11,6 +11,7 @@ use super::{ChunkJoin, Interpolation, Normalization, OnDeadlineMiss, RealTimeSet
 use crate::device::cpu::{Dtype, Precision};
 use crate::device::tenstorrent::{Precisions, Tuning};
 use crate::policy::Schedule;
+use crate::wording::Shown;
 
 /// Parameters that cannot be used: all of them, not just the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,8 +145,10 @@ impl Values {
         let text = self.text("dashboard");
         let address = text.parse();
         if address.is_err() && !text.is_empty() {
-            let message =
-                format!("must be an IP address and a port, such as 127.0.0.1:9464, but is '{text}'");
+            let message = format!(
+                "must be an IP address and a port, such as 127.0.0.1:9464, but is '{}'",
+                Shown(&text)
+            );
             problems.push(problem("dashboard", message));
         }
         address.ok()

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::value::{Problem, Values, problem};
 use super::{Camera, LimitSettings, MissingCamera, StampSource, Transport};
 use crate::observe::{JointConversion, JointUnits};
+use crate::wording::Shown;
 
 impl Values {
     /// The conversions; says what is wrong with all that makes up [`JointUnits`].
@@ -123,7 +124,7 @@ pub(super) fn stamp_source(name: &str) -> StampSource {
 pub(super) fn not_unique(parameter: &str, names: &[String]) -> Option<Problem> {
     let mut seen = BTreeSet::new();
     let twice = names.iter().find(|name| !seen.insert(name.as_str()))?;
-    Some(problem(parameter, format!("'{twice}' stands there more than once")))
+    Some(problem(parameter, format!("'{}' stands there more than once", Shown(twice))))
 }
 
 /// The rules of <https://design.ros2.org/articles/topic_and_service_names.html>, without substitutions.
@@ -139,7 +140,8 @@ pub(super) fn check_topic(topic: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!(
-            "'{topic}' is not a topic name: letters, digits and _ between single slashes, no part starting with a digit"
+            "'{}' is not a topic name: letters, digits and _ between single slashes, no part starting with a digit",
+            Shown(topic)
         ))
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::parameter::{Allowed, DefaultValue, Parameter};
 use super::table::PARAMETERS;
+use crate::wording::{Shown, shorten};
 
 /// A parameter's value as a source gives it, before its type is checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,14 +41,20 @@ impl From<DefaultValue> for Value {
 /// For messages: what was given instead.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Of a list: the numbers of a robot with two arms stand in it.
+        const MOST: usize = 400;
+        let mut list = |list: &dyn fmt::Debug| {
+            write!(f, "the list ")?;
+            shorten(&format!("{list:?}"), MOST, f)
+        };
         match self {
-            Self::Text(text) => write!(f, "the text {text:?}"),
+            Self::Text(text) => write!(f, "the text \"{}\"", Shown(text)),
             Self::Integer(integer) => write!(f, "{integer}"),
             Self::Float(float) => write!(f, "{float:?}"),
             Self::Bool(value) => write!(f, "{value} (for a text, write it in quotes)"),
-            Self::Texts(texts) => write!(f, "the list {texts:?}"),
-            Self::Integers(integers) => write!(f, "the list {integers:?}"),
-            Self::Floats(floats) => write!(f, "the list {floats:?}"),
+            Self::Texts(texts) => list(texts),
+            Self::Integers(integers) => list(integers),
+            Self::Floats(floats) => list(floats),
             Self::EmptyList => write!(f, "an empty list"),
             Self::Other(what) => write!(f, "{what}"),
         }

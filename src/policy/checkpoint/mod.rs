@@ -13,7 +13,6 @@ pub mod random;
 mod sizes;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -33,6 +32,7 @@ use super::keys::EMBEDDING;
 use super::variant::Variant;
 use crate::graph::{GraphError, Storage, WeightData, WeightError, WeightFormat, Weights};
 use crate::json;
+use crate::wording::Listing;
 
 /// A checkpoint whose tensors are those its configuration needs.
 pub struct Checkpoint {
@@ -244,31 +244,5 @@ impl From<GraphError> for CheckpointError {
 impl CheckpointError {
     fn problem(path: &Path, message: String) -> Self {
         Self::Problems { folder: path.into(), problems: vec![message] }
-    }
-}
-
-/// One problem on the same line, several on lines of their own, ten lines in all; and what may be behind them.
-struct Listing<'a>(&'a [String], Option<&'a str>);
-
-impl Listing<'_> {
-    /// Beside the first line and the one that says how many there are more.
-    const SHOWN: usize = 8;
-}
-
-impl fmt::Display for Listing<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(problems, guess) = self;
-        if let ([one], None) = (&problems[..], guess) {
-            return f.write_str(one);
-        }
-        write!(f, "{} problem{}", problems.len(), if problems.len() == 1 { "" } else { "s" })?;
-        if let Some(guess) = guess {
-            write!(f, "; perhaps {guess}")?;
-        }
-        problems.iter().take(Self::SHOWN).try_for_each(|problem| write!(f, "\n  {problem}"))?;
-        match problems.len().saturating_sub(Self::SHOWN) {
-            0 => Ok(()),
-            more => write!(f, "\n  and {more} more"),
-        }
     }
 }

@@ -241,3 +241,20 @@ fn what_must_be_true_or_false_says_so() {
 fn not_a_number_is_out_of_any_range() {
     assert!(refusal(&[("diagnostics_hz", Value::Float(f64::NAN))]).contains("diagnostics_hz"));
 }
+
+#[test]
+fn a_value_of_any_length_is_refused_in_a_few_words() {
+    let long = "x".repeat(15_000);
+    let many = vec![long.as_str(); 1000];
+    for (name, value) in [
+        ("on_deadline_miss", text(&long)),
+        ("seed", text(&long)),
+        ("seed", texts(&many)),
+        ("dashboard", text(&long)),
+        ("joint_states_topic", texts(&[&long, &long, "/ok", "/ok"])),
+    ] {
+        let message = refusal(&[(name, value)]);
+        assert!(message.contains(name) && message.contains(" characters)"), "{message}");
+        assert!(message.len() < 1000, "{name}: {} characters", message.len());
+    }
+}
