@@ -178,6 +178,19 @@ fn wrong_inputs_are_refused_by_name_all_at_once() {
 }
 
 #[test]
+fn another_file_than_the_inputs_is_refused_in_a_few_lines() {
+    let mut case = Case::new("pi0_hd72_gqa");
+    case.inputs.clear();
+    for layer in 0..500 {
+        case.inputs.insert(format!("a.layers.{layer}.weight"), (Dtype::U8, vec![1], vec![1]));
+    }
+    let message = case.refused("");
+    assert!(message.contains("506 problems; perhaps another file is meant"), "{message}");
+    assert!(message.contains("'noise' f32 [13, 32] is missing") && message.contains("498 more"), "{message}");
+    assert!(message.lines().count() <= 10, "{message}");
+}
+
+#[test]
 fn an_input_file_that_is_cut_or_missing_is_refused() {
     let case = Case::new("pi0_hd72_gqa");
     let arguments = case.arguments("");

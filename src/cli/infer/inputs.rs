@@ -14,6 +14,7 @@ use crate::policy::{
     Continuation, IMAGE_MASKS, NOISE, PREFIX_WEIGHTS, PREVIOUS_CHUNK, PolicyConfig, STATE, StateInput,
     TOKEN_MASK, TOKENS, image_input,
 };
+use crate::wording::{Listing, Shown};
 
 /// The inputs of both graphs by name.
 pub struct Inputs {
@@ -35,7 +36,7 @@ impl Inputs {
         let cameras = names.iter().filter(|name| is_image(name)).count();
         let side = config.vision.image;
         let mut expected = vec![
-            (IMAGE_MASKS.to_owned(), DType::Bool, vec![cameras]),
+            (IMAGE_MASKS.to_owned(), DType::Bool, vec![cameras.max(1)]),
             (TOKENS.into(), DType::I32, vec![config.prompt_tokens]),
             (TOKEN_MASK.into(), DType::Bool, vec![config.prompt_tokens]),
             (NOISE.into(), DType::F32, vec![config.action_horizon, config.action_dim]),
@@ -59,22 +60,26 @@ impl Inputs {
             }
         }
         problems.extend(token_problem(tensors.get(TOKENS), config));
-        for name in names {
-            if name != PREVIOUS_CHUNK && expected.iter().all(|(known, ..)| known != name) {
-                problems.push(format!("'{name}' is not an input of this model"));
-            }
-        }
         let before = rtc.read(file, config).unwrap_or_else(|error| {
             problems.push(error.to_string());
             None
         });
+        // The last, since there may be many: what the model takes tells more.
+        for name in names {
+            if name != PREVIOUS_CHUNK && expected.iter().all(|(known, ..)| known != name) {
+                problems.push(format!("'{}' is not an input of this model", Shown(name)));
+            }
+        }
         let continuation = before.as_ref().map_or(Continuation::Free, |before| before.continuation);
         if let Some(rtc::Before { chunk, weights, .. }) = before {
             tensors.insert(PREVIOUS_CHUNK.to_owned(), chunk);
             tensors.insert(PREFIX_WEIGHTS.to_owned(), weights);
         }
         if !problems.is_empty() {
-            bail!("{}", problems.join("\n  "));
+            let is_there = |name: &String| file.tensor(name).is_ok();
+            let is_other = !expected.iter().any(|(name, ..)| is_there(name));
+            let guess = is_other.then_some("another file is meant: it has none of the model's inputs");
+            bail!("{}", Listing(&problems, guess));
         }
         Ok(Self { tensors, cameras, continuation })
     }
