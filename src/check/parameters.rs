@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Verdict;
-use crate::control::check_limits;
+use crate::control::{check_limits, empty_task};
 use crate::observe::{RelativeActions, RelativeActionsError};
 use crate::settings::{LimitSettings, MissingCamera, Normalization, Settings, Transport, Value};
 
@@ -27,6 +27,7 @@ pub fn parameters(given: &BTreeMap<String, Value>) -> (Option<Settings>, Vec<Ver
     verdicts.extend(super::outputs::outputs(&settings));
     verdicts.push(limits(&settings.limits, &settings.joints));
     verdicts.extend(times(&settings));
+    verdicts.extend(empty_task(&settings.prompt).map(|said| Verdict::warning("prompt", said)));
     if settings.normalization == Normalization::None {
         let message = "none: joints and actions go in and out as they are; only for models trained so";
         verdicts.push(Verdict::warning("normalization", message));
@@ -161,6 +162,7 @@ mod tests {
             ("camera_topics".to_owned(), texts(&["/top/image_raw", ""])),
             ("joints".to_owned(), texts(&["waist", "gripper"])),
             ("joint_velocity_max".to_owned(), Value::Floats(vec![1.0, 1.0])),
+            ("prompt".to_owned(), Value::Text("pick up the cube".into())),
         ]);
         values.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         parameters(&values).1
@@ -223,10 +225,13 @@ mod tests {
             ("joint_velocity_max", Value::EmptyList),
             ("max_image_age_ms", Value::Float(20.0)),
             ("normalization", Value::Text("none".into())),
+            ("prompt", Value::Text(String::new())),
             ("camera_topics", Value::Texts(vec!["/top/image_raw/compressed".into(), String::new()])),
             ("cameras", Value::Texts(vec!["left_wrist_0_rgb".into(), "base_0_rgb".into()])),
         ]);
-        for subject in ["limits", "max_image_age_ms", "normalization", "camera left_wrist_0_rgb", "cameras"] {
+        for subject in
+            ["limits", "max_image_age_ms", "prompt", "normalization", "camera left_wrist_0_rgb", "cameras"]
+        {
             assert_eq!(find(&verdicts, subject).0, Level::Warning, "{subject}");
         }
     }

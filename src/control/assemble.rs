@@ -13,7 +13,7 @@ use super::limits::{Limits, LimitsError};
 use super::mailbox::mailbox;
 use super::model::{Model, ModelError};
 use super::output::{ChunkOutput, Rules, output};
-use super::prompt::{Prompts, trained};
+use super::prompt::{Prompts, empty_task, trained};
 use super::rebuild::Rebuild;
 use super::state::{Enable, LoopState, Shared};
 use super::stream::Stream;
@@ -186,7 +186,7 @@ pub fn assemble_on(
     let (timing_sender, tuning) = mailbox(&timing, &wake);
     let (ends, mut chunks) = output(&room, rules, shared.clone(), metrics.clone());
     let monitor = Monitor::new(metrics.clone(), shared.clone(), &model.device(), &description)
-        .with_remarks(remarks(&normalizer, &relative, &settings.joints));
+        .with_remarks(remarks(&normalizer, &relative, settings));
     let stream = settings
         .outputs
         .iter()
@@ -239,13 +239,15 @@ pub fn assemble_on(
 }
 
 /// What whoever starts this should know.
-fn remarks(normalizer: &Normalizer, relative: &RelativeActions, joints: &[String]) -> Vec<String> {
+fn remarks(normalizer: &Normalizer, relative: &RelativeActions, settings: &Settings) -> Vec<String> {
+    let joints = &settings.joints;
     let mut remarks: Vec<String> = normalizer.remarks(joints);
     if normalizer.relative().is_some_and(|step| step.enabled) {
         let (differences, joints) = (relative.differences(), joints.len());
         remarks.push(format!(
             "by the checkpoint, the actions of {differences} of {joints} joints are differences from the state"
         ));
+    remarks.extend(empty_task(&settings.prompt).map(str::to_owned));
     }
     remarks
 }

@@ -46,7 +46,7 @@ pub use limits::{LimitsError, check_limits};
 pub use model::padded_prompt;
 pub use motion::Motion;
 pub use output::ChunkOutput;
-pub use prompt::{Prompts, trained};
+pub use prompt::{Prompts, empty_task, trained};
 pub use real_time::{make_almost_as_urgent, make_as_urgent, make_most_urgent, make_real_time};
 pub use reason::{
     camera_stamp_trouble, joint_stamp_trouble, trouble as stamp_trouble, what_to_do, why_no_chunk,

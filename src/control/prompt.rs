@@ -14,6 +14,15 @@ pub fn trained(config: &PolicyConfig) -> Trained {
     Trained { state_dim, action_dim, quantiles: variant.quantiles }
 }
 
+/// What is to be said of a task without a word. The model takes it, as those who train it do.
+pub fn empty_task(task: &str) -> Option<&'static str> {
+    let is_blank = |character: char| character.is_whitespace() || character == '_';
+    task.chars().all(is_blank).then_some(
+        "the task is empty, so the model is told none: set the parameter 'prompt' or publish one on ~/prompt, unless the policy was \
+         trained without",
+    )
+}
+
 /// How prompts become tokens for a model.
 pub struct Prompts {
     tokenizer: PromptTokenizer,
@@ -110,5 +119,18 @@ impl StateWriter {
     /// How many tokens there are of a task's prompt, whatever the state.
     pub fn lengths(&self, task: &PromptTokens) -> RangeInclusive<usize> {
         self.prompt.lengths(task.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_without_a_word_is_remarked_upon() {
+        for empty in ["", "  \n", "__"] {
+            assert!(empty_task(empty).unwrap().contains("~/prompt"));
+        }
+        assert_eq!(empty_task("Transfer cube"), None);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use r2r::ParameterValue;
 
-use crate::control::{PromptInput, Tuner};
+use crate::control::{PromptInput, Tuner, empty_task};
 use crate::observe::TokenizerError;
 use crate::settings::{CurrentSettings, PARAMETERS, Parameter, Settings, SettingsError, Value, complete};
 
@@ -218,6 +218,7 @@ impl Running {
         let change = self.tuner.prepare(&settings).map_err(|error| error.to_string())?;
         if changed.iter().any(|changed| changed.parameter.name == PROMPT) {
             self.prompt.put(&settings.prompt).map_err(|error: TokenizerError| format!("prompt: {error}"))?;
+            empty_task(&settings.prompt).iter().for_each(|said| tracing::warn!("{said}"));
         }
         // The prompt has gone its own way.
         let others = changed.iter().filter(|changed| changed.parameter.name != PROMPT);
