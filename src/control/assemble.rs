@@ -93,6 +93,11 @@ impl Monitor {
         self.shared.state()
     }
 
+    /// Whether nothing leaves because nobody has called `~/enable` yet.
+    pub fn awaits_enabling(&self) -> bool {
+        self.shared.awaits_enabling()
+    }
+
     /// The device that runs the model.
     pub fn device(&self) -> &str {
         &self.device
@@ -242,12 +247,12 @@ pub fn assemble_on(
 fn remarks(normalizer: &Normalizer, relative: &RelativeActions, settings: &Settings) -> Vec<String> {
     let joints = &settings.joints;
     let mut remarks: Vec<String> = normalizer.remarks(joints);
+    remarks.extend(empty_task(&settings.prompt).map(str::to_owned));
     if normalizer.relative().is_some_and(|step| step.enabled) {
         let (differences, joints) = (relative.differences(), joints.len());
         remarks.push(format!(
             "by the checkpoint, the actions of {differences} of {joints} joints are differences from the state"
         ));
-    remarks.extend(empty_task(&settings.prompt).map(str::to_owned));
     }
     remarks
 }

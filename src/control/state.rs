@@ -70,6 +70,8 @@ pub struct Shared {
     started: Instant,
     watchdog: Duration,
     enabled: AtomicBool,
+    /// Whether somebody has enabled or disabled it.
+    switched: AtomicBool,
     /// Whether the loop is to do anything at all.
     active: AtomicBool,
     /// What the cycle has seen of it.
@@ -96,6 +98,7 @@ impl Shared {
             started: Instant::now(),
             watchdog: Duration::try_from_secs_f64(watchdog_ms / 1e3).unwrap_or(Duration::MAX),
             enabled: AtomicBool::new(enabled),
+            switched: AtomicBool::new(false),
             active: AtomicBool::new(true),
             followed_active: AtomicBool::new(true),
             busy: AtomicBool::new(false),
@@ -129,6 +132,11 @@ impl Shared {
     /// Whether chunks may leave.
     pub fn is_enabled(&self) -> bool {
         self.enabled.load(Relaxed) && self.is_active()
+    }
+
+    /// Whether nothing leaves because nobody has ever said that it may. Who switches the node off knows that it is off.
+    pub fn awaits_enabling(&self) -> bool {
+        !self.enabled.load(Relaxed) && !self.switched.load(Relaxed)
     }
 
     pub fn is_active(&self) -> bool {
@@ -200,6 +208,7 @@ impl Enable {
             witness.enabled(enabled);
         }
         self.shared.enabled.store(enabled, Relaxed);
+        self.shared.switched.store(true, Relaxed);
         self.wake.wake();
     }
 
@@ -236,6 +245,19 @@ mod tests {
         for why in [None, Some(DropReason::JointsMissing), Some(DropReason::Unsent)] {
             shared.set(Phase::Holding, why);
             assert_eq!(shared.state(), LoopState { phase: Phase::Holding, why });
+        }
+    }
+
+    #[test]
+    fn only_who_was_never_enabled_waits_for_it() {
+        let enabled_at_start = Shared::new(60_000.0, true);
+        assert!(!enabled_at_start.awaits_enabling());
+        let shared = Arc::new(Shared::new(60_000.0, false));
+        assert!(shared.awaits_enabling());
+        let enable = Enable { shared: shared.clone(), wake: Wake::default(), witness: None };
+        for on in [true, false] {
+            enable.set(on);
+            assert!(!shared.awaits_enabling());
         }
     }
 

@@ -76,7 +76,8 @@ fn wanting(now: &Counted, why: Option<DropReason>, settings: &Settings) -> Strin
     if let Some(silent) = silent(now, settings) {
         return silent;
     }
-    if let Some(reason) = why {
+    // It is enabled now.
+    if let Some(reason) = why.filter(|why| *why != DropReason::Disabled) {
         let what_to_do = what_to_do(reason, counts, settings);
         return format!("the last frame set gave no chunk: {}. {what_to_do}", words(reason.name()));
     }

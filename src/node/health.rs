@@ -102,13 +102,17 @@ impl Observer {
         let rates = Rates::between(&before, &snapshot, now - then);
         let uptime = now - self.started;
         let parts = self.parts(&before, &snapshot, &rates, uptime);
+        // What was dropped while somebody had switched the node off is as they wanted it: a simulator does so between attempts.
+        let is_told = |reason: DropReason| reason != DropReason::Disabled || self.monitor.awaits_enabling();
         // At the start everything is late.
         let is_up = snapshot.chunks > 0 || uptime > Self::STARTING;
         let stopped = (is_up && snapshot.chunks == before.chunks)
             .then(|| {
                 DropReason::ALL.map(|reason| (reason, snapshot.dropped(reason) - before.dropped(reason)))
             })
-            .and_then(|drops| drops.into_iter().filter(|drop| drop.1 > 0).max_by_key(|drop| drop.1))
+            .and_then(|drops| {
+                drops.into_iter().filter(|drop| drop.1 > 0 && is_told(drop.0)).max_by_key(|drop| drop.1)
+            })
             .map(|(reason, _)| (reason, what_to_do(reason, &snapshot, &self.settings.get())));
         Health { parts, rates, snapshot, stopped }
     }
@@ -237,7 +241,9 @@ fn under_way(
     rates: &Rates,
     settings: &Settings,
 ) -> (Level, String) {
-    let worst = dropped.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
+    // It is enabled now, whatever was dropped before that.
+    let dropped = dropped.into_iter().filter(|(reason, count)| *count > 0 && *reason != DropReason::Disabled);
+    let worst = dropped.max_by_key(|(_, count)| *count);
     match worst {
         Some((reason, count)) => (
             Level::Warn,
@@ -285,6 +291,17 @@ mod tests {
         let rates = Rates::between(&now, &later, Duration::from_millis(500));
         let part = control(&now, &later, &rates, RUNNING, &Settings::of_one_joint());
         assert_eq!((part.level, part.message.as_str()), (Level::Ok, "2.0 chunks per second"));
+    }
+
+    #[test]
+    fn what_was_dropped_before_it_was_enabled_is_past() {
+        let metrics = Metrics::new(["base_0_rgb"]);
+        let before = metrics.snapshot();
+        metrics.dropped(DropReason::Disabled);
+        metrics.chunks.add_one();
+        let now = metrics.snapshot();
+        let part = control(&before, &now, &Rates::default(), RUNNING, &Settings::of_one_joint());
+        assert_eq!(part.level, Level::Ok, "{}", part.message);
     }
 
     #[test]
