@@ -74,6 +74,9 @@ fn kernels_are_those_that_the_environment_asks_for() {
         let text = program::text(&bench(&isa.to_string()).stdout);
         assert!(text.contains(&format!("{isa} kernels")), "{text}");
     }
+    // Empty, as a script unsets it, it asks for nothing.
+    let text = program::text(&bench("").stdout);
+    assert!(Isa::available().iter().any(|isa| text.contains(&format!("{isa} kernels"))), "{text}");
     let refused = bench("abacus");
     let error = program::text(&refused.stderr);
     assert!(!refused.status.success() && error.contains("'abacus'") && error.contains("portable"), "{error}");

@@ -60,13 +60,13 @@ impl FromStr for Dtype {
 /// The environment asks for kernels that this machine cannot run.
 pub(super) fn chosen_kernels() -> Result<Isa, DeviceError> {
     let available = Isa::available();
-    match env::var(KERNELS_VARIABLE) {
-        Err(_) => Ok(Isa::fastest()),
-        Ok(name) => available.iter().find(|isa| isa.to_string() == name).copied().ok_or_else(|| {
-            let available = available.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
-            DeviceError::Kernels { variable: KERNELS_VARIABLE, found: name, available }
-        }),
-    }
+    // An empty one is none, as scripts unset variables.
+    let asked = env::var_os(KERNELS_VARIABLE).filter(|name| !name.is_empty());
+    let Some(name) = asked.map(|name| name.to_string_lossy().into_owned()) else { return Ok(Isa::fastest()) };
+    available.iter().find(|isa| isa.to_string() == name).copied().ok_or_else(|| {
+        let available = available.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
+        DeviceError::Kernels { variable: KERNELS_VARIABLE, found: name, available }
+    })
 }
 
 #[cfg(test)]
