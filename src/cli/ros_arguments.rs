@@ -3,6 +3,9 @@
 
 use std::ffi::OsString;
 
+#[cfg(any(feature = "ros", test))]
+use clap::builder::UnknownArgumentValueParser;
+
 /// The arguments without ROS 2's.
 pub fn without_ros(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut ros = false;
@@ -38,8 +41,27 @@ pub fn log_level(arguments: impl IntoIterator<Item = String>) -> Option<&'static
     }
 }
 
+/// What other commands and other nodes take as options and the node takes as ROS 2's arguments: refused with the way to say it.
+#[cfg(any(feature = "ros", test))]
+#[derive(Default, clap::Args)]
+pub struct Misplaced {
+    #[arg(long = "config", alias = "params-file", value_name = "FILE", hide = true, value_parser = suggest("--ros-args --params-file FILE"))]
+    _parameters: Option<String>,
+    #[arg(long = "checkpoint", value_name = "DIR", hide = true, value_parser = suggest("--ros-args -p checkpoint:=DIR"))]
+    _checkpoint: Option<String>,
+    #[arg(short = 'p', value_name = "NAME:=VALUE", hide = true, value_parser = suggest("--ros-args -p NAME:=VALUE"))]
+    _parameter: Option<String>,
+}
+
+#[cfg(any(feature = "ros", test))]
+fn suggest(arguments: &str) -> UnknownArgumentValueParser {
+    UnknownArgumentValueParser::suggest(format!("the node's parameters are arguments of ROS 2: {arguments}"))
+}
+
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     fn own(arguments: &str) -> String {
@@ -53,6 +75,28 @@ mod tests {
         assert_eq!(own("pi0_node run --ros-args -p seed:=1 -- --status"), "pi0_node run --status");
         assert_eq!(own("pi0_node run --status --ros-args -r __ns:=/a"), "pi0_node run --status");
         assert_eq!(own("pi0_node infer -- --file"), "pi0_node infer -- --file");
+    }
+
+    #[test]
+    fn parameters_as_options_are_refused_with_the_way_to_give_them() {
+        #[derive(Parser)]
+        struct Run {
+            #[command(flatten)]
+            _misplaced: Misplaced,
+        }
+        assert!(Run::try_parse_from(["run"]).is_ok());
+        for (arguments, way) in [
+            (["--config", "config/aloha.yaml"], "--ros-args --params-file FILE"),
+            (["--params-file", "config/aloha.yaml"], "--ros-args --params-file FILE"),
+            (["--checkpoint", "model"], "--ros-args -p checkpoint:=DIR"),
+            (["-p", "seed:=1"], "--ros-args -p NAME:=VALUE"),
+        ] {
+            let error = Run::try_parse_from(["run"].into_iter().chain(arguments)).err().unwrap();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument);
+            let error = error.to_string();
+            assert!(error.contains("unexpected argument '--") || error.contains("unexpected argument '-p"));
+            assert!(error.contains(way), "{error}");
+        }
     }
 
     #[cfg(feature = "ros")]

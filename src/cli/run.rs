@@ -8,7 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::progress::Bar;
-use super::ros_arguments::log_level;
+use super::ros_arguments::{Misplaced, log_level};
 use crate::node::{self, Logs, StatusStyle};
 use crate::settings::reference;
 use crate::telemetry::Repeats;
@@ -25,6 +25,8 @@ pub struct Options {
     /// Show rates, latencies and the last chunk: as a screen on a terminal, as a line a second elsewhere, or as chosen.
     #[arg(long, value_name = "STYLE", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
     status: Option<StatusStyle>,
+    #[command(flatten)]
+    _misplaced: Misplaced,
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
