@@ -208,6 +208,19 @@ impl Report {
     }
 }
 
+/// With so many decimals, or with a power of ten where that would fill its column of ten.
+fn number(value: f64, decimals: usize) -> String {
+    const LONGEST: usize = 9;
+    let text = format!("{value:.decimals$}");
+    // What rounds to nothing has no sign.
+    let is_nothing = text.trim_matches(['-', '0', '.']).is_empty();
+    match text.strip_prefix('-').filter(|_| is_nothing) {
+        Some(unsigned) => unsigned.to_owned(),
+        None if text.len() > LONGEST => format!("{value:.2e}"),
+        None => text,
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -229,10 +242,10 @@ impl fmt::Display for Report {
             let median = row.median_s().map_or("-".into(), |s| format!("{s:.1}"));
             writeln!(
                 f,
-                "{interval:>16}{median:>8}{:>10.4}{:>10.0}{:>10.0}",
-                row.largest_jump(),
-                row.mean(|result| result.jerk),
-                row.mean(|result| result.join_jerk)
+                "{interval:>16}{median:>8}{:>10}{:>10}{:>10}",
+                number(row.largest_jump(), 4),
+                number(row.mean(|result| result.jerk), 0),
+                number(row.mean(|result| result.join_jerk), 0)
             )?;
         }
         writeln!(
@@ -271,6 +284,35 @@ mod tests {
         assert!((low - 0.2307).abs() < 1e-3 && (high - 0.8824).abs() < 1e-3, "{low} {high}");
         assert_eq!((row.median_s(), row.largest_jump()), (Some(7.0), 0.04));
         assert_eq!(row.to_string(), "50 ms, blend: 3 of 5 (60 %, 95 %: 23 to 88 %)");
+    }
+
+    #[test]
+    fn numbers_of_any_size_keep_their_columns_apart() {
+        for (value, decimals, expected) in [
+            (0.01234, 4, "0.0123"),
+            (1234.5678, 4, "1234.5678"),
+            (1e9, 4, "1.00e9"),
+            (-1.5e300, 0, "-1.50e300"),
+            (123_456_789.0, 0, "123456789"),
+            (-0.0, 0, "0"),
+            (-0.00001, 4, "0.0000"),
+            (-0.5, 1, "-0.5"),
+            (f64::INFINITY, 0, "inf"),
+            (f64::NAN, 4, "NaN"),
+        ] {
+            assert_eq!(number(value, decimals), expected);
+        }
+        let mut wild = row(&[4, 0]);
+        for result in &mut wild.results {
+            (result.jump, result.jerk, result.join_jerk) = (4.2e12, 9.9e17, f64::MAX);
+        }
+        let mut report = Report::new(Path::new("config"), Path::new("checkpoint"), 2, 0);
+        report.add(row(&[]).variant, row(&[]).results);
+        report.add(wild.variant, wild.results);
+        let table = report.to_string();
+        let line = |number: usize| table.lines().nth(number).unwrap().split_whitespace().rev().take(3);
+        assert!(line(3).eq(["0", "0", "0.0000"]), "{table}");
+        assert!(line(4).eq(["inf", "9.90e17", "4.20e12"]), "{table}");
     }
 
     #[test]
