@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pi0_node::device::cpu::{CpuDevice, Precision};
 use pi0_node::device::{Account, Device, DeviceError, DeviceOptions, ProgramId, Progress, Silent, StepTime};
-use pi0_node::graph::{Graph, HostTensor, HostView, Op, Weights};
+use pi0_node::graph::{Graph, HostTensor, HostView, Op, WeightData, WeightError, Weights};
 use pi0_node::policy::checkpoint::random::RandomWeights;
 use pi0_node::policy::{Continuation, PolicyConfig};
 use pi0_node::verify::{Model, Report, verify};
@@ -90,6 +90,33 @@ fn the_cpu_in_bf16_and_in_f32_is_right() {
                 assert!(precision == Precision::F32 || worst > 1e-4, "bf16 was used: {worst:e}");
             }
         }
+    }
+}
+
+/// Weights of which one is so large that what it makes overflows.
+struct Overflowing(&'static str);
+
+impl Weights for Overflowing {
+    fn weight(&self, key: &str, shape: &[usize]) -> Result<WeightData, WeightError> {
+        match key == self.0 {
+            true => Ok(WeightData::from_f32(&vec![f32::MAX; shape.iter().product()])),
+            false => RandomWeights.weight(key, shape),
+        }
+    }
+}
+
+#[test]
+fn what_overflows_on_the_reference_too_is_the_checkpoints_fault() {
+    for (key, component) in [
+        ("action_out_proj.weight", "output projection"),
+        ("paligemma_with_expert.paligemma.model.multi_modal_projector.linear.weight", "projector"),
+    ] {
+        let model = Model { config: PolicyConfig::TINY, cameras: 1, weights: &Overflowing(key) };
+        let mut device = cpu(Precision::F32);
+        let error = verify(&mut cpu(Precision::F32), &mut device, &model, None, &Silent).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("the reference itself") && error.contains("`pi0_node check`"), "{error}");
+        assert!(error.to_lowercase().contains(component), "{component}: {error}");
     }
 }
 

@@ -23,7 +23,7 @@ use self::landmarks::landmarks;
 use self::probe::Asked;
 use crate::device::{Device, DeviceError, Progress};
 use crate::graph::{DType, Graph, GraphError, HostTensor, ValueId};
-use crate::policy::{ACTIONS, Intermediates, PolicyGraphs};
+use crate::policy::{ACTIONS, Component, Intermediates, PolicyGraphs};
 
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
@@ -33,6 +33,11 @@ pub enum VerifyError {
     Reference(DeviceError),
     #[error("the device: {0}")]
     Device(DeviceError),
+    #[error(
+        "the reference itself gives {value} in '{name}' ({component}): the checkpoint's numbers overflow on any device, so that there is \
+         nothing to compare. `pi0_node check` looks at its weights; take a checkpoint from before its training diverged"
+    )]
+    NotFinite { value: f64, name: String, component: Component },
 }
 
 /// Compares `device` with `reference` on every component of the model. Without a `tolerance` it is that of the device's
@@ -61,10 +66,15 @@ pub fn verify(
         false => Tolerance::F32,
     });
     let (expected, _) = reference.all(&places).map_err(VerifyError::Reference)?;
-    let (found, _) = device.all(&places).map_err(VerifyError::Device)?;
-
     let rows =
         Rows { real: valid_rows(model, tokens), prefix_tokens: model.config.prefix_tokens(model.cameras) };
+    for (landmark, expected) in landmarks.iter().zip(&expected) {
+        if let Some(value) = rows.not_finite(&graphs, landmark.place, expected) {
+            let Landmark { name, component, .. } = landmark.clone();
+            return Err(VerifyError::NotFinite { value, name, component });
+        }
+    }
+    let (found, _) = device.all(&places).map_err(VerifyError::Device)?;
     let lines: Vec<Line> = landmarks
         .iter()
         .zip(found.iter().zip(&expected))
@@ -129,12 +139,24 @@ impl Rows {
         found: &HostTensor,
         expected: &HostTensor,
     ) -> Difference {
+        let is_real = self.real_elements(graphs, place);
+        let pairs = numbers(found).into_iter().zip(numbers(expected)).enumerate();
+        Difference::of(&pairs.filter(|(index, _)| is_real(*index)).map(|(_, pair)| pair).collect::<Vec<_>>())
+    }
+
+    /// The first element that is infinite or no number.
+    fn not_finite(&self, graphs: &PolicyGraphs, place: Place, value: &HostTensor) -> Option<f64> {
+        let is_real = self.real_elements(graphs, place);
+        let mut elements = numbers(value).into_iter().enumerate();
+        elements.find(|(index, element)| !element.is_finite() && is_real(*index)).map(|(_, element)| element)
+    }
+
+    /// Whether the element of this number in a value is of a real token.
+    fn real_elements(&self, graphs: &PolicyGraphs, place: Place) -> impl Fn(usize) -> bool {
         let graph: &Graph = place.program.of(graphs);
         let masked = is_of_prefix(graph, place.program, place.value, self.prefix_tokens);
         let width = graph.value(place.value).ty.elements() / graph.shape(place.value)[0].max(1);
-        let pairs = numbers(found).into_iter().zip(numbers(expected)).enumerate();
-        let real = pairs.filter(|(index, _)| !masked || self.real[index / width.max(1)]);
-        Difference::of(&real.map(|(_, pair)| pair).collect::<Vec<_>>())
+        move |index| !masked || self.real[index / width.max(1)]
     }
 }
 
