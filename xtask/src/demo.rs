@@ -11,7 +11,6 @@ use std::fs::{File, TryLockError};
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use crate::command::{command, run as run_command};
-use crate::process::Process;
+use crate::process::{Process, asked_to_stop};
 use crate::root;
 use crate::simulator::{self, Readiness};
 
@@ -67,9 +66,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let checkpoint = given_or(&options.checkpoint, "policies/aloha_cube")?;
     let _alone = alone(options.domain)?;
 
-    let stopped = Arc::new(AtomicBool::new(false));
-    let stop = Arc::clone(&stopped);
-    ctrlc::set_handler(move || stop.store(true, Ordering::Relaxed)).context("cannot listen to Ctrl-C")?;
+    let stopped = asked_to_stop()?;
 
     eprintln!("demo: building pi0_node (release; the first time takes minutes)");
     run_command(&mut command("cargo", &["build", "--release", "--package", "pi0_node"]))?;

@@ -2,6 +2,8 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,6 +72,16 @@ impl Process {
     }
 }
 
+/// Set when somebody asks us to stop, by whatever key or signal: there are processes to stop first.
+pub fn asked_to_stop() -> anyhow::Result<Arc<AtomicBool>> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    for asked in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        signal_hook::flag::register(asked as i32, Arc::clone(&stopped))
+            .with_context(|| format!("cannot listen to {asked}"))?;
+    }
+    Ok(stopped)
+}
+
 /// Undoes what a process inherits if we were started in the background or by `nohup`: ignored and blocked signals, which
 /// some programs, shells among them, cannot heed any more.
 fn heed_signals() -> std::io::Result<()> {
@@ -91,6 +103,7 @@ impl Drop for Process {
 mod tests {
     use std::io::{BufRead, BufReader};
     use std::process::Stdio;
+    use std::sync::atomic::Ordering;
 
     use super::*;
 
@@ -151,6 +164,16 @@ mod tests {
         process.wait(PATIENCE).unwrap();
         let error = process.check_running().unwrap_err().to_string();
         assert!(error.contains("the shell ended before its time"), "{error}");
+    }
+
+    #[test]
+    fn every_way_to_ask_is_heard() {
+        // SIGINT is another test's.
+        for asked in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+            let stopped = asked_to_stop().unwrap();
+            signal_hook::low_level::raise(asked as i32).unwrap();
+            assert!(stopped.load(Ordering::Relaxed), "{asked}");
+        }
     }
 
     #[test]
