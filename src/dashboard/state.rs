@@ -134,6 +134,8 @@ mod tests {
             ("cameras", texts("top")),
             ("camera_topics", texts("/top")),
             ("joints", texts("waist")),
+            // A busy machine may take longer over these tests than a sensor may be silent.
+            ("sensor_timeout_ms", Value::Float(60_000.0)),
         ];
         Settings::from_values(&values.map(|(name, value)| (name.to_owned(), value)).into()).unwrap()
     }
