@@ -104,7 +104,6 @@ fn stages_have_their_own_times() {
     let [perceive, act, cycle] = [Stage::Perceive, Stage::Act, Stage::Cycle].map(ms);
     // Ten steps of 4 ms more.
     assert!(perceive >= 20.0 && act >= 60.0, "{perceive} {act}");
-    assert!(perceive < act, "perceive {perceive} ms, act {act} ms");
     // No time is in both: histograms keep one part in a hundred.
     assert!(perceive + act <= 1.03 * cycle, "{perceive} and {act} of {cycle} ms");
     assert!(ms(Stage::Siglip) > 0.0 && ms(Stage::DenoiseStep) > 0.0);

@@ -8,6 +8,7 @@ mod report;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};
 
@@ -28,7 +29,7 @@ use crate::policy::{Checkpoint, Component, Intermediates, PolicyConfig, PolicyGr
 /// errors; the prediction for another kind of card than the measured P150 is scaled by clock and bandwidth alone.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Card: p150, n150 or n300; without it, all.
+    /// Card: p150, n150 or n300, which is planned as an n150; without it, p150 and n150.
     #[arg(long, value_name = "CARD", value_parser = card)]
     device: Option<Card>,
     /// Columns and rows of cores, if fewer than the card's kind has: 11x10.
@@ -43,14 +44,14 @@ pub struct Options {
     /// Cameras, 1 to 8; without it, 1, 2 and 3.
     #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=8))]
     cameras: Option<usize>,
-    /// Denoising steps, 1 to 1000; without it, the model's own.
-    #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    /// Denoising steps, 1 to 50; without it, the model's own.
+    #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=50))]
     steps: Option<usize>,
     /// Types of large weights: bfloat8_b, mixed or bfloat16.
     #[arg(long, value_name = "TYPES", default_value = WeightTypes::default().name())]
     weights: WeightTypes,
     /// The latency budget.
-    #[arg(long, value_name = "MS", default_value_t = 50.0)]
+    #[arg(long, value_name = "MS", default_value_t = 50.0, value_parser = milliseconds)]
     budget_ms: f64,
     /// Show what the constants are fitted to, and how well.
     #[arg(long)]
@@ -63,7 +64,7 @@ pub struct Options {
     #[arg(long, value_name = "CSV", requires_all = ["device", "cameras"])]
     measured: Option<PathBuf>,
     /// Print JSON.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["fit", "operations"])]
     json: bool,
 }
 
@@ -75,10 +76,15 @@ fn card(name: &str) -> Result<Card, String> {
 fn grid(text: &str) -> Result<[usize; 2], String> {
     let sides = text.split_once('x').and_then(|(x, y)| Some([x.parse().ok()?, y.parse().ok()?]));
     match sides {
-        // Norms of few rows take eight cores of a row.
-        Some([x, y]) if (8..=32).contains(&x) && (2..=32).contains(&y) => Ok([x, y]),
-        _ => Err("must be columns x rows of cores, 8x2 to 32x32: 11x10".into()),
+        // Norms of few rows take four rows of eight cores.
+        Some([x, y]) if (8..=32).contains(&x) && (4..=32).contains(&y) => Ok([x, y]),
+        _ => Err("must be columns x rows of cores, at least 8x4: 11x10".into()),
     }
+}
+
+fn milliseconds(text: &str) -> Result<f64, String> {
+    let found = text.parse().ok().filter(|ms: &f64| ms.is_finite() && *ms > 0.0);
+    found.ok_or_else(|| "must be milliseconds, more than 0".into())
 }
 
 pub fn run(options: Options) -> anyhow::Result<()> {
@@ -88,6 +94,12 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     };
     config.denoising_steps = options.steps.unwrap_or(config.denoising_steps);
     let cards = options.device.map_or(vec![Card::P150, Card::N150], |card| vec![card]);
+    if let Some([x, y]) = options.grid
+        && let Some(card) = cards.iter().find(|card| x > card.grid[0] || y > card.grid[1])
+    {
+        let [most_x, most_y] = card.grid;
+        bail!("--grid {x}x{y}: a {} has {most_x}x{most_y} cores; name the card with --device", card.name);
+    }
     let cameras = options.cameras.map_or(vec![1, 2, 3], |cameras| vec![cameras]);
     let fit = Fit::kept()?;
     let mut plans = Vec::new();
@@ -166,6 +178,7 @@ struct Sums {
 struct Plan {
     card: Card,
     cameras: usize,
+    weights: WeightTypes,
     steps: usize,
     stages: [Sums; 3],
     dram_bytes: usize,
@@ -216,6 +229,7 @@ impl Plan {
         Ok(Self {
             card,
             cameras,
+            weights,
             steps: config.denoising_steps,
             stages,
             dram_bytes,
@@ -287,6 +301,7 @@ impl Plan {
             "card": self.card.name,
             "grid": self.card.grid,
             "cameras": self.cameras,
+            "weights": self.weights.name(),
             "denoising_steps": self.steps,
             "stages": Stage::ALL.map(stage),
             "bound_ms": self.bound_ms(),

@@ -120,6 +120,8 @@ pub struct StepAccount {
     pub programs: usize,
     /// Transfers between host and device while it runs.
     pub crossings: usize,
+    /// Bytes of weights that it reads, where they differ from step to step in how they are stored.
+    pub weight_bytes: Option<usize>,
 }
 
 /// How long a step of a program took.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use pi0_node::device::tenstorrent::program::{Origin, Result as Placed};
-use pi0_node::device::tenstorrent::{Card, Precisions, Program, Residents, lower, simplify};
+use pi0_node::device::tenstorrent::{Card, Precisions, Program, Residents, WeightTypes, lower, simplify};
 use pi0_node::graph::{DType, Graph, HostTensor};
 use pi0_node::policy::intermediates::in_golden_layout;
 use pi0_node::policy::{Intermediates, PolicyGraphs};
@@ -19,7 +19,9 @@ pub fn lowered(golden: &Golden, card: &Card, intermediates: &Intermediates) -> [
     let graphs = PolicyGraphs::rewritten(&golden.config, cameras(golden), intermediates, simplify).unwrap();
     let mut residents = Residents::new();
     [graphs.perceive, graphs.act].map(|graph| {
-        let program = lower(&graph, card, Precisions::default(), &mut residents).unwrap();
+        // The coarsest: what is kept better only comes closer.
+        let precisions = Precisions { weights: WeightTypes::Bfloat8B };
+        let program = lower(&graph, card, precisions, &mut residents).unwrap();
         (graph, program)
     })
 }

@@ -75,6 +75,8 @@ impl Report {
         };
         for (graph, account) in [&graphs.perceive, &graphs.act].into_iter().zip(accounts) {
             let named: BTreeSet<&str> = account.steps.iter().map(|step| step.node.as_str()).collect();
+            // Else each step says what it reads.
+            let all_alike = account.steps.iter().all(|step| step.weight_bytes.is_none());
             let constant = graph.constants();
             for node in graph.nodes.iter().filter(|node| !constant[node.result.index()]) {
                 let line = report.lines.entry(Component::of(&graph.name, &node.name)).or_default();
@@ -82,12 +84,15 @@ impl Report {
                 line.operations += 1;
                 line.within_others += usize::from(!named.contains(node.name.as_str()));
                 line.cost += cost;
-                line.weight_bytes += cost.weight_elements as f64 * account.weight_element_bytes;
+                if all_alike {
+                    line.weight_bytes += cost.weight_elements as f64 * account.weight_element_bytes;
+                }
             }
             for step in &account.steps {
                 let line = report.lines.entry(Component::of(&graph.name, &step.node)).or_default();
                 line.implementations.insert(step.kernel);
                 line.programs += step.programs;
+                line.weight_bytes += step.weight_bytes.unwrap_or(0) as f64;
                 line.crossings += step.crossings;
                 match Component::step(&step.node).filter(|_| graph.name == "act") {
                     Some(number) if number < steps => {

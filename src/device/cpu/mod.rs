@@ -153,6 +153,7 @@ impl Device for CpuDevice {
             kernel: step.step.name(),
             programs: 1,
             crossings: 0,
+            weight_bytes: None,
         };
         let slots = |slots: &[program::Slot]| {
             slots.iter().map(|slot| (slot.name.clone(), 4 * slot.ty.elements())).collect()

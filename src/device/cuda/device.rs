@@ -247,7 +247,13 @@ impl Device for CudaDevice {
             && crossings > 0
         {
             let node = loaded.program.name.clone();
-            account.steps.push(StepAccount { node, kernel: "transfer", programs: 0, crossings });
+            account.steps.push(StepAccount {
+                node,
+                kernel: "transfer",
+                programs: 0,
+                crossings,
+                weight_bytes: None,
+            });
         }
         Ok(account)
     }

@@ -265,6 +265,7 @@ impl Program {
             kernel: call.kernel(),
             programs: 1,
             crossings: 0,
+            weight_bytes: None,
         };
         Account {
             place,

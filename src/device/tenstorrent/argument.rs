@@ -34,7 +34,7 @@ pub struct MatmulSpread {
     pub activation: Option<&'static str>,
 }
 
-/// The same for `ttnn.experimental.minimal_matmul`: blocks that the cores take in turn.
+/// The same for `ttnn.experimental.minimal_matmul_split`: blocks that the cores take in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MinimalSpread {
     pub grid: [usize; 2],
@@ -161,8 +161,13 @@ impl fmt::Display for Argument {
             Self::Grid([x, y]) => write!(f, "{x}x{y}"),
             Self::Unary(name) => f.write_str(name),
             Self::Compute(Compute { fidelity, .. }) => f.write_str(fidelity),
-            Self::MatmulSpread(MatmulSpread { grid: [x, y], per_core_m, per_core_n, activation, .. }) => {
-                write!(f, "{x}x{y} of {per_core_m}x{per_core_n} tiles")?;
+            Self::MatmulSpread(spread) => {
+                let MatmulSpread { grid: [x, y], in0_block_w, per_core_m, per_core_n, activation, .. } =
+                    spread;
+                write!(f, "{x}x{y} of {per_core_m}x{per_core_n} tiles, {in0_block_w} deep")?;
+                if spread.transposed {
+                    f.write_str(", transposed")?;
+                }
                 activation.map_or(Ok(()), |name| write!(f, ", {name}"))
             }
             Self::MinimalSpread(MinimalSpread { grid: [x, y], m_block, n_block, .. }) => {

@@ -3,6 +3,9 @@
 //!
 //! Sizes of DRAM, grids and bandwidths are the vendor's; what silicon reaches of them is not known here.
 
+/// What a core multiplies and adds in a cycle and one pass; the vendor's figure.
+pub const OPERATIONS_PER_CYCLE: f64 = 4096.0;
+
 /// A card of which one chip is used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Card {
@@ -18,7 +21,7 @@ pub struct Card {
     pub dram_banks: usize,
     /// Peak, per second.
     pub dram_bytes_per_s: f64,
-    /// Peak of dense products with bf16 factors, per second.
+    /// Peak of dense products with bf16 factors, per second, as the vendor gives it for the whole chip.
     pub flops: f64,
     /// Cycles of a core, per second.
     pub clock_hz: f64,
@@ -67,6 +70,11 @@ impl Card {
     /// How many pieces of so many tiles fill all banks evenly: after that many, the next begins in the first bank.
     pub fn pages_at_once(&self, tiles: usize) -> usize {
         (1..=self.dram_banks).find(|pieces| (pieces * tiles).is_multiple_of(self.dram_banks)).unwrap_or(1)
+    }
+
+    /// Operations that all cores do in a second, in one pass.
+    pub fn operations_per_s(&self) -> f64 {
+        self.cores() as f64 * OPERATIONS_PER_CYCLE * self.clock_hz
     }
 
     pub fn cores(&self) -> usize {

@@ -1,4 +1,5 @@
-//! Which element type each kind of tensor has on a card, and how precisely products are computed: the one table of it.
+//! Which element type each kind of tensor has on a card, and how precisely products are computed; `lower/attention` has what its
+//! operations want of their own.
 //!
 //! Each choice is one of those that tests/tenstorrent_accuracy.rs compares; errors below are 1 - PCC of what ten steps add to the noise, on its
 //! full-size model `pi05-sharp`: 0.0024 as chosen. docs/tenstorrent.md has the whole table.
@@ -28,8 +29,8 @@ pub enum Role {
 pub enum WeightTypes {
     /// All in bfloat8_b: 0.0063.
     Bfloat8B,
-    /// Those in bfloat16 that are read once a cycle and are not the largest: SigLIP's (without them 0.0048) and the prefix's attention
-    /// (0.0038).
+    /// Those in bfloat16 that are read once a cycle, by products of many rows, and are not the largest: at full size SigLIP's
+    /// (without them 0.0048) and the prefix's attention (0.0038).
     #[default]
     Mixed,
     /// All: 0.0020, the prefix's MLP making 0.0002 of the difference, and the steps the rest.

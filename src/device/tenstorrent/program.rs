@@ -1,6 +1,6 @@
 //! A TTNN program as data: which operation of the library is called with which tensors and attributes, in order.
 //!
-//! `lower` writes it, `runtime` runs it, `audit` counts it; printed or serialised it is what a card will be asked to do.
+//! `lower` writes it, `load` and `device` run it, `audit` counts it; printed or serialised it is what a card will be asked to do.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -144,12 +144,6 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// Whether it holds weights of a product with many of them: tables are in rows, biases and norm weights small.
-    fn is_large_weight(&self) -> bool {
-        let elements: usize = self.shape.iter().product();
-        matches!(self.origin, Origin::Content(_)) && self.layout == Layout::Tile && elements > 1 << 10
-    }
-
     /// Size on the card, in bytes, the padding of tiles included.
     pub fn bytes(&self) -> usize {
         let mut shape = self.shape.clone();
@@ -287,6 +281,16 @@ impl Program {
         }
     }
 
+    /// The second factor of a product, if it is known at compilation.
+    fn weights_of(&self, call: &Call) -> Option<&Tensor> {
+        let is_product = call
+            .attributes
+            .iter()
+            .any(|(_, argument)| matches!(argument, Argument::MatmulSpread(_) | Argument::MinimalSpread(_)));
+        let Some(Argument::Tensor(id)) = call.operands.get(1).filter(|_| is_product) else { return None };
+        Some(self.tensor(*id)).filter(|tensor| matches!(tensor.origin, Origin::Content(_)))
+    }
+
     /// The program for an audit. `evidence`, if it is there, says what each call did; without it a call is one program.
     pub fn account(&self, place: String, evidence: &[CallEvidence]) -> Account {
         let step = |(index, call): (usize, &Call)| {
@@ -294,12 +298,13 @@ impl Program {
                 Some(CallEvidence { programs, crossings }) => (programs.len(), *crossings),
                 None => (usize::from(call.viewed().is_none()), 0),
             };
-            StepAccount { node: call.node.clone(), kernel: call.operation, programs, crossings }
+            let weight_bytes = Some(self.weights_of(call).map_or(0, Tensor::bytes));
+            StepAccount { node: call.node.clone(), kernel: call.operation, programs, crossings, weight_bytes }
         };
         let bytes = |results: &[Result]| {
             results.iter().map(|result| (result.name.clone(), self.tensor(result.tensor).bytes())).collect()
         };
-        let weights = || self.tensors.iter().filter(|tensor| tensor.is_large_weight());
+        let weights = || self.calls.iter().filter_map(|call| self.weights_of(call));
         let elements: usize = weights().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
         Account {
             place,

@@ -278,7 +278,7 @@ impl Lowering<'_> {
             return Err(self.unsupported("queries that are no heads here"));
         };
         let result = self.activation(vec![1, users, TILE, stack.padded], Role::Activation);
-        let at_once = if keys.is_multiple_of(KEYS) { KEYS } else { KEYS / 2 };
+        let at_once = self.keys_at_once(keys, users);
         let config = Argument::Attention { grid: self.card.grid, queries: QUERIES, keys: at_once };
         let attributes = vec![
             ("page_table_tensor", Argument::Tensor(pages)),
@@ -297,6 +297,14 @@ impl Lowering<'_> {
             tensor,
             columns: stack.queries(&Axis::heads(heads.count, heads.dim, heads.padded)),
         })
+    }
+
+    /// Rows of keys that a core takes at a time, of those that are shared out for each user: what leaves the busiest core least.
+    fn keys_at_once(&self, keys: usize, users: usize) -> usize {
+        let shared = (self.card.cores() / users).max(1);
+        let busiest = |at_once: &usize| (keys / at_once).div_ceil(shared) * at_once;
+        let sizes = [KEYS, KEYS / 2].into_iter().filter(|at_once| keys.is_multiple_of(*at_once));
+        sizes.min_by_key(busiest).unwrap_or(KEYS / 2)
     }
 
     /// Every user's pages: all of them, in order. `[users, pages]`, once for all attentions.

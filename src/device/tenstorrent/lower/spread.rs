@@ -2,7 +2,7 @@
 //!
 //! Few rows: every core takes all of them and its share of the columns, so that each weight is read by one core. Many rows:
 //! blocks of rows and columns, one per core. The library's own choice (`core_grid` alone) takes 1.3 to 4 times as long for
-//! such shapes; docs/tenstorrent.md has the measurements that say so.
+//! such shapes (tt-metal, models/experimental/pi0_5/docs/mmdecode/all_runs_comprehensive.md).
 
 use super::super::TILE;
 use super::super::card::Card;
@@ -38,7 +38,7 @@ pub(super) fn linear(
     let [across, down] = card.grid;
     let columns_only = m <= FEW;
     let blocks = left.shards();
-    // Whichever gives the busiest core less to do.
+    // Whichever gives the busiest core less to do; what lies in blocks lies one way.
     let transposed = !columns_only
         && blocks.is_none()
         && m.div_ceil(across) * n.div_ceil(down) < m.div_ceil(down) * n.div_ceil(across);
@@ -82,7 +82,7 @@ pub(super) fn linear(
     }
 }
 
-/// Where a stream of residuals lies, so that many cores share its norms: few rows by columns, beside a row of cores of which each
+/// Where a stream of residuals lies, so that many cores share its norms: few rows by columns, beside rows of cores of which each
 /// has some; many in blocks, where they fit and more cores have one than there are tiles of rows.
 pub(super) fn stream(rows: usize, width: usize, card: &Card) -> Option<Memory> {
     if !rows.is_multiple_of(TILE) || !width.is_multiple_of(TILE) {

@@ -1,14 +1,18 @@
-//! What a lowered program cannot be faster than: arithmetic and DRAM traffic of each call against the card's peaks. Called by
+//! What a lowered program cannot be faster than: arithmetic of each call by the cores at hand, in its passes, and DRAM traffic against
+//! the card's peak. Called by
 //! `cli plan`.
 
 use super::super::TILE;
 use super::super::card::Card;
 use super::super::program::{Argument, Call, Memory, Origin, Program, Tensor};
+use super::work::passes;
 
 /// Cost of a call, with padding.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CallCost {
     pub flops: f64,
+    /// The same times the passes in which it is done.
+    pub passed_flops: f64,
     /// Read from and written to DRAM.
     pub dram_bytes: f64,
     /// Weights among these bytes.
@@ -18,6 +22,7 @@ pub struct CallCost {
 impl std::ops::AddAssign for CallCost {
     fn add_assign(&mut self, other: Self) {
         self.flops += other.flops;
+        self.passed_flops += other.passed_flops;
         self.dram_bytes += other.dram_bytes;
         self.weight_bytes += other.weight_bytes;
     }
@@ -25,7 +30,7 @@ impl std::ops::AddAssign for CallCost {
 
 impl CallCost {
     pub fn compute_ms(&self, card: &Card) -> f64 {
-        self.flops / card.flops * 1e3
+        self.passed_flops / card.operations_per_s() * 1e3
     }
 
     pub fn bandwidth_ms(&self, card: &Card) -> f64 {
@@ -44,7 +49,8 @@ pub fn cost(program: &Program, call: &Call) -> CallCost {
     if call.viewed().is_some() {
         return CallCost::default();
     }
-    let mut cost = CallCost { flops: flops(program, call), ..CallCost::default() };
+    let flops = flops(program, call);
+    let mut cost = CallCost { flops, passed_flops: flops * passes(call) as f64, ..CallCost::default() };
     for id in call.reads() {
         let tensor = program.tensor(id);
         // A look-up reads as many rows as it gives.
@@ -68,7 +74,7 @@ pub fn cost(program: &Program, call: &Call) -> CallCost {
     cost
 }
 
-/// Arithmetic of products; everything else is left to the traffic.
+/// Arithmetic of products and attention; everything else is left to the traffic.
 fn flops(program: &Program, call: &Call) -> f64 {
     let operand = |index: usize| match call.operands.get(index) {
         Some(Argument::Tensor(id)) => Some(padded(program.tensor(*id))),
@@ -88,6 +94,11 @@ fn flops(program: &Program, call: &Call) -> f64 {
         ("ttnn.transformer.scaled_dot_product_attention", Some(q), Some(k)) => {
             let queries: f64 = q[..q.len() - 1].iter().product::<usize>() as f64;
             4.0 * queries * last(&k, 2) * last(&k, 1)
+        }
+        // Every user's queries look at all pages.
+        ("ttnn.transformer.paged_scaled_dot_product_attention_decode", Some(q), Some(k)) => {
+            let queries: f64 = q[..q.len() - 1].iter().product::<usize>() as f64;
+            4.0 * queries * (k[0] * k[2]) as f64 * last(&k, 1)
         }
         _ => 0.0,
     }

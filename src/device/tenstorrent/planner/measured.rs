@@ -31,7 +31,7 @@ const ON_DEVICE: &str = "tt_dnn_device";
 
 #[derive(Debug, thiserror::Error)]
 pub enum MeasuredError {
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Unreadable { path: PathBuf, source: csv::Error },
     #[error(
         "{} has no column '{column}'; is it an ops_perf_results_*.csv, as tt-metal's profiler writes it?",

@@ -6,7 +6,7 @@
 //! their weights and then multiply; of many, the next weights come in meanwhile, and the longer of both counts.
 
 use super::super::TILE;
-use super::super::card::Card;
+use super::super::card::{Card, OPERATIONS_PER_CYCLE};
 use super::super::program::{
     Argument, Call, Compute, MatmulSpread, MinimalSpread, Origin, Program, TensorId,
 };
@@ -84,8 +84,8 @@ struct Overlapped {
     microseconds: f64,
 }
 
-/// Cycles in which a core multiplies two tiles, low bits left out: the vendor's 4096 operations a cycle.
-const TILE_PRODUCT_CYCLES: f64 = 16.0;
+/// Cycles in which a core multiplies two tiles in one pass.
+const TILE_PRODUCT_CYCLES: f64 = (2 * TILE * TILE * TILE) as f64 / OPERATIONS_PER_CYCLE;
 /// The clock and the bandwidth of the card that was measured.
 const MEASURED: Card = Card::P150;
 /// Rows, in tiles, up to which a product waits for its weights.
@@ -192,12 +192,7 @@ impl Work {
         };
         let attribute =
             |name: &str| call.attributes.iter().find(|(found, _)| *found == name).map(|(_, value)| value);
-        let passes = match attribute("compute_kernel_config") {
-            Some(Argument::Compute(Compute { fidelity, .. })) => {
-                fidelity.chars().last().and_then(|digit| digit.to_digit(10)).unwrap_or(1) as usize
-            }
-            _ => 4,
-        };
+        let passes = passes(call);
         let spread = attribute("program_config").or(attribute("config"));
         match (spread, operand(0), operand(1)) {
             (Some(Argument::MatmulSpread(spread)), Some(x), Some(weight)) => {
@@ -230,13 +225,18 @@ impl Work {
                     },
                 )
             }
-            // Every user's keys are shared out among the cores that are left, and their results added up by one of them.
-            (Some(Argument::Attention { .. }), Some(q), Some(k)) if call.operation.ends_with("_decode") => {
+            // Every user's keys are shared out, so many at a time, among the cores that are left, and their results added up by
+            // one of them.
+            (Some(Argument::Attention { keys: at_once, .. }), Some(q), Some(k))
+                if call.operation.ends_with("_decode") =>
+            {
                 let (pages, queries) = (&program.tensor(k).shape, &program.tensor(q).shape);
                 let (users, width) = (queries[1], queries[3]);
                 let (keys, dim) = (pages[0] * pages[2] / TILE, width.div_ceil(TILE));
                 let shared = (card.cores() / users).max(1);
-                let mut work = Self::attention(card, users, keys.div_ceil(shared), dim);
+                let at_once = at_once / TILE;
+                let busiest = keys.div_ceil(at_once).div_ceil(shared) * at_once;
+                let mut work = Self::attention(card, users, busiest, dim);
                 work.parts[Part::MovedTiles as usize] = (shared * dim) as f64 * slower(card);
                 work
             }
@@ -259,6 +259,17 @@ impl Work {
                 Self::moved(card, read + written, cores(program, call, card))
             }
         }
+    }
+}
+
+/// In how many passes a call multiplies: `HiFi2` in two, `LoFi` in one.
+pub(super) fn passes(call: &Call) -> usize {
+    let config = call.attributes.iter().find(|(name, _)| *name == "compute_kernel_config");
+    match config {
+        Some((_, Argument::Compute(Compute { fidelity, .. }))) => {
+            fidelity.chars().last().and_then(|digit| digit.to_digit(10)).unwrap_or(1) as usize
+        }
+        _ => 4,
     }
 }
 
