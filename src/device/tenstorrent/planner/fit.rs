@@ -93,7 +93,7 @@ impl Fit {
     }
 
     /// How far another program's time may be from the prediction: twice the error of whole runs that were left out, and at least
-    /// [`LEAST_MARGIN`].
+    /// 15 %.
     pub fn margin(&self) -> f64 {
         (2.0 * self.errors_of_runs()[1]).max(LEAST_MARGIN)
     }
