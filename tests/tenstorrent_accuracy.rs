@@ -2,7 +2,7 @@
 //! through Tenstorrent's own definitions, rounded in many ways at once (tests/tenstorrent/accuracy.py), beside f32.
 //!
 //! The way that is chosen (device/tenstorrent/precision.rs) must keep every component by itself and the actions at the end above a
-//! correlation of 0.99; the table of all ways says what each choice costs. It needs PyTorch, and at full size an hour or more and 8 to 14 GB
+//! correlation of 0.99; the table of all ways says what each choice costs. It needs PyTorch, and at full size about ten minutes and 14 GB
 //! of disk, so `cargo xtask test --tt-accuracy` asks for it by variables. Weights are like trained ones (support/trained_like),
 //! or a checkpoint's.
 

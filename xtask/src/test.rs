@@ -17,8 +17,8 @@ pub struct Options {
     #[arg(long)]
     tt_golden: bool,
     /// Only say what element types and fidelity do to a model on a Tenstorrent card, in a table: sizes (tiny, mini, pi0, pi05, ..)
-    /// with weights like trained ones, or checkpoint folders, separated by commas. Minutes for mini; for full size an hour or more
-    /// and 8 to 14 GB of disk. Installs PyTorch as --tt-golden does.
+    /// with weights like trained ones, or checkpoint folders, separated by commas. `-sharp` behind a size: with
+    /// attention that looks at few tokens. Seconds for mini; for full size about ten minutes each and 14 GB of disk. Installs PyTorch as --tt-golden does.
     #[arg(long, value_name = "MODELS", conflicts_with = "tt_golden")]
     tt_accuracy: Option<String>,
     /// Only build for 64-bit ARM, without ROS, and run kernels, golden data and replays under emulation. Needs Debian's
