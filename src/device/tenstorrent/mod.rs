@@ -33,3 +33,5 @@ pub use crate::graph::passes::simplify_for_tiles as simplify;
 
 /// Side of a tile.
 pub const TILE: usize = 32;
+/// Most rows, in tiles, of a product of few rows: those of a denoising step, of which each core takes all.
+pub const FEW_ROWS: usize = 4;

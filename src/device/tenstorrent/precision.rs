@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use super::error::TenstorrentError;
 use super::program::{Compute, DataType};
+use super::{FEW_ROWS, TILE};
 
 /// What a tensor is, as far as its element type depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +66,6 @@ pub struct Precisions {
     pub weights: WeightTypes,
 }
 
-/// Rows, up to which a product belongs to a denoising step, whose weights are read many times a cycle.
-const ROWS_OF_A_STEP: usize = 128;
 /// Elements up to which `mixed` has weights in bfloat16: an eighth of the prefix's gate and up.
 const NOT_THE_LARGEST: usize = 8 << 20;
 
@@ -75,7 +74,7 @@ impl Precisions {
         match role {
             Role::Weight { elements, rows } => match self.weights {
                 WeightTypes::Bfloat16 => DataType::Bfloat16,
-                WeightTypes::Mixed if rows > ROWS_OF_A_STEP && elements <= NOT_THE_LARGEST => {
+                WeightTypes::Mixed if rows > FEW_ROWS * TILE && elements <= NOT_THE_LARGEST => {
                     DataType::Bfloat16
                 }
                 WeightTypes::Mixed | WeightTypes::Bfloat8B => DataType::Bfloat8B,

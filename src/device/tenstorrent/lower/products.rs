@@ -1,12 +1,12 @@
 //! Linears, gated linears, norms and what is done element by element.
 
-use super::super::TILE;
 use super::super::axis::Axis;
 use super::super::content::{Content, Scales};
 use super::super::precision::{EXACT, PRODUCT, Role};
 use super::super::program::{Argument, DataType, Memory, TensorId};
+use super::super::{FEW_ROWS, TILE};
 use super::attention::is_tied;
-use super::spread::{self, FEW, Tiles};
+use super::spread::{self, Tiles};
 use super::{Form, Lowering, Stored, unary};
 use crate::device::DeviceError;
 use crate::graph::{Activation, Node, Op, ValueId};
@@ -141,7 +141,7 @@ impl Lowering<'_> {
         let bias = node.operands.get(2).map(|&bias| self.bias(bias, outputs, exact, scales));
         let role = if exact && self.stays_exact(node.result) { Role::Flow } else { Role::Activation };
         let mut result = self.activation(vec![1, 1, rows, outputs.physical], role);
-        if rows <= FEW * TILE && self.joins_stream(node.result) {
+        if rows <= FEW_ROWS * TILE && self.joins_stream(node.result) {
             result.memory = self.stream(rows, outputs.physical);
         }
         let activation = activation.map(unary);
@@ -180,7 +180,7 @@ impl Lowering<'_> {
         let columns = Axis::tiled(self.graph.shape(node.result)[1]);
         let result = self.activation(vec![1, 1, rows, columns.physical], Role::Activation);
         let scales = Scales::all(columns.logical, 1.0);
-        if rows <= FEW * TILE {
+        if rows <= FEW_ROWS * TILE {
             let shape = [inputs.physical, columns.physical];
             let role = Role::Weight { elements: shape[0] * shape[1], rows };
             let halves = [(node.operands[1], Some(unary(activation))), (node.operands[2], None)];
@@ -232,7 +232,7 @@ impl Lowering<'_> {
         let role = Role::Weight { elements: inputs.physical * width, rows };
         let weight = self.weights(factor.gated(self.graph, gate), [inputs.physical, width], role);
         let mut result = self.activation(vec![1, 1, rows, width], Role::Activation);
-        if rows <= FEW * TILE {
+        if rows <= FEW_ROWS * TILE {
             result.memory = self.stream(rows, width);
         }
         let tensor = self.product(Product { x, weight, bias: None, activation: None, exact: false }, result);

@@ -4,12 +4,10 @@
 //! blocks of rows and columns, one per core. The library's own choice (`core_grid` alone) takes 1.3 to 4 times as long for
 //! such shapes (tt-metal, models/experimental/pi0_5/docs/mmdecode/all_runs_comprehensive.md).
 
-use super::super::TILE;
 use super::super::card::Card;
 use super::super::program::{DataType, MatmulSpread, Memory, MinimalSpread, Shards};
+use super::super::{FEW_ROWS, TILE};
 
-/// Most rows, in tiles, of which a core takes all.
-pub(super) const FEW: usize = 4;
 /// Tiles that a core can sum at once in f32.
 const SUMS: usize = 4;
 /// Cores that share a norm of few rows, at most so many in a row: every card has these.
@@ -36,7 +34,7 @@ pub(super) fn linear(
 ) -> MatmulSpread {
     let Tiles { m, k, n } = tiles;
     let [across, down] = card.grid;
-    let columns_only = m <= FEW;
+    let columns_only = m <= FEW_ROWS;
     let blocks = left.shards();
     // Whichever gives the busiest core less to do; what lies in blocks lies one way.
     let transposed = !columns_only
@@ -89,7 +87,7 @@ pub(super) fn stream(rows: usize, width: usize, card: &Card) -> Option<Memory> {
         return None;
     }
     let (m, n) = (rows / TILE, width / TILE);
-    if m <= FEW {
+    if m <= FEW_ROWS {
         let cores = divisor(n, NORM_CORES);
         let across = divisor(cores, NORM_CORES_ACROSS);
         return Some(Memory::Columns(Shards { grid: [across, cores / across], rows, width: width / cores }));

@@ -78,11 +78,6 @@ pub fn cost(program: &Program, call: &Call) -> CallCost {
 fn flops(program: &Program, call: &Call) -> f64 {
     let operand = |index: usize| match call.operands.get(index) {
         Some(Argument::Tensor(id)) => Some(padded(program.tensor(*id))),
-        // Factors side by side have the same rows.
-        Some(Argument::List(items)) => items.iter().find_map(|item| match item {
-            Argument::Tensor(id) => Some(padded(program.tensor(*id))),
-            _ => None,
-        }),
         _ => None,
     };
     let last = |shape: &[usize], from_end: usize| shape[shape.len() - from_end] as f64;

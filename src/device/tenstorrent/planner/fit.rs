@@ -1,9 +1,9 @@
 //! What each part of a program's work costs: constants fitted to published measurements, and how wrong they are. Called by
 //! `cli plan`.
 //!
-//! Least squares of relative errors; no constant is negative, and none says that a core multiplies faster than the vendor's peak. Errors of
-//! whole runs are taken thrice, since each single operation was measured in a tuned configuration of its own. Every measurement is also predicted by constants that were fitted
-//! without it: that error is the honest one.
+//! Least squares of relative errors; no constant is negative, and none says that a core multiplies faster than the vendor's
+//! peak. Errors of whole runs are taken thrice, since each single operation was measured in a tuned configuration of its own.
+//! Every measurement is also predicted by constants that were fitted without it: that error is the honest one.
 
 use super::published::{Published, Sample};
 use super::work::{Part, Parts, Work};

@@ -5,9 +5,9 @@
 
 use serde::Deserialize;
 
-use super::super::TILE;
 use super::super::card::Card;
 use super::super::program::DataType;
+use super::super::{FEW_ROWS, TILE};
 use super::work::{Product as Multiplied, Work};
 
 #[derive(Debug, Deserialize)]
@@ -264,7 +264,7 @@ fn described_product(
     let weight_bytes = weights.bytes(k * n * TILE * TILE) as f64;
     let [across, down] = card.grid;
     let tiles = match m {
-        0..=4 => m * columns_per_core.unwrap_or(n.div_ceil(across * down)),
+        0..=FEW_ROWS => m * columns_per_core.unwrap_or(n.div_ceil(across * down)),
         _ => m.div_ceil(down) * n.div_ceil(across),
     };
     let blocks = k.div_ceil(block.unwrap_or(DEPTH_OF_FEW));

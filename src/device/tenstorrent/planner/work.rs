@@ -5,11 +5,11 @@
 //! a grid with fewer cores, or another clock, shows. Weights are counted in MB at a P150's bandwidth. Products of few rows wait for
 //! their weights and then multiply; of many, the next weights come in meanwhile, and the longer of both counts.
 
-use super::super::TILE;
 use super::super::card::{Card, OPERATIONS_PER_CYCLE};
 use super::super::program::{
     Argument, Call, Compute, MatmulSpread, MinimalSpread, Origin, Program, TensorId,
 };
+use super::super::{FEW_ROWS, TILE};
 
 /// What a time is a sum of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +88,6 @@ struct Overlapped {
 const TILE_PRODUCT_CYCLES: f64 = (2 * TILE * TILE * TILE) as f64 / OPERATIONS_PER_CYCLE;
 /// The clock and the bandwidth of the card that was measured.
 const MEASURED: Card = Card::P150;
-/// Rows, in tiles, up to which a product waits for its weights.
-const FEW: usize = 4;
 
 /// A product, as far as its time depends on it.
 #[derive(Clone, Copy, Debug)]
@@ -143,11 +141,12 @@ impl Work {
         parts
     }
 
+    /// A product: of few rows it waits for its weights, of many the weights come in meanwhile.
     pub fn product(card: &Card, product: Product) -> Self {
         let Product { rows, weight_bytes, per_core, passes, blocks } = product;
         let megabytes = weight_bytes / 1e6 * MEASURED.dram_bytes_per_s / card.dram_bytes_per_s;
         let microseconds = (per_core * passes) as f64 * TILE_PRODUCT_CYCLES / card.clock_hz * 1e6;
-        if rows > FEW {
+        if rows > FEW_ROWS {
             return Self {
                 overlapped: vec![Overlapped { times: 1.0, megabytes, microseconds }],
                 ..Self::of(&[])
@@ -184,46 +183,27 @@ impl Work {
         };
         let operand = |index: usize| match call.operands.get(index) {
             Some(Argument::Tensor(id)) => Some(*id),
-            Some(Argument::List(items)) => items.iter().find_map(|item| match item {
-                Argument::Tensor(id) => Some(*id),
-                _ => None,
-            }),
             _ => None,
         };
         let attribute =
             |name: &str| call.attributes.iter().find(|(found, _)| *found == name).map(|(_, value)| value);
-        let passes = passes(call);
+        let product = |rows, weight, per_core, blocks| {
+            let weight_bytes = program.tensor(weight).bytes() as f64;
+            Self::product(card, Product { rows, weight_bytes, per_core, passes: passes(call), blocks })
+        };
         let spread = attribute("program_config").or(attribute("config"));
         match (spread, operand(0), operand(1)) {
             (Some(Argument::MatmulSpread(spread)), Some(x), Some(weight)) => {
                 let ([m, _], [k, _]) = (tiles(x), tiles(weight));
                 let MatmulSpread { per_core_m, per_core_n, in0_block_w, .. } = spread;
-                Self::product(
-                    card,
-                    Product {
-                        rows: m,
-                        weight_bytes: program.tensor(weight).bytes() as f64,
-                        per_core: per_core_m * per_core_n * k,
-                        passes,
-                        blocks: k / in0_block_w,
-                    },
-                )
+                product(m, weight, per_core_m * per_core_n * k, k / in0_block_w)
             }
             (Some(Argument::MinimalSpread(spread)), Some(x), Some(weight)) => {
                 let ([m, _], [k, n]) = (tiles(x), tiles(weight));
                 let MinimalSpread { grid: [across, down], m_block, n_block, k_block, .. } = *spread;
                 let per_core_m = m.div_ceil(m_block).div_ceil(down) * m_block;
                 let per_core_n = n.div_ceil(n_block).div_ceil(across) * n_block;
-                Self::product(
-                    card,
-                    Product {
-                        rows: m,
-                        weight_bytes: program.tensor(weight).bytes() as f64,
-                        per_core: per_core_m * per_core_n * k,
-                        passes,
-                        blocks: k / k_block,
-                    },
-                )
+                product(m, weight, per_core_m * per_core_n * k, k / k_block)
             }
             // Every user's keys are shared out, so many at a time, among the cores that are left, and their results added up by
             // one of them.
