@@ -121,6 +121,19 @@ fn full_size_programs_are_as_small_as_documented() {
     assert_eq!([programs(&perceive, ""), programs(&act, "steps.5."), programs(&act, "")], [517, 278, 2794]);
     assert_eq!(residents.len(), 2 * 18 + 1, "a key and a value per layer, and the mask");
 
+    // Mixed types: SigLIP's weights take two bytes each, those of the prefix's MLP one and a sixteenth, as a step's.
+    let weights = |program: &Program, prefix: &str, part: &str| -> usize {
+        let steps = program.account("p150".into(), &[]).steps;
+        let of_part = steps.iter().filter(|step| step.node.starts_with(prefix) && step.node.contains(part));
+        of_part.filter_map(|step| step.weight_bytes).sum()
+    };
+    let (head, mlp) = (96, 4304_usize.next_multiple_of(32));
+    let siglip = 27 * 1152 * (3 * 16 * head + 16 * head + 2 * mlp);
+    assert_eq!(weights(&perceive, "vision.layers", ""), 2 * siglip);
+    let block_float = |elements: usize| elements + elements / 16;
+    assert_eq!(weights(&perceive, "vlm.layers", ".mlp"), block_float(17 * 3 * 2048 * 16384));
+    assert_eq!(weights(&act, "steps.5.", ".mlp"), block_float(18 * 3 * 1024 * 4096));
+
     // What continuing a chunk costs: three programs in each step where it is guided, four where points are given; with adaRMS each
     // norm is computed for both times.
     let found = [
