@@ -402,7 +402,9 @@ impl<'a> Operation<'a> {
         let mask = self.tensor("attn_mask").unwrap();
         let [1, users, heads, dim] = q.shape[..] else { panic!("{:?}", q.shape) };
         let keys = table.last(1) * self.operand(1).shape[2];
-        assert_eq!((table.shape[0], &mask.shape[..]), (users, &[1, users, heads, keys][..]));
+        // The kernel takes users from the mask's first axis, again and again where it is shorter.
+        let [masks, 1, _, _] = mask.shape[..] else { panic!("{:?}", mask.shape) };
+        assert_eq!((table.shape[0], &mask.shape[2..]), (users, &[heads, keys][..]));
         let mut data = Vec::new();
         for user in 0..users {
             let size = heads * dim;
@@ -415,7 +417,8 @@ impl<'a> Operation<'a> {
             };
             let (k, v) = (of_user(self.operand(1)), of_user(self.operand(2)));
             let size = heads * keys;
-            let mask = Array { shape: vec![heads, keys], data: mask.data[user * size..][..size].to_vec() };
+            let mask =
+                Array { shape: vec![heads, keys], data: mask.data[user % masks * size..][..size].to_vec() };
             data.extend(self.attend(&one, &k, &v, Some(&mask)).data);
         }
         Array { shape: q.shape.clone(), data }

@@ -189,7 +189,7 @@ def attention(call, tensors):
     if "page_table_tensor" in attributes:
         users = tensors[attributes["page_table_tensor"]["tensor"]]
         k, v = (taken_by(users, pages) for pages in (k, v))
-        return attended(q[0], k, v, mask[0], scale, kind).unsqueeze(0)
+        return attended(q[0], k, v, mask[:, 0], scale, kind).unsqueeze(0)
     k, v = (value.repeat_interleave(q.shape[1] // value.shape[1], 1) for value in (k, v))
     return side_by_side(attended(q, k, v, mask, scale, kind))
 

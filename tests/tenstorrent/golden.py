@@ -115,10 +115,10 @@ def taken_by(users, pages):
 
 
 def paged_attention(operands, page_table_tensor, attn_mask, scale, **_):
-    """The library's definition takes masks of one token alone; its documentation has one of [1, users, heads, keys]."""
+    """The library's definition takes masks of one token alone; its kernel has one of [users, 1, heads, keys]."""
     q, *pages = operands
     k, v = (taken_by(users=page_table_tensor, pages=page) for page in pages)
-    scores = scale * (q[0] @ k.transpose(1, 2)) + attn_mask[0]
+    scores = scale * (q[0] @ k.transpose(1, 2)) + attn_mask.expand(q.shape[1], -1, -1, -1)[:, 0]
     return (torch.softmax(scores, dim=-1) @ v).unsqueeze(0)
 
 

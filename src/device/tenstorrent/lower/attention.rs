@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use super::super::TILE;
 use super::super::axis::Axis;
+use super::super::card::Card;
 use super::super::content::Content;
-use super::super::precision::{PRODUCT, Role};
+use super::super::precision::{EXACT, PRODUCT, Role};
 use super::super::program::{Argument, Compute, DataType, Memory, TensorId};
 use super::stack::Stack;
 use super::{Form, Heads, Lowering, Stored};
@@ -20,6 +21,8 @@ use crate::graph::{Attention, Node, ValueId};
 /// Rows of queries and of keys that a core takes at a time.
 const QUERIES: usize = 32;
 const KEYS: usize = 128;
+/// Cores that share a user's keys, at most: the library's default.
+const CORES_OF_A_USER: usize = 16;
 /// The library's rotation sums in bf16 where a head has more than 128 elements; every sum is of two products.
 const ROTATION: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: false };
 
@@ -27,6 +30,11 @@ const ROTATION: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: false };
 pub(super) fn is_tied(queries: &Heads) -> bool {
     let Heads { count, padded, .. } = queries;
     !((count + 2) * padded).is_multiple_of(count + 4)
+}
+
+/// How many cores of `card` share the keys of each of `users`.
+pub fn cores_of_a_user(card: &Card, users: usize) -> usize {
+    (card.cores() / users).clamp(1, CORES_OF_A_USER)
 }
 
 impl Lowering<'_> {
@@ -68,9 +76,8 @@ impl Lowering<'_> {
                 self.pair(results[1], keys, values);
             }
             (&[keys, values], &[of_keys, _]) if self.heads.shared && of_keys.rotated => {
-                let both = Heads { count: 2, ..of_keys };
-                let tensor = self.separate(whole, &both, rows);
-                self.pair(tensor, keys, values);
+                let pair = self.apart(whole, 2, rows, padded);
+                self.pair(pair, keys, values);
             }
             (_, [queries, keys, values]) if keys.count == values.count => {
                 let whole = self.reshape(whole, vec![sequences, rows, columns]);
@@ -89,16 +96,27 @@ impl Lowering<'_> {
                 }
             }
             (_, [keys, values]) if keys.count == values.count => {
-                let width = keys.count * padded;
-                for (index, (&part, heads)) in parts.iter().zip(heads).enumerate() {
-                    let one = self.cut(whole, 3, index * width..(index + 1) * width);
-                    let tensor = self.separate(one, heads, rows);
-                    self.forms.insert(part, Form::Heads { tensor, heads: *heads });
+                let apart = self.apart(whole, 2 * keys.count, rows, padded);
+                for (index, (&part, &heads)) in parts.iter().zip(heads).enumerate() {
+                    let tensor = self.part(apart, 1, index * heads.count..(index + 1) * heads.count);
+                    self.forms.insert(part, Form::Heads { tensor, heads });
                 }
             }
             _ => return Err(self.unsupported("a projection to other than queries, keys and values")),
         }
         Ok(())
+    }
+
+    /// `[1, 1, rows, heads * padded]` -> `[1, heads, rows, padded]`, tile by tile.
+    fn apart(&mut self, whole: TensorId, heads: usize, rows: usize, padded: usize) -> TensorId {
+        let tiles = rows / TILE;
+        let whole = self.same_tiles(whole, vec![tiles, heads, TILE, padded]);
+        let result =
+            Stored::tiled(vec![heads, tiles, TILE, padded], self.program.tensor(whole).dtype, Memory::Dram);
+        let attributes = vec![("memory_config", Argument::Memory(result.memory))];
+        let operands = vec![Argument::Tensor(whole), Argument::integers([1, 0, 2, 3])];
+        let apart = self.call("ttnn.permute", operands, attributes, result);
+        self.reshape(apart, vec![1, heads, rows, padded])
     }
 
     fn head_tensor(&self, heads: &Heads, rows: usize) -> Stored {
@@ -112,19 +130,6 @@ impl Lowering<'_> {
     fn pair(&mut self, tensor: TensorId, keys: ValueId, values: ValueId) {
         self.forms.insert(keys, Form::Paired { tensor, part: 0 });
         self.forms.insert(values, Form::Paired { tensor, part: 1 });
-    }
-
-    /// `[1, 1, rows, heads * head_dim]` -> `[1, heads, rows, head_dim]`
-    fn separate(&mut self, tensor: TensorId, heads: &Heads, rows: usize) -> TensorId {
-        let Heads { count, padded, .. } = *heads;
-        if count == 1 {
-            return self.reshape(tensor, vec![1, 1, rows, padded]);
-        }
-        let apart = self.reshape(tensor, vec![1, rows, count, padded]);
-        let result = Stored { memory: Memory::Dram, ..self.head_tensor(heads, rows) };
-        let order = Argument::integers([0, 2, 1, 3]);
-        let memory = vec![("memory_config", Argument::Memory(result.memory))];
-        self.call("ttnn.permute", vec![Argument::Tensor(apart), order], memory, result)
     }
 
     /// `[sequences, heads, rows, head_dim]` -> `[1, 1, sequences * rows, heads * head_dim]`
@@ -161,7 +166,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// `x cos + (x's neighbours) sin`
+    /// `x cos + (x's neighbours) sin`. The library gives every core a head of a tile of rows; a stack has fewer of these than there
+    /// are cores, so there each tile is a row of its own.
     fn turn(&mut self, x: TensorId, cosines: TensorId, sines: TensorId) -> TensorId {
         if let Some(&turned) = self.turned.get(&x) {
             return turned;
@@ -173,15 +179,22 @@ impl Lowering<'_> {
         }
         let neighbours = self.literal("neighbours".into(), [TILE, TILE], neighbours);
         let stored = self.program.tensor(x);
+        let (heads, dtype) = (stored.shape.clone(), stored.dtype);
+        let (shape, compute) = match self.stack {
+            Some(_) => (self.program.tensor(cosines).shape.clone(), EXACT),
+            None => (heads.clone(), ROTATION),
+        };
+        let unturned = self.same_tiles(x, shape.clone());
         // In DRAM its heads can be taken apart without a call.
-        let result = Stored::tiled(stored.shape.clone(), stored.dtype, Memory::Dram);
-        let operands = [x, cosines, sines, neighbours].map(Argument::Tensor).to_vec();
+        let result = Stored::tiled(shape, dtype, Memory::Dram);
+        let operands = [unturned, cosines, sines, neighbours].map(Argument::Tensor).to_vec();
         let attributes = vec![
             ("is_decode_mode", Argument::Flag(false)),
             ("memory_config", Argument::Memory(result.memory)),
-            ("compute_kernel_config", Argument::Compute(ROTATION)),
+            ("compute_kernel_config", Argument::Compute(compute)),
         ];
         let turned = self.call("ttnn.experimental.rotary_embedding_llama", operands, attributes, result);
+        let turned = self.same_tiles(turned, heads);
         self.turned.insert(x, turned);
         turned
     }
@@ -240,7 +253,7 @@ impl Lowering<'_> {
 
     /// Stacked queries over the past's pair, the own keys and values put after it. There are more cores than tiles of
     /// queries, so the keys are shared out too: that is what the library does for language models that make one token for
-    /// each of many users. A tile of queries is such a user here, its rows the heads, and every user has the same pages of
+    /// each of many users. Some tiles of queries are such a user here, their rows its heads, and every user has the same pages of
     /// keys. Heads that are no queries are computed and never read.
     fn attention_to_the_past(&mut self, node: &Node, attention: &Attention) -> Result<Form, DeviceError> {
         let [query, key, value, past_key, past_value, ..] = node.operands[..] else {
@@ -266,19 +279,21 @@ impl Lowering<'_> {
         }
         let mask = self.stacked_mask(node, attention, &stack)?;
         let keys = self.program.tensor(mask).shape[3];
-        let users = stack.tiles * stack.heads;
-        let mask = self.reshape(mask, vec![1, users, TILE, keys]);
+        let (users, at_once) = self.users(&stack, keys);
+        let rows = stack.rows() / users;
+        // A user's mask, as its kernel reads it: it takes users from the first axis, whatever the documentation says.
+        let mask = self.reshape(mask, vec![users, 1, rows, keys]);
         let pair = self.after(past, own, keys, &stack);
         let [k, v] = [0, 1].map(|part| {
             let one = self.part(pair, 1, part..part + 1);
             self.reshape(one, vec![keys / TILE, 1, TILE, stack.padded])
         });
         let pages = self.pages(users, keys / TILE);
+        let queries = self.same_tiles(own, vec![1, users, rows, stack.padded]);
         let Some(heads) = self.heads.get(query) else {
             return Err(self.unsupported("queries that are no heads here"));
         };
-        let result = self.activation(vec![1, users, TILE, stack.padded], Role::Activation);
-        let at_once = self.keys_at_once(keys, users);
+        let result = self.activation(vec![1, users, rows, stack.padded], Role::Activation);
         let config = Argument::Attention { grid: self.card.grid, queries: QUERIES, keys: at_once };
         let attributes = vec![
             ("page_table_tensor", Argument::Tensor(pages)),
@@ -289,7 +304,7 @@ impl Lowering<'_> {
             ("memory_config", Argument::Memory(result.memory)),
             ("compute_kernel_config", Argument::Compute(PRODUCT)),
         ];
-        let operands = [own, k, v].map(Argument::Tensor).to_vec();
+        let operands = [queries, k, v].map(Argument::Tensor).to_vec();
         let operation = "ttnn.transformer.paged_scaled_dot_product_attention_decode";
         let tensor = self.call(operation, operands, attributes, result);
         let tensor = self.same_tiles(tensor, vec![1, 1, stack.tiles * TILE, stack.heads * stack.padded]);
@@ -299,12 +314,20 @@ impl Lowering<'_> {
         })
     }
 
-    /// Rows of keys that a core takes at a time, of those that are shared out for each user: what leaves the busiest core least.
-    fn keys_at_once(&self, keys: usize, users: usize) -> usize {
-        let shared = (self.card.cores() / users).max(1);
-        let busiest = |at_once: &usize| (keys / at_once).div_ceil(shared) * at_once;
-        let sizes = [KEYS, KEYS / 2].into_iter().filter(|at_once| keys.is_multiple_of(*at_once));
-        sizes.min_by_key(busiest).unwrap_or(KEYS / 2)
+    /// How many users the stack's tiles of queries are, and how many rows of keys a core takes at a time. Every core of a user reads
+    /// its share of the keys from DRAM, so users have two tiles where they can; then what leaves the busiest core least, its part in
+    /// adding up all cores' results (two by two) included.
+    fn users(&self, stack: &Stack, keys: usize) -> (usize, usize) {
+        let tiles = stack.tiles * stack.heads;
+        let users = if tiles.is_multiple_of(2) { tiles / 2 } else { tiles };
+        let shared = cores_of_a_user(self.card, users);
+        let busiest = |at_once: &usize| {
+            let blocks = keys / at_once;
+            let sums = blocks.min(shared).next_power_of_two().ilog2() as usize;
+            blocks.div_ceil(shared) * at_once / TILE + sums
+        };
+        let sizes = [KEYS, KEYS / 2, KEYS / 4].into_iter().filter(|at_once| keys.is_multiple_of(*at_once));
+        (users, sizes.min_by_key(busiest).unwrap_or(TILE))
     }
 
     /// Every user's pages: all of them, in order. `[users, pages]`, once for all attentions.

@@ -69,8 +69,8 @@ enum Form {
     /// Whole numbers in f32, `[1, 1, 1, lines]`: one for every row of every head that is rotated at once. `lines` says
     /// where the value's own are.
     Positions { tensor: TensorId, lines: Axis },
-    /// Cosines and sines of the pair, `[1, 2, R, padded head_dim]`, of the stack, or where keys have several heads, of each
-    /// by itself, `[1, 1, R, padded head_dim]`.
+    /// Cosines and sines of the pair, `[1, 2, R, padded head_dim]`, of the stack tile by tile, `[1, 1, stack's rows * padded head_dim / 32,
+    /// 32]`, or where keys have several heads, of each by itself, `[1, 1, R, padded head_dim]`.
     Rotation { cosines: TensorId, sines: TensorId },
     /// `[1, R]`, uint32.
     Indices(TensorId),

@@ -179,12 +179,12 @@ impl Lowering<'_> {
         let indices = self.whole_numbers(positions, DataType::Uint32);
         let indices = self.reshape(indices, vec![1, lines.physical]);
         let shape = match self.stack {
-            Some(stack) => vec![1, stack.tiles * stack.heads, TILE, padded],
+            Some(_) => vec![1, 1, lines.physical * (padded / TILE), TILE],
             None => vec![1, lines.physical / rows, rows, padded],
         };
         let [cosines, sines] = [cosines, sines].map(|table| {
             let found = self.look_up(indices, table, [lines.physical, padded], Memory::Dram);
-            self.reshape(found, shape.clone())
+            self.same_tiles(found, shape.clone())
         });
         Ok(Form::Rotation { cosines, sines })
     }
