@@ -276,14 +276,13 @@ def matmul_minimal(content):
     )
 
 
-def shards(strategy, content):
+def shards(layout, content):
     across, down = content["grid"]
-    return ttnn.create_sharded_memory_config(
-        (content["rows"], content["width"]),
-        ttnn.CoreGrid(x=across, y=down),
-        strategy,
-        use_height_and_width_as_shard_shape=True,
-    )
+    last = ttnn.CoreCoord(across - 1, down - 1)
+    cores = ttnn.CoreRangeSet({ttnn.CoreRange(ttnn.CoreCoord(0, 0), last)})
+    orientation = ttnn.ShardOrientation.COL_MAJOR if content["transposed"] else ttnn.ShardOrientation.ROW_MAJOR
+    spec = ttnn.ShardSpec(cores, [content["rows"], content["width"]], orientation)
+    return ttnn.MemoryConfig(layout, ttnn.BufferType.L1, spec)
 
 
 def norm(content):
@@ -322,8 +321,8 @@ TAGS = Table(
         "matmul_1d": functools.partial(matmul, ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig),
         "matmul_2d": functools.partial(matmul, ttnn.MatmulMultiCoreReuseMultiCastProgramConfig),
         "matmul_minimal": matmul_minimal,
-        "columns": functools.partial(shards, ttnn.ShardStrategy.WIDTH),
-        "blocks": functools.partial(shards, ttnn.ShardStrategy.BLOCK),
+        "columns": functools.partial(shards, ttnn.TensorMemoryLayout.WIDTH_SHARDED),
+        "blocks": functools.partial(shards, ttnn.TensorMemoryLayout.BLOCK_SHARDED),
         "norm": norm,
         "sdpa": sdpa,
     },

@@ -173,7 +173,9 @@ impl fmt::Display for Argument {
             Self::MinimalSpread(MinimalSpread { grid: [x, y], m_block, n_block, .. }) => {
                 write!(f, "{x}x{y}, blocks of {m_block}x{n_block} tiles")
             }
-            Self::NormSpread(Shards { grid: [x, y], rows, width }) => write!(f, "{x}x{y} of {rows}x{width}"),
+            Self::NormSpread(Shards { grid: [x, y], rows, width, .. }) => {
+                write!(f, "{x}x{y} of {rows}x{width}")
+            }
             Self::Attention { grid: [x, y], queries, keys } => write!(f, "{x}x{y}, {queries} x {keys}"),
         }
     }

@@ -88,6 +88,8 @@ pub struct Shards {
     pub grid: [usize; 2],
     pub rows: usize,
     pub width: usize,
+    /// Rows of the tensor lie along the rows of cores instead of down their columns.
+    pub transposed: bool,
 }
 
 impl Shards {
@@ -96,7 +98,7 @@ impl Shards {
     }
 
     pub(super) fn to_json(self) -> Value {
-        json!({ "grid": self.grid, "rows": self.rows, "width": self.width })
+        json!({ "grid": self.grid, "rows": self.rows, "width": self.width, "transposed": self.transposed })
     }
 }
 

@@ -18,9 +18,11 @@ use super::{Form, Heads, Lowering, Stored};
 use crate::device::DeviceError;
 use crate::graph::{Attention, Node, ValueId};
 
-/// Rows of queries and of keys that a core takes at a time.
-const QUERIES: usize = 32;
+/// Rows of keys of a user that a core takes at a time, at most; of queries it takes a user's.
 const KEYS: usize = 128;
+/// Tiles of queries that a core takes at a time where there is no past, at most, and tiles of its keys, at most.
+const QUERIES_AT_ONCE: usize = 2;
+const KEYS_AT_ONCE: usize = 112;
 /// Cores that share a user's keys, at most: the library's default.
 const CORES_OF_A_USER: usize = 16;
 /// The library's rotation sums in bf16 where a head has more than 128 elements; every sum is of two products.
@@ -238,10 +240,11 @@ impl Lowering<'_> {
         scale: f32,
         result: Stored,
     ) -> TensorId {
+        let [queries, keys] = self.chunks(q, k).map(|tiles| tiles * TILE);
         let mut attributes = vec![
             ("is_causal", Argument::Flag(false)),
             ("scale", Argument::Number(f64::from(scale))),
-            ("program_config", Argument::Attention { grid: self.card.grid, queries: QUERIES, keys: KEYS }),
+            ("program_config", Argument::Attention { grid: self.card.grid, queries, keys }),
             ("memory_config", Argument::Memory(result.memory)),
             ("compute_kernel_config", Argument::Compute(PRODUCT)),
             ("output_concat_heads", Argument::Flag(true)),
@@ -249,6 +252,24 @@ impl Lowering<'_> {
         attributes.extend(mask.map(|mask| ("attn_mask", Argument::Tensor(mask))));
         let operands = [q, k, v].map(Argument::Tensor).to_vec();
         self.call("ttnn.transformer.scaled_dot_product_attention", operands, attributes, result)
+    }
+
+    /// Tiles of queries and of keys that a core takes at a time. Queries: what leaves the busiest core least, two rather than one, since
+    /// keys are read anew for each. Keys: the fewest in whole blocks, each of which costs half a tile more (tt-metal measured 5.6 us
+    /// less for blocks of 8 than of 4, of 24; models/experimental/pi0_5/PERF_PLAYBOOKS/04_ATTENTION_SDPA.md).
+    fn chunks(&self, q: TensorId, k: TensorId) -> [usize; 2] {
+        let of = |tensor| self.program.tensor(tensor).shape.clone();
+        let [sequences, heads, rows, width] = of(q)[..] else { return [1, 1] };
+        let (queries, keys) = (rows.div_ceil(TILE), of(k)[2].div_ceil(TILE));
+        let busiest = |&tiles: &usize| {
+            (sequences * heads * queries.div_ceil(tiles)).div_ceil(self.card.cores()) * tiles
+        };
+        let halves = |&tiles: &usize| 2 * keys.div_ceil(tiles) * tiles + keys.div_ceil(tiles);
+        let most = (KEYS_AT_ONCE * TILE / width).clamp(1, keys);
+        [
+            (1..=QUERIES_AT_ONCE).rev().min_by_key(busiest).unwrap_or(1),
+            (1..=most).rev().min_by_key(halves).unwrap_or(1),
+        ]
     }
 
     /// Stacked queries over the past's pair, the own keys and values put after it. There are more cores than tiles of
@@ -294,7 +315,7 @@ impl Lowering<'_> {
             return Err(self.unsupported("queries that are no heads here"));
         };
         let result = self.activation(vec![1, users, rows, stack.padded], Role::Activation);
-        let config = Argument::Attention { grid: self.card.grid, queries: QUERIES, keys: at_once };
+        let config = Argument::Attention { grid: self.card.grid, queries: TILE, keys: at_once };
         let attributes = vec![
             ("page_table_tensor", Argument::Tensor(pages)),
             ("is_causal", Argument::Flag(false)),

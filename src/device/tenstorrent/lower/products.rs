@@ -172,17 +172,25 @@ impl Lowering<'_> {
         }
     }
 
-    /// `activation(x g^T) * (x u^T)`. Few rows: two products over all columns of cores, the first activated. Many: both at once,
-    /// activated on the way to their product.
+    /// `activation(x g^T) * (x u^T)`: two products, the first activated. Of few rows over all columns of cores; of many in blocks, which
+    /// are multiplied where they lie. Where that does not fit, both at once, activated on the way to their product.
     pub(super) fn gated_linear(&mut self, node: &Node, activation: Activation) -> Result<Form, DeviceError> {
         let (x, inputs) = self.matrix(node.operands[0])?;
         let rows = self.row_axis(node.result)?.physical;
         let columns = Axis::tiled(self.graph.shape(node.result)[1]);
         let result = self.activation(vec![1, 1, rows, columns.physical], Role::Activation);
         let scales = Scales::all(columns.logical, 1.0);
-        if rows <= FEW_ROWS * TILE {
-            let shape = [inputs.physical, columns.physical];
-            let role = Role::Weight { elements: shape[0] * shape[1], rows };
+        let [m, k, n] = [rows, inputs.physical, columns.physical].map(|length| length.div_ceil(TILE));
+        let tiles = Tiles { m, k, n };
+        let shape = [inputs.physical, columns.physical];
+        let role = Role::Weight { elements: shape[0] * shape[1], rows };
+        let lies = match rows <= FEW_ROWS * TILE {
+            true => Some(result.memory),
+            false => spread::halves(tiles, self.precisions.dtype(role), self.card),
+        };
+        if let Some(memory) = lies {
+            let x = self.fitting(x, memory);
+            let result = Stored { memory, ..result };
             let halves = [(node.operands[1], Some(unary(activation))), (node.operands[2], None)];
             let halves = halves.map(|(weight, activation)| {
                 let factor = Content::factor(self.graph, weight, &inputs, &columns, &scales);
@@ -190,8 +198,8 @@ impl Lowering<'_> {
                 let product = Product { x, weight, bias: None, activation, exact: false };
                 Argument::Tensor(self.product(product, result.clone()))
             });
-            let memory = vec![("memory_config", Argument::Memory(result.memory))];
-            let tensor = self.call("ttnn.multiply", halves.to_vec(), memory, result);
+            let attributes = vec![("memory_config", Argument::Memory(memory))];
+            let tensor = self.call("ttnn.multiply", halves.to_vec(), attributes, result);
             return Ok(Form::Matrix { tensor, columns });
         }
         let halves = [node.operands[1], node.operands[2]].map(|weight| {
@@ -200,8 +208,7 @@ impl Lowering<'_> {
         let shape = [inputs.physical, 2 * columns.physical];
         let role = Role::Weight { elements: shape[0] * shape[1], rows };
         let weights = self.weights(Content::beside(halves.to_vec()), shape, role);
-        let [m, k, n] = [rows, inputs.physical, columns.physical].map(|length| length.div_ceil(TILE));
-        let spread = spread::minimal(Tiles { m, k, n }, self.card);
+        let spread = spread::minimal(tiles, self.card);
         let attributes = vec![
             ("chunks", Argument::Integer(2)),
             ("dim", Argument::Integer(-1)),
@@ -220,6 +227,22 @@ impl Lowering<'_> {
         ];
         let tensor = self.call("ttnn.multiply", operands, attributes, result);
         Ok(Form::Matrix { tensor, columns })
+    }
+
+    /// The left side of a product whose result lies in `memory`: put back where its blocks lie the other way.
+    fn fitting(&mut self, x: TensorId, memory: Memory) -> TensorId {
+        match (self.program.tensor(x).memory.shards(), memory) {
+            (Some(from), Memory::Blocks(to)) if from.transposed != to.transposed => self.put_back(x),
+            _ => x,
+        }
+    }
+
+    /// What lies beside some cores, dealt out among all.
+    fn put_back(&mut self, tensor: TensorId) -> TensorId {
+        let stored = self.program.tensor(tensor);
+        let result = Stored::tiled(stored.shape.clone(), stored.dtype, Memory::L1);
+        let operands = vec![Argument::Tensor(tensor), Argument::Memory(Memory::L1)];
+        self.call("ttnn.to_memory_config", operands, Vec::new(), result)
     }
 
     /// `(y w^T) * gate` with the gate in the weights.
@@ -283,16 +306,10 @@ impl Lowering<'_> {
         ];
         attributes.extend(bias.map(|bias| ("bias", bias)));
         attributes.extend(lies.shards().map(|shards| ("program_config", Argument::NormSpread(shards))));
-        let mut tensor = self.call(operation, vec![Argument::Tensor(x)], attributes, result.clone());
+        let mut tensor = self.call(operation, vec![Argument::Tensor(x)], attributes, result);
         if let Memory::Columns(_) = lies {
             // A product would send what lies column by column to all cores a column at a time.
-            let operands = vec![Argument::Tensor(tensor), Argument::Memory(Memory::L1)];
-            tensor = self.call(
-                "ttnn.to_memory_config",
-                operands,
-                Vec::new(),
-                Stored { memory: Memory::L1, ..result },
-            );
+            tensor = self.put_back(tensor);
         }
         Ok(Form::Matrix { tensor, columns })
     }

@@ -16,6 +16,12 @@ const NORM_CORES_ACROSS: usize = 8;
 /// Tiles of depth that a core takes at a time, of few rows and of many: few are sent to all cores in fewer blocks.
 const DEPTH_OF_FEW: usize = 16;
 const DEPTH: usize = 8;
+/// Tiles of columns that a core takes at a time where it has several such blocks, at most.
+const COLUMNS: usize = 8;
+/// Tiles of weights that a core takes at a time, of many rows: two such blocks lie in its L1.
+const WEIGHTS: usize = 104;
+/// Bytes of a core's L1 that are not for tensors and blocks.
+const L1_RESERVED: usize = 128 << 10;
 
 /// A product of `[m, k]` and `[k, n]` tiles.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,12 +42,14 @@ pub(super) fn linear(
     let [across, down] = card.grid;
     let columns_only = m <= FEW_ROWS;
     let blocks = left.shards();
-    // Whichever gives the busiest core less to do; what lies in blocks lies one way.
-    let transposed = !columns_only
-        && blocks.is_none()
-        && m.div_ceil(across) * n.div_ceil(down) < m.div_ceil(down) * n.div_ceil(across);
+    // What lies in blocks lies one way.
+    let transposed = match (result, blocks) {
+        (Memory::Blocks(shards), _) | (_, Some(shards)) => shards.transposed,
+        _ => !columns_only && is_transposed(tiles, card),
+    };
     let (grid, per_core_m, per_core_n) = match result {
         Memory::Columns(Shards { grid, width, .. }) => (grid, m, width / TILE),
+        Memory::Blocks(Shards { grid, rows, width, .. }) => (grid, rows / TILE, width / TILE),
         _ if columns_only => {
             let per_core = n.div_ceil(across * down);
             let cores = n.div_ceil(per_core);
@@ -49,19 +57,23 @@ pub(super) fn linear(
         }
         _ if transposed => {
             let (per_core_m, per_core_n) = (m.div_ceil(across), n.div_ceil(down));
-            ([m.div_ceil(per_core_m), n.div_ceil(per_core_n)], per_core_m, per_core_n)
+            // Cores beside which the left side lies send it, and are among them.
+            let rows = if blocks.is_some() { down } else { n.div_ceil(per_core_n) };
+            ([m.div_ceil(per_core_m), rows], per_core_m, per_core_n)
         }
         _ => {
             let (per_core_m, per_core_n) = (m.div_ceil(down), n.div_ceil(across));
-            // Cores beside which the left side lies send it, and are among them.
             let columns = if blocks.is_some() { across } else { n.div_ceil(per_core_n) };
             ([columns, m.div_ceil(per_core_m)], per_core_m, per_core_n)
         }
     };
-    // Nothing is cut that lies beside one core.
     let in0_block_w = match blocks {
-        Some(shards) => divisor(shards.width / TILE, DEPTH),
-        None => divisor(k, if columns_only { DEPTH_OF_FEW } else { DEPTH }),
+        // Nothing is cut that lies beside one core.
+        Some(shards) => {
+            (1..=DEPTH).rev().find(|deep| k % deep == 0 && shards.width / TILE % deep == 0).unwrap_or(1)
+        }
+        None if columns_only => divisor(k, DEPTH_OF_FEW),
+        None => divisor(k, DEPTH.min(WEIGHTS / per_core_n)),
     };
     let out_subblock_w = divisor(per_core_n, SUMS);
     // Beside each core its part is written in whole rows.
@@ -80,6 +92,31 @@ pub(super) fn linear(
     }
 }
 
+/// Whether the busiest core of a product of many rows has less to do where rows lie along the rows of cores.
+fn is_transposed(Tiles { m, n, .. }: Tiles, card: &Card) -> bool {
+    let [across, down] = card.grid;
+    m.div_ceil(across) * n.div_ceil(down) < m.div_ceil(down) * n.div_ceil(across)
+}
+
+/// Where both results of two products of many rows lie, so that they can be multiplied without moving anything, if there is room
+/// for them beside what the second product takes: the first one's result, sums in f32, and two blocks of each factor.
+pub(super) fn halves(tiles: Tiles, weights: DataType, card: &Card) -> Option<Memory> {
+    let Tiles { m, k, n } = tiles;
+    let [across, down] = card.grid;
+    let transposed = is_transposed(tiles, card);
+    let [for_rows, for_columns] = if transposed { [across, down] } else { [down, across] };
+    let (per_core_m, per_core_n) = (m.div_ceil(for_rows), n.div_ceil(for_columns));
+    let [rows, columns] = [m.div_ceil(per_core_m), n.div_ceil(per_core_n)];
+    let grid = if transposed { [rows, columns] } else { [columns, rows] };
+    let shards = Shards { grid, rows: per_core_m * TILE, width: per_core_n * TILE, transposed };
+    let [bf16, f32] = [DataType::Bfloat16, DataType::Float32].map(|dtype| dtype.bytes(TILE * TILE));
+    let depth = divisor(k, DEPTH.min(WEIGHTS / per_core_n));
+    let results = per_core_m * per_core_n * (2 * bf16 + f32);
+    let blocks = 2 * depth * (per_core_m * bf16 + per_core_n * weights.bytes(TILE * TILE));
+    let rows = (m * k).div_ceil(card.cores()) * bf16;
+    (results + blocks + 2 * rows + L1_RESERVED <= card.l1_bytes_per_core).then_some(Memory::Blocks(shards))
+}
+
 /// Where a stream of residuals lies, so that many cores share its norms: few rows by columns, beside rows of cores of which each
 /// has some; many in blocks, where they fit and more cores have one than there are tiles of rows.
 pub(super) fn stream(rows: usize, width: usize, card: &Card) -> Option<Memory> {
@@ -90,12 +127,13 @@ pub(super) fn stream(rows: usize, width: usize, card: &Card) -> Option<Memory> {
     if m <= FEW_ROWS {
         let cores = divisor(n, NORM_CORES);
         let across = divisor(cores, NORM_CORES_ACROSS);
-        return Some(Memory::Columns(Shards { grid: [across, cores / across], rows, width: width / cores }));
+        let grid = [across, cores / across];
+        return Some(Memory::Columns(Shards { grid, rows, width: width / cores, transposed: false }));
     }
     let [across, down] = card.grid;
     let (per_core_m, columns) = (m.div_ceil(down), divisor(n, across));
     let grid = [columns, m.div_ceil(per_core_m)];
-    let shards = Shards { grid, rows: per_core_m * TILE, width: width / columns };
+    let shards = Shards { grid, rows: per_core_m * TILE, width: width / columns, transposed: false };
     let bytes = DataType::Bfloat16.bytes(shards.rows * shards.width);
     (bytes <= card.l1_activation_bytes_per_core && shards.cores() > m).then_some(Memory::Blocks(shards))
 }
@@ -105,10 +143,10 @@ pub(super) fn minimal(Tiles { m, k, n }: Tiles, card: &Card) -> MinimalSpread {
     let [across, down] = card.grid;
     let rows = m.clamp(2, down);
     let m_block = divisor(m.div_ceil(rows), SUMS).max(1);
-    // The least work for the busiest core, then the largest block; none may be part of two results.
+    // The rows are sent anew for each block. The least work for the busiest core, then the largest block; none may be part of two results.
     let busiest = |block: &usize| (2 * n / block).div_ceil(across) * block;
-    let blocks = (1..=DEPTH).rev().filter(|block| n.is_multiple_of(*block));
-    let n_block = blocks.min_by_key(busiest).unwrap_or(1);
+    let blocks = |least| (least..=COLUMNS).rev().filter(|block| n.is_multiple_of(*block));
+    let n_block = blocks(COLUMNS / 2).min_by_key(busiest).or_else(|| blocks(1).next()).unwrap_or(1);
     let subblock_w = divisor(n_block, SUMS);
     MinimalSpread {
         grid: [across, rows],
@@ -135,7 +173,7 @@ mod tests {
         assert!(few.columns_only);
         assert_eq!((few.grid, few.per_core_m, few.per_core_n, few.in0_block_w), ([13, 7], 2, 1, 16));
         let beside = stream(64, 1024, &Card::P150).unwrap();
-        assert_eq!(beside, Memory::Columns(Shards { grid: [8, 4], rows: 64, width: 32 }));
+        assert_eq!(beside, Memory::Columns(Shards { grid: [8, 4], rows: 64, width: 32, transposed: false }));
         let to = linear(Tiles { m: 2, k: 80, n: 32 }, [Memory::L1, beside], &Card::P150, None);
         assert_eq!((to.grid, to.per_core_n, to.in0_block_w), ([8, 4], 1, 16));
         // Five tiles beside each core are no whole row of four sums.
@@ -147,7 +185,7 @@ mod tests {
         // 26 tiles of rows are two for each of 13 columns of cores; for each of ten rows of them, three.
         assert_eq!((many.transposed, many.grid, many.per_core_m, many.per_core_n), (true, [13, 10], 2, 8));
         let blocks = stream(832, 2048, &Card::P150).unwrap();
-        assert_eq!(blocks, Memory::Blocks(Shards { grid: [8, 9], rows: 96, width: 256 }));
+        assert_eq!(blocks, Memory::Blocks(Shards { grid: [8, 9], rows: 96, width: 256, transposed: false }));
         let shared = linear(Tiles { m: 26, k: 64, n: 80 }, [blocks, Memory::L1], &Card::P150, None);
         assert_eq!((shared.grid, shared.per_core_m, shared.in0_block_w), ([13, 9], 3, 8));
         // No room beside an N150's cores, and nothing to share out in a single column.
@@ -163,8 +201,8 @@ mod tests {
         let halves = minimal(Tiles { m: 26, k: 64, n: 512 }, &Card::P150);
         assert_eq!((halves.grid, 512 % halves.n_block, halves.k_block), ([13, 10], 0, 8));
         assert_eq!(halves.m_block % halves.subblock_h + halves.n_block % halves.subblock_w, 0);
-        // 128 tiles of columns for 13 cores: ten each, not twelve in blocks of four.
-        assert_eq!(minimal(Tiles { m: 26, k: 32, n: 64 }, &Card::P150).n_block, 2);
+        assert_eq!(halves.n_block, 8);
+        assert_eq!(minimal(Tiles { m: 26, k: 32, n: 7 }, &Card::P150).n_block, 7);
         assert!(halves.subblock_h * halves.subblock_w <= SUMS);
     }
 }
