@@ -110,6 +110,10 @@ impl Way {
         self.passes(json!({ "HiFi2": "HiFi4" }), components)
     }
 
+    fn approximate_exponentials(self, components: &[&str]) -> Self {
+        self.with("exponentials", components, json!("approximate"))
+    }
+
     /// Keys and values that are left for the steps in bfloat8_b.
     fn block_cache(mut self) -> Self {
         self.0["cache"] = json!("bfloat8_b");
@@ -135,11 +139,14 @@ fn ways(steps_alone: bool) -> Vec<Value> {
         Way::named("one pass in the steps").one_pass(STEPS),
         Way::named("activations bfloat8_b in the steps").block_activations(STEPS),
         Way::named("four passes").four_passes(EVERYTHING),
+        Way::named("exponentials approximate").approximate_exponentials(EVERYTHING),
+        Way::named("exponentials approximate in the steps").approximate_exponentials(STEPS),
         Way::named("keys and values bfloat8_b").block_cache(),
         Way::named(PORT)
             .weights("bfloat8_b", EVERYTHING)
             .block_activations(&[SIGLIP, PREFIX, STEPS].concat())
             .one_pass(&[SIGLIP, STEPS].concat())
+            .approximate_exponentials(EVERYTHING)
             .block_cache(),
     ];
     if !steps_alone {

@@ -11,6 +11,7 @@ A way has a name, and by component, by its part ("prefix layers/attention") or f
   exact        true where nothing is rounded
   weights      bfloat16 or bfloat8_b for large weights      activations  the same for what is bfloat16 in the program
   fidelity     what to make of a fidelity: {"HiFi2": "LoFi"}
+  exponentials approximate: as the library's attention computes them where it is not told otherwise
 and `cache`, the type of keys and values that are left for the steps. What is not named is as the program says.
 
 Rounded are: what is uploaded, every result of a call (to nearest, ties to even), the factors of products (`fidelity`), scores,
@@ -22,6 +23,7 @@ tests/tenstorrent_accuracy.rs.
 
 import collections
 import json
+import math
 import pathlib
 import sys
 import time
@@ -68,8 +70,9 @@ class Way:
         self.exact = scheme["name"] == EXACT or bool(of("exact"))
         self.weights, self.activations = of("weights"), of("activations")
         self.fidelities = of("fidelity") or {}
+        self.exponential = approximate_exponential if of("exponentials") == "approximate" else torch.exp
         self.cache = scheme.get("cache")
-        self.key = (self.exact, self.weights, self.activations, tuple(self.fidelities.items()), self.cache)
+        self.key = (self.exact, self.weights, self.activations, tuple(self.fidelities.items()), self.cache, self.exponential)
 
     def uploaded(self, tensor):
         """The type of what the host uploads."""
@@ -171,12 +174,19 @@ def product(call, tensors):
     return run(call, {**{index: tensors[index] for index in reads(call) if index not in fed}, **fed})
 
 
-def attended(q, k, v, mask, scale, kind):
+def approximate_exponential(x):
+    """Schraudolph's: the bits of 2^x as a straight line between powers of two (ckernel_sfpu_exp.h, of an argument of zero at most)."""
+    line = torch.round(x * (256 / math.log(2)) + 32500.818359375).clamp(0, 32767)
+    return (line.to(torch.int32) << 15).view(torch.float32)
+
+
+def attended(q, k, v, mask, scale, way, call):
     """Scores, numerators and denominators are kept in bfloat16."""
+    kind = way.fidelity(call)
     scores = bfloat16(first(q, kind) @ second(k.transpose(-1, -2), kind)) * scale
     if mask is not None:
         scores = bfloat16(scores + mask)
-    numerators = bfloat16(torch.exp(scores - scores.amax(-1, keepdim=True)))
+    numerators = bfloat16(way.exponential(scores - scores.amax(-1, keepdim=True)))
     sums = bfloat16(first(numerators, kind) @ second(v, kind))
     return sums / bfloat16(numerators.sum(-1, keepdim=True))
 
@@ -185,13 +195,13 @@ def attention(call, tensors):
     attributes = call["attributes"]
     q, k, v = (tensors[operand["tensor"]] for operand in call["operands"])
     mask = tensors[attributes["attn_mask"]["tensor"]] if "attn_mask" in attributes else None
-    kind, scale = tensors.way.fidelity(call), attributes["scale"]
+    scale, way = attributes["scale"], tensors.way
     if "page_table_tensor" in attributes:
         users = tensors[attributes["page_table_tensor"]["tensor"]]
         k, v = (taken_by(users, pages) for pages in (k, v))
-        return attended(q[0], k, v, mask[:, 0], scale, kind).unsqueeze(0)
+        return attended(q[0], k, v, mask[:, 0], scale, way, call).unsqueeze(0)
     k, v = (value.repeat_interleave(q.shape[1] // value.shape[1], 1) for value in (k, v))
-    return side_by_side(attended(q, k, v, mask, scale, kind))
+    return side_by_side(attended(q, k, v, mask, scale, way, call))
 
 
 def rotation(call, tensors):

@@ -301,7 +301,7 @@ def sdpa(content):
         compute_with_storage_grid_size=coordinate(content["grid"]),
         q_chunk_size=content["q_chunk"],
         k_chunk_size=content["k_chunk"],
-        exp_approx_mode=content.get("approximate"),
+        exp_approx_mode=content["approximate"],
     )
 
 

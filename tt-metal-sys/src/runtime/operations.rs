@@ -21,7 +21,7 @@ impl Runtime {
     /// | `matmul_reuse` | `MatmulMultiCoreReuseProgramConfig` of `grid`, `in0_block_w`, `out_subblock_h`, `out_subblock_w`, `per_core_m` and `per_core_n` |
     /// | `matmul_1d` | `MatmulMultiCoreReuseMultiCast1DProgramConfig` of the same, `fuse_batch`, `mcast_in0` and `activation` (null, or as for `unary`) |
     /// | `matmul_2d` | `MatmulMultiCoreReuseMultiCastProgramConfig` of the same, `transpose_mcast`, `fuse_batch` and `activation` |
-    /// | `sdpa` | `SDPAProgramConfig` of `grid`, `q_chunk`, `k_chunk` and, if wanted, `approximate` |
+    /// | `sdpa` | `SDPAProgramConfig` of `grid`, `q_chunk`, `k_chunk` and `approximate`, for exponentials |
     ///
     /// Program configurations take the other names that `ttnn` gives their settings too, as `out_block_h`.
     pub fn call(&mut self, name: &str, arguments: &str) -> Result<Vec<Tensor>, Error> {

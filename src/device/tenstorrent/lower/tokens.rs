@@ -100,8 +100,13 @@ impl Lowering<'_> {
             }
         }
         let weight = self.literal(format!("triangle {rows:?}"), [length, width], triangle);
-        let bias = self.literal("minus one".into(), [1, width], vec![-1.0; width]);
-        self.counts(node.operands[0], weight, bias, Axis::of(rows.places().collect(), width))
+        let lines = Axis::of(rows.places().collect(), width);
+        let (sums, stored) = self.counts(node.operands[0], weight, &lines)?;
+        let dram = vec![("memory_config", Argument::Memory(Memory::Dram))];
+        let operands = vec![Argument::Tensor(sums), Argument::Number(1.0)];
+        let before = self.call("ttnn.subtract", operands, dram.clone(), stored.clone());
+        let tensor = self.call("ttnn.relu", vec![Argument::Tensor(before)], dram, stored);
+        Ok(Form::Positions { tensor, lines })
     }
 
     /// `sum(mask) + i`: a product with ones, plus each row's number.
@@ -129,22 +134,28 @@ impl Lowering<'_> {
         let ones = self.literal(format!("ones {name}"), [keys, width], ones);
         // In f32: a chunk may be longer than bf16 can count.
         let stored = Stored::tiled(vec![1, 1, 1, width], DataType::Float32, Memory::Dram);
-        let bias = self.content(Content::literal(format!("numbers {name}"), numbers), stored);
+        let numbers = self.content(Content::literal(format!("numbers {name}"), numbers), stored);
         let places = rows.places().map(|row| lines(row)[0]).collect();
-        self.counts(node.operands[0], ones, bias, Axis::of(places, width))
+        let lines = Axis::of(places, width);
+        let (sums, stored) = self.counts(node.operands[0], ones, &lines)?;
+        let operands = vec![Argument::Tensor(sums), Argument::Tensor(numbers)];
+        let dram = vec![("memory_config", Argument::Memory(Memory::Dram))];
+        let tensor = self.call("ttnn.add", operands, dram, stored);
+        Ok(Form::Positions { tensor, lines })
     }
 
+    /// How many of a mask's entries count for each line. What is added to that is added by itself: a product adds its bias to sums of
+    /// eleven bits, which are not enough beyond position 2048.
     fn counts(
         &mut self,
         mask: ValueId,
         weight: TensorId,
-        bias: TensorId,
-        lines: Axis,
-    ) -> Result<Form, DeviceError> {
+        lines: &Axis,
+    ) -> Result<(TensorId, Stored), DeviceError> {
         let x = self.mask_tensor(mask)?;
         let result = Stored::tiled(vec![1, 1, 1, lines.physical], DataType::Float32, Memory::Dram);
-        let product = Product { x, weight, bias: Some(bias), activation: Some("RELU"), exact: true };
-        Ok(Form::Positions { tensor: self.product(product, result), lines })
+        let product = Product { x, weight, bias: None, activation: None, exact: true };
+        Ok((self.product(product, result.clone()), result))
     }
 
     /// Cosines and sines of every position, looked up in tables of all positions there can be.
