@@ -57,6 +57,7 @@ fn code(operation: &str) -> &'static str {
         "ttnn.to_memory_config" => "ShardedToInterleavedDeviceOperation",
         "ttnn.add" | "ttnn.subtract" | "ttnn.multiply" => "BinaryNgDeviceOperation",
         "ttnn.where" => "TernaryDeviceOperation",
+        "ttnn.relu" => "UnaryDeviceOperation",
         "ttnn.layer_norm" | "ttnn.rms_norm" => "LayerNormDeviceOperation",
         "ttnn.concat" => "ConcatDeviceOperation",
         "ttnn.slice" => "SliceDeviceOperation",

@@ -110,13 +110,14 @@ impl Way {
         self.passes(json!({ "HiFi2": "HiFi4" }), components)
     }
 
-    fn approximate_exponentials(self, components: &[&str]) -> Self {
-        self.with("exponentials", components, json!("approximate"))
+    /// Attention's exponentials, `exact` or `approximate`.
+    fn exponentials(self, kind: &str, components: &[&str]) -> Self {
+        self.with("exponentials", components, json!(kind))
     }
 
-    /// Keys and values that are left for the steps in bfloat8_b.
-    fn block_cache(mut self) -> Self {
-        self.0["cache"] = json!("bfloat8_b");
+    /// Keys and values that are left for the steps in bfloat16.
+    fn wide_cache(mut self) -> Self {
+        self.0["cache"] = json!("bfloat16");
         self
     }
 
@@ -139,15 +140,14 @@ fn ways(steps_alone: bool) -> Vec<Value> {
         Way::named("one pass in the steps").one_pass(STEPS),
         Way::named("activations bfloat8_b in the steps").block_activations(STEPS),
         Way::named("four passes").four_passes(EVERYTHING),
-        Way::named("exponentials approximate").approximate_exponentials(EVERYTHING),
-        Way::named("exponentials approximate in the steps").approximate_exponentials(STEPS),
-        Way::named("keys and values bfloat8_b").block_cache(),
+        Way::named("exponentials approximate").exponentials("approximate", EVERYTHING),
+        Way::named("exponentials exact").exponentials("exact", EVERYTHING),
+        Way::named("keys and values bfloat16").wide_cache(),
         Way::named(PORT)
             .weights("bfloat8_b", EVERYTHING)
             .block_activations(&[SIGLIP, PREFIX, STEPS].concat())
             .one_pass(&[SIGLIP, STEPS].concat())
-            .approximate_exponentials(EVERYTHING)
-            .block_cache(),
+            .exponentials("approximate", EVERYTHING),
     ];
     if !steps_alone {
         ways.extend([

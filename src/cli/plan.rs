@@ -191,7 +191,7 @@ struct Plan {
     /// Both programs by name, with what the card starts for them, in order.
     programs: Vec<(String, Vec<Planned>)>,
     /// Microseconds until a program has begun.
-    start_us: f64,
+    gap_us: f64,
 }
 
 /// A call for which the card starts a program.
@@ -238,7 +238,7 @@ impl Plan {
             predicted_ms,
             margin: fit.margin(),
             programs,
-            start_us: fit.constants[Part::Programs as usize],
+            gap_us: fit.constants[Part::Gaps as usize],
         })
     }
 
@@ -321,7 +321,7 @@ fn add(stages: &mut [Sums; 3], program: &Program, card: &Card, fit: &Fit) -> Vec
     for call in &program.calls {
         let stage = Stage::of(Component::of(&program.name, &call.node));
         let sums = &mut stages[stage as usize];
-        let (cost, work) = (cost(program, call), Work::of_call(program, call, card));
+        let (cost, work) = (cost(program, call), Work::of_call(program, call, card).in_a_trace());
         if call.viewed().is_none() {
             let us = fit.time_us(&work);
             let kind = (stage.name(), call.operation, shapes(program, call));

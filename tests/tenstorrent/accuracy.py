@@ -11,7 +11,7 @@ A way has a name, and by component, by its part ("prefix layers/attention") or f
   exact        true where nothing is rounded
   weights      bfloat16 or bfloat8_b for large weights      activations  the same for what is bfloat16 in the program
   fidelity     what to make of a fidelity: {"HiFi2": "LoFi"}
-  exponentials approximate: as the library's attention computes them where it is not told otherwise
+  exponentials exact or approximate, of attention
 and `cache`, the type of keys and values that are left for the steps. What is not named is as the program says.
 
 Rounded are: what is uploaded, every result of a call (to nearest, ties to even), the factors of products (`fidelity`), scores,
@@ -70,9 +70,9 @@ class Way:
         self.exact = scheme["name"] == EXACT or bool(of("exact"))
         self.weights, self.activations = of("weights"), of("activations")
         self.fidelities = of("fidelity") or {}
-        self.exponential = approximate_exponential if of("exponentials") == "approximate" else torch.exp
+        self.exponentials = of("exponentials")
         self.cache = scheme.get("cache")
-        self.key = (self.exact, self.weights, self.activations, tuple(self.fidelities.items()), self.cache, self.exponential)
+        self.key = (self.exact, self.weights, self.activations, tuple(self.fidelities.items()), self.cache, self.exponentials)
 
     def uploaded(self, tensor):
         """The type of what the host uploads."""
@@ -83,9 +83,11 @@ class Way:
     def result(self, tensor, is_cache):
         if self.exact:
             return EXACT
+        if is_cache and self.cache:
+            return self.cache
         if tensor["dtype"] != "bfloat16" or tensor["layout"] != "tile":
             return tensor["dtype"]
-        return (self.cache if is_cache else None) or self.activations or "bfloat16"
+        return self.activations or "bfloat16"
 
     def fidelity(self, call):
         kind = call["attributes"]["compute_kernel_config"]["compute"]["fidelity"]
@@ -183,10 +185,13 @@ def approximate_exponential(x):
 def attended(q, k, v, mask, scale, way, call):
     """Scores, numerators and denominators are kept in bfloat16."""
     kind = way.fidelity(call)
+    of_program = call["attributes"]["program_config"]["sdpa"]["approximate"]
+    approximate = way.exponentials == "approximate" if way.exponentials else of_program
+    exponential = approximate_exponential if approximate else torch.exp
     scores = bfloat16(first(q, kind) @ second(k.transpose(-1, -2), kind)) * scale
     if mask is not None:
         scores = bfloat16(scores + mask)
-    numerators = bfloat16(way.exponential(scores - scores.amax(-1, keepdim=True)))
+    numerators = bfloat16(exponential(scores - scores.amax(-1, keepdim=True)))
     sums = bfloat16(first(numerators, kind) @ second(v, kind))
     return sums / bfloat16(numerators.sum(-1, keepdim=True))
 

@@ -97,8 +97,8 @@ impl Measured {
                 });
                 line.calls += 1;
                 line.measured_us += us;
-                line.predicted_us += planned.us - plan.start_us;
-                measured.starts_us += plan.start_us;
+                line.predicted_us += planned.us - plan.gap_us;
+                measured.starts_us += plan.gap_us;
                 if let (Some(sum), Some(gap)) =
                     (&mut measured.gaps_us, median(of_call.iter().filter_map(|row| row.gap_us)))
                 {

@@ -128,7 +128,8 @@ impl Plan {
                 like(config, self.cameras, other)? - now
             ));
         }
-        let program_us = fit.constants[Part::Programs as usize];
+        let program_us: f64 =
+            [Part::Gaps, Part::Programs].map(|part| fit.constants[part as usize]).iter().sum();
         changes.push(format!("100 programs fewer {:+.2}", -100.0 * program_us / 1e3));
         println!("  would change it, ms: {}\n", changes.join(", "));
         Ok(())

@@ -66,11 +66,12 @@ pub enum Argument {
     MinimalSpread(MinimalSpread),
     /// A norm of what is shared out so.
     NormSpread(Shards),
-    /// Cores, and rows of queries and of keys that one of them takes at a time.
+    /// Cores, rows of queries and of keys that one of them takes at a time, and whether exponentials are approximated within 3 %.
     Attention {
         grid: [usize; 2],
         queries: usize,
         keys: usize,
+        approximate: bool,
     },
 }
 
@@ -136,9 +137,13 @@ impl Argument {
                 "subblock_w": spread.subblock_w,
             }}),
             Self::NormSpread(shards) => json!({ "norm": shards.to_json() }),
-            Self::Attention { grid, queries, keys } => {
-                // Left out, exponentials are approximated within 3 %: that is the library's default.
-                json!({ "sdpa": { "grid": grid, "q_chunk": queries, "k_chunk": keys, "approximate": false } })
+            Self::Attention { grid, queries, keys, approximate } => {
+                json!({ "sdpa": {
+                    "grid": grid,
+                    "q_chunk": queries,
+                    "k_chunk": keys,
+                    "approximate": approximate,
+                }})
             }
         }
     }
@@ -177,7 +182,10 @@ impl fmt::Display for Argument {
             Self::NormSpread(Shards { grid: [x, y], rows, width, .. }) => {
                 write!(f, "{x}x{y} of {rows}x{width}")
             }
-            Self::Attention { grid: [x, y], queries, keys } => write!(f, "{x}x{y}, {queries} x {keys}"),
+            Self::Attention { grid: [x, y], queries, keys, approximate } => {
+                let exponentials = if *approximate { "approximate" } else { "exact" };
+                write!(f, "{x}x{y}, {queries} x {keys}, {exponentials}")
+            }
         }
     }
 }

@@ -6,6 +6,9 @@
 /// What a core multiplies and adds in a cycle and one pass; the vendor's figure.
 pub const OPERATIONS_PER_CYCLE: f64 = 4096.0;
 
+/// Cores to which the library's attention of one token each gives a user's keys, at most, where it is not told otherwise.
+const CORES_OF_A_USER: usize = 16;
+
 /// A card of which one chip is used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Card {
@@ -79,5 +82,10 @@ impl Card {
 
     pub fn cores(&self) -> usize {
         self.grid[0] * self.grid[1]
+    }
+
+    /// Cores that share the keys of each of `users`.
+    pub fn cores_of_a_user(&self, users: usize) -> usize {
+        (self.cores() / users).clamp(1, CORES_OF_A_USER)
     }
 }

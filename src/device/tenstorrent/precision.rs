@@ -21,6 +21,8 @@ pub enum Role {
     Small,
     /// What flows between operations.
     Activation,
+    /// Keys and values that the denoising steps read over and over.
+    Cache,
     /// Actions on their way along the flow, and what is added to them.
     Flow,
 }
@@ -79,8 +81,9 @@ impl Precisions {
                 }
                 WeightTypes::Mixed | WeightTypes::Bfloat8B => DataType::Bfloat8B,
             },
+            Role::Cache if self.weights != WeightTypes::Bfloat16 => DataType::Bfloat8B,
             // Activations in bfloat8_b: 0.0173 in SigLIP, 0.0096 in the prefix, 0.0033 in the steps.
-            Role::Small | Role::Activation => DataType::Bfloat16,
+            Role::Small | Role::Activation | Role::Cache => DataType::Bfloat16,
             // State and actions keep what f32 has.
             Role::ExactWeight | Role::Flow => DataType::Float32,
         }

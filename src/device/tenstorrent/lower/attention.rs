@@ -9,7 +9,6 @@ use std::ops::Range;
 
 use super::super::TILE;
 use super::super::axis::Axis;
-use super::super::card::Card;
 use super::super::content::Content;
 use super::super::precision::{EXACT, PRODUCT, Role};
 use super::super::program::{Argument, Compute, DataType, Memory, TensorId};
@@ -23,8 +22,6 @@ const KEYS: usize = 128;
 /// Tiles of queries that a core takes at a time where there is no past, at most, and tiles of its keys, at most.
 const QUERIES_AT_ONCE: usize = 2;
 const KEYS_AT_ONCE: usize = 112;
-/// Cores that share a user's keys, at most: the library's default.
-const CORES_OF_A_USER: usize = 16;
 /// The library's rotation sums in bf16 where a head has more than 128 elements; every sum is of two products.
 const ROTATION: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: false };
 
@@ -32,11 +29,6 @@ const ROTATION: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: false };
 pub(super) fn is_tied(queries: &Heads) -> bool {
     let Heads { count, padded, .. } = queries;
     !((count + 2) * padded).is_multiple_of(count + 4)
-}
-
-/// How many cores of `card` share the keys of each of `users`.
-pub fn cores_of_a_user(card: &Card, users: usize) -> usize {
-    (card.cores() / users).clamp(1, CORES_OF_A_USER)
 }
 
 impl Lowering<'_> {
@@ -244,7 +236,10 @@ impl Lowering<'_> {
         let mut attributes = vec![
             ("is_causal", Argument::Flag(false)),
             ("scale", Argument::Number(f64::from(scale))),
-            ("program_config", Argument::Attention { grid: self.card.grid, queries, keys }),
+            (
+                "program_config",
+                Argument::Attention { grid: self.card.grid, queries, keys, approximate: false },
+            ),
             ("memory_config", Argument::Memory(result.memory)),
             ("compute_kernel_config", Argument::Compute(PRODUCT)),
             ("output_concat_heads", Argument::Flag(true)),
@@ -304,7 +299,8 @@ impl Lowering<'_> {
         let rows = stack.rows() / users;
         // A user's mask, as its kernel reads it: it takes users from the first axis, whatever the documentation says.
         let mask = self.reshape(mask, vec![users, 1, rows, keys]);
-        let pair = self.after(past, own, keys, &stack);
+        let kept = self.typed(own, self.program.tensor(past).dtype, Memory::Dram);
+        let pair = self.after(past, kept, keys, &stack);
         let [k, v] = [0, 1].map(|part| {
             let one = self.part(pair, 1, part..part + 1);
             self.reshape(one, vec![keys / TILE, 1, TILE, stack.padded])
@@ -315,7 +311,9 @@ impl Lowering<'_> {
             return Err(self.unsupported("queries that are no heads here"));
         };
         let result = self.activation(vec![1, users, rows, stack.padded], Role::Activation);
-        let config = Argument::Attention { grid: self.card.grid, queries: TILE, keys: at_once };
+        let grid = self.card.grid;
+        // What that does to actions is hardly to be seen, as nothing of it goes on to the next step.
+        let config = Argument::Attention { grid, queries: TILE, keys: at_once, approximate: true };
         let attributes = vec![
             ("page_table_tensor", Argument::Tensor(pages)),
             ("is_causal", Argument::Flag(false)),
@@ -341,7 +339,7 @@ impl Lowering<'_> {
     fn users(&self, stack: &Stack, keys: usize) -> (usize, usize) {
         let tiles = stack.tiles * stack.heads;
         let users = if tiles.is_multiple_of(2) { tiles / 2 } else { tiles };
-        let shared = cores_of_a_user(self.card, users);
+        let shared = self.card.cores_of_a_user(users);
         let busiest = |at_once: &usize| {
             let blocks = keys / at_once;
             let sums = blocks.min(shared).next_power_of_two().ilog2() as usize;
@@ -376,10 +374,11 @@ impl Lowering<'_> {
         if missing > 0 {
             let shape = vec![1, 2, missing, stack.padded];
             let zeros = Content::literal(format!("zeros {shape:?}"), vec![0.0; shape.iter().product()]);
-            let stored = self.pair_tensor(stack.padded, missing);
+            let stored = Stored::tiled(shape, self.program.tensor(past).dtype, Memory::Dram);
             parts.push(Argument::Tensor(self.content(zeros, stored)));
         }
-        let result = self.pair_tensor(stack.padded, keys);
+        let shape = vec![1, 2, keys, stack.padded];
+        let result = Stored::tiled(shape, self.program.tensor(past).dtype, Memory::Dram);
         let attributes =
             vec![("dim", Argument::Integer(2)), ("memory_config", Argument::Memory(result.memory))];
         self.call("ttnn.concat", vec![Argument::List(parts)], attributes, result)
@@ -398,6 +397,18 @@ impl Lowering<'_> {
         let attributes =
             vec![("dim", Argument::Integer(2)), ("memory_config", Argument::Memory(result.memory))];
         Ok(self.call("ttnn.concat", operands, attributes, result))
+    }
+
+    /// The same values as another type.
+    pub(super) fn typed(&mut self, tensor: TensorId, dtype: DataType, memory: Memory) -> TensorId {
+        let stored = self.program.tensor(tensor);
+        if stored.dtype == dtype {
+            return tensor;
+        }
+        let result = Stored::tiled(stored.shape.clone(), dtype, memory);
+        let attributes = vec![("memory_config", Argument::Memory(memory))];
+        let operands = vec![Argument::Tensor(tensor), Argument::Dtype(dtype)];
+        self.call("ttnn.typecast", operands, attributes, result)
     }
 
     /// Part of the axis of heads, where it lies if that can be: then nothing is moved.

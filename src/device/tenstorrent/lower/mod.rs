@@ -335,12 +335,18 @@ impl Lowering<'_> {
 
     /// Results, in the form that their readers want.
     fn finish(mut self, residents: &mut Residents) -> Result<Program, DeviceError> {
+        let mut kept = HashMap::new();
         for binding in &self.graph.residents {
             let (id, rows) = (binding.value, self.row_axis(binding.value)?);
             self.node = self.graph.value(id).name.clone();
             let (tensor, kind) = match *self.form(id)? {
                 Form::Heads { tensor, heads } => (tensor, ResidentKind::Heads(heads)),
-                Form::Paired { tensor, part } => (self.turned(tensor), ResidentKind::Paired(part)),
+                Form::Paired { tensor, part } => {
+                    let turned = self.turned(tensor);
+                    let cache = self.precisions.dtype(Role::Cache);
+                    let pair = kept.entry(turned).or_insert_with(|| self.typed(turned, cache, Memory::Dram));
+                    (*pair, ResidentKind::Paired(part))
+                }
                 Form::Mask(tensor) => (tensor, ResidentKind::Mask),
                 _ => {
                     return Err(self.unsupported("a resident value that is neither keys, values nor a mask"));

@@ -70,7 +70,8 @@ pub(super) fn linear(
     let in0_block_w = match blocks {
         // Nothing is cut that lies beside one core.
         Some(shards) => {
-            (1..=DEPTH).rev().find(|deep| k % deep == 0 && shards.width / TILE % deep == 0).unwrap_or(1)
+            let cuts = |deep: &usize| k.is_multiple_of(*deep) && (shards.width / TILE).is_multiple_of(*deep);
+            (1..=DEPTH).rev().find(cuts).unwrap_or(1)
         }
         None if columns_only => divisor(k, DEPTH_OF_FEW),
         None => divisor(k, DEPTH.min(WEIGHTS / per_core_n)),

@@ -105,15 +105,19 @@ fn time(constants: &Parts, work: &Work) -> f64 {
 
 /// Rounds after which a fit that goes to and fro is taken as it is.
 const ROUNDS: usize = 100;
-/// What a MB of weights costs beside a microsecond of multiplying, where a fit begins.
-const BEGINNINGS: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
+/// Where a fit begins: what a MB read or of weights, and a tile sent, cost beside a microsecond of multiplying decides what counts of
+/// what goes on at once.
+const BEGINNINGS: [[f64; 3]; 6] =
+    [[1.0, 1.0, 0.05], [2.0, 2.0, 0.1], [2.0, 4.0, 0.1], [4.0, 4.0, 0.1], [4.0, 4.0, 0.2], [4.0, 8.0, 0.2]];
 
 /// The constants that make the sum of squared relative errors smallest. What counts of overlapped work depends on them, so they are
 /// found again until nothing changes, from several beginnings.
 fn solve(samples: &[&Sample]) -> Parts {
-    let fits = BEGINNINGS.map(|weights| {
+    let fits = BEGINNINGS.map(|[read, weights, sent]| {
         let mut constants = [1.0; PARTS];
+        constants[Part::ReadMegabytes as usize] = read;
         constants[Part::ManyRowsWeights as usize] = weights;
+        constants[Part::SentTiles as usize] = sent;
         for _ in 0..ROUNDS {
             let counted: Vec<Parts> = samples.iter().map(|sample| sample.work.counted(&constants)).collect();
             let next = solve_counted(samples, &counted);
@@ -211,7 +215,7 @@ mod tests {
     /// A test of the test: what is measured is what the constants come from.
     #[test]
     fn constants_that_made_the_measurements_are_found() {
-        let constants = [2.0, 3.0, 0.3, 1.2, 4.0, 1.5, 0.25];
+        let constants = [1.1, 0.9, 2.2, 0.11, 1.2, 4.0, 0.5, 0.8, 0.7, 0.25];
         let mut samples = Published::kept().unwrap().samples();
         samples.iter_mut().for_each(|sample| sample.us = time(&constants, &sample.work));
         let fit = Fit::of(&samples);

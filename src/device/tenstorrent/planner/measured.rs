@@ -144,7 +144,7 @@ fn codes(operation: &str) -> &'static [&'static str] {
         "ttnn.to_memory_config" => &["ShardedToInterleaved"],
         "ttnn.add" | "ttnn.subtract" | "ttnn.multiply" => &["BinaryNg"],
         "ttnn.addcmul" | "ttnn.where" => &["Ternary"],
-        "ttnn.silu" | "ttnn.unary_chain" => &["Unary"],
+        "ttnn.relu" | "ttnn.silu" | "ttnn.unary_chain" => &["Unary"],
         "ttnn.layer_norm" | "ttnn.rms_norm" => &["LayerNorm"],
         "ttnn.concat" => &["Concat"],
         "ttnn.slice" => &["Slice"],

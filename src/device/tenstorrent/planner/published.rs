@@ -8,21 +8,32 @@ use serde::Deserialize;
 use super::super::card::Card;
 use super::super::program::DataType;
 use super::super::{FEW_ROWS, TILE};
-use super::work::{Product as Multiplied, Work};
+use super::work::{self, Work};
 
 #[derive(Debug, Deserialize)]
 pub struct Published {
-    products: Products,
-    moves: Moves,
+    products: Vec<Measured<Product>>,
+    moves: Vec<Measured<Move>>,
+    activations: Vec<Measured<Move>>,
+    attentions: Vec<Measured<Attention>>,
     pub port: Port,
 }
 
+/// What one source measured.
 #[derive(Debug, Deserialize)]
-struct Products {
+struct Measured<Of> {
     source: String,
+    /// Columns and rows of cores, where the work is not given by core.
+    #[serde(default = "whole_grid")]
     grid: [usize; 2],
+    /// Of products.
+    #[serde(default)]
     passes: usize,
-    measured: Vec<Product>,
+    measured: Vec<Of>,
+}
+
+fn whole_grid() -> [usize; 2] {
+    Card::P150.grid
 }
 
 #[derive(Debug, Deserialize)]
@@ -34,23 +45,28 @@ struct Product {
     weights: DataType,
     /// Tiles of columns of a core, if they are known; the fewest for the whole grid otherwise.
     columns_per_core: Option<usize>,
-    /// Tiles of depth at a time, if they are known.
-    block: Option<usize>,
     us: f64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Moves {
-    source: String,
-    grid: [usize; 2],
-    measured: Vec<Move>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Move {
     name: String,
+    /// That the busiest core reads, writes or has.
     tiles: usize,
-    cores: usize,
+    #[serde(default = "one")]
+    programs: usize,
+    us: f64,
+}
+
+/// In tiles, but for the elements of a head.
+#[derive(Debug, Deserialize)]
+struct Attention {
+    name: String,
+    heads: usize,
+    queries: usize,
+    queries_at_once: usize,
+    keys: usize,
+    dim: usize,
     us: f64,
 }
 
@@ -109,6 +125,8 @@ enum Kind {
         depth: usize,
         columns: usize,
         passes: usize,
+        #[serde(default)]
+        activated: bool,
     },
     Attention {
         #[serde(default)]
@@ -118,10 +136,7 @@ enum Kind {
         dim: usize,
     },
     /// So many tiles for each tile of rows.
-    Move {
-        tiles: usize,
-        spread: Spread,
-    },
+    Move { tiles: usize, spread: Spread },
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -143,8 +158,8 @@ enum Named {
 
 /// Columns of cores from which on the port lays its image tower out in blocks.
 const COLUMNS_FOR_BLOCKS: usize = 12;
-/// Tiles of depth that the port takes at a time of few rows.
-const DEPTH_OF_FEW: usize = 16;
+/// Tiles of queries that a core of the port takes at a time, of images and the prefix.
+const QUERIES_AT_ONCE: usize = 2;
 /// Tokens of an image.
 const IMAGE_ROWS: usize = 256;
 
@@ -165,31 +180,48 @@ impl Published {
     }
 
     pub fn samples(&self) -> Vec<Sample> {
-        let Self { products, moves, port } = self;
-        let card = |grid| Card { grid, ..Card::P150 };
-        let product = |measured: &Product| {
-            let Product { rows, depth, columns, weights, columns_per_core, block, .. } = measured;
-            let shape = [*rows, *depth, *columns];
-            Sample {
-                name: measured.name.clone(),
-                source: products.source.clone(),
-                work: described_product(
-                    &card(products.grid),
-                    shape,
-                    *weights,
-                    products.passes,
-                    [*columns_per_core, *block],
-                ),
-                us: measured.us,
-                whole: false,
-            }
-        };
-        let moved = |measured: &Move| Sample {
-            name: measured.name.clone(),
-            source: moves.source.clone(),
-            work: Work::moved(&card(moves.grid), measured.tiles, measured.cores),
-            us: measured.us,
+        let Self { products, moves, activations, attentions, port } = self;
+        let sample = |source: &String, name: &String, us: f64, work: Work| Sample {
+            name: name.clone(),
+            source: source.clone(),
+            work,
+            us,
             whole: false,
+        };
+        let card = |grid| Card { grid, ..Card::P150 };
+        let product = |Measured { source, grid, passes, measured }: &Measured<Product>| {
+            let of = |product: &Product| {
+                let Product { rows, depth, columns, weights, columns_per_core, .. } = *product;
+                let described =
+                    Shape { shape: [rows, depth, columns], weights, passes: *passes, activated: false };
+                let work = described_product(&card(*grid), described, columns_per_core);
+                sample(source, &product.name, product.us, work)
+            };
+            measured.iter().map(of).collect::<Vec<_>>()
+        };
+        let moved = |Measured { source, measured, .. }: &Measured<Move>| {
+            let of = |Move { name, tiles, programs, us }: &Move| {
+                let nothing = Work::moved(&Card::P150, 0) * (programs - 1) as f64;
+                let mut work = Work::moved(&Card::P150, *tiles);
+                work += nothing;
+                sample(source, name, *us, work)
+            };
+            measured.iter().map(of).collect::<Vec<_>>()
+        };
+        let activated = |Measured { source, measured, .. }: &Measured<Move>| {
+            let of = |Move { name, tiles, us, .. }: &Move| {
+                sample(source, name, *us, Work::activation(&Card::P150, *tiles))
+            };
+            measured.iter().map(of).collect::<Vec<_>>()
+        };
+        let attention = |Measured { source, grid, measured, .. }: &Measured<Attention>| {
+            let of = |attention: &Attention| {
+                let Attention { heads, queries, queries_at_once: at_once, keys, dim, us, .. } = *attention;
+                let dim = dim.div_ceil(TILE);
+                let work = work::Attention { heads, queries, at_once, keys, dim, exact: false };
+                sample(source, &attention.name, us, Work::attention(&card(*grid), work))
+            };
+            measured.iter().map(of).collect::<Vec<_>>()
         };
         let run = |run: &Run| Sample {
             name: format!(
@@ -201,7 +233,9 @@ impl Published {
             us: run.ms * 1e3,
             whole: true,
         };
-        let operations = products.measured.iter().map(product).chain(moves.measured.iter().map(moved));
+        let operations = products.iter().flat_map(product).chain(moves.iter().flat_map(moved));
+        let operations = operations.chain(activations.iter().flat_map(activated));
+        let operations = operations.chain(attentions.iter().flat_map(attention));
         operations.chain(port.measured.iter().map(run)).collect()
     }
 }
@@ -223,17 +257,23 @@ impl Port {
             let tiles = rows / TILE;
             for call in &stage.calls {
                 let work = match call.kind {
-                    Kind::Product { depth, columns, passes } => described_product(
-                        &card,
-                        [rows, depth, columns],
-                        DataType::Bfloat8B,
-                        passes,
-                        [None, None],
-                    ),
+                    Kind::Product { depth, columns, passes, activated } => {
+                        let shape = [rows, depth, columns];
+                        let product = Shape { shape, weights: DataType::Bfloat8B, passes, activated };
+                        described_product(&card, product, None)
+                    }
                     Kind::Attention { heads, heads_per_image, dim } => {
                         // An image's queries see that image alone.
-                        let queries = heads * tiles + heads_per_image * tiles;
-                        Work::attention(&card, queries, keys / TILE, dim.div_ceil(TILE))
+                        let (heads, queries) = match heads_per_image {
+                            0 => (heads, tiles),
+                            each => (each * run.cameras, IMAGE_ROWS / TILE),
+                        };
+                        let at_once = if stage.per_step { 1 } else { QUERIES_AT_ONCE };
+                        let (keys, dim) = (keys / TILE, dim.div_ceil(TILE));
+                        Work::attention(
+                            &card,
+                            work::Attention { heads, queries, at_once, keys, dim, exact: false },
+                        )
                     }
                     Kind::Move { tiles: each, spread } => {
                         let cores = match spread {
@@ -242,31 +282,34 @@ impl Port {
                             Spread::Named(Named::Rows) => tiles,
                             Spread::Named(Named::All | Named::Blocks) => card.cores(),
                         };
-                        Work::moved(&card, tiles * each, cores)
+                        Work::moved(&card, (tiles * each).div_ceil(cores))
                     }
                 };
-                all += work * (times * call.count) as f64;
+                all += work.in_a_trace() * (times * call.count) as f64;
             }
         }
         all
     }
 }
 
-/// A product spread as the port does: few rows by columns over all cores, many in blocks.
-fn described_product(
-    card: &Card,
+/// A product, as a source describes it.
+struct Shape {
+    /// Rows, depth, columns.
     shape: [usize; 3],
     weights: DataType,
     passes: usize,
-    [columns_per_core, block]: [Option<usize>; 2],
-) -> Work {
-    let [m, k, n] = shape.map(|length| length.div_ceil(TILE));
-    let weight_bytes = weights.bytes(k * n * TILE * TILE) as f64;
+    activated: bool,
+}
+
+/// A product spread as the port does: few rows by columns over all cores, many in blocks.
+fn described_product(card: &Card, product: Shape, columns_per_core: Option<usize>) -> Work {
+    let Shape { shape, weights, passes, activated } = product;
+    let [rows, depth, columns] = shape.map(|length| length.div_ceil(TILE));
+    let weight_bytes = weights.bytes(depth * columns * TILE * TILE) as f64;
     let [across, down] = card.grid;
-    let tiles = match m {
-        0..=FEW_ROWS => m * columns_per_core.unwrap_or(n.div_ceil(across * down)),
-        _ => m.div_ceil(down) * n.div_ceil(across),
+    let per_core = match rows {
+        0..=FEW_ROWS => rows * columns_per_core.unwrap_or(columns.div_ceil(across * down)),
+        _ => rows.div_ceil(down) * columns.div_ceil(across),
     };
-    let blocks = k.div_ceil(block.unwrap_or(DEPTH_OF_FEW));
-    Work::product(card, Multiplied { rows: m, weight_bytes, per_core: tiles * k, passes, blocks })
+    Work::product(card, work::Product { rows, depth, weight_bytes, per_core, passes, activated })
 }
