@@ -2,8 +2,9 @@
 //! op through Tenstorrent's own definitions of the operations (tests/tenstorrent/golden.py) on the golden models.
 //!
 //! In f32 a program must give the reference's values to 1e-5: every transposition, head split, mask, rotary table, padded
-//! row and folded constant is right, and so is how a chunk continues another. Rounded as on a card (bfloat16 between operations, bfloat8_b weights) each value must
-//! correlate with the reference to 0.999. It needs PyTorch, so `cargo xtask test --tt-golden` asks for it by a variable.
+//! row and folded constant is right, and so is how a chunk continues another. Rounded as on a card (bfloat16 between operations,
+//! bfloat8_b weights, keys and values) each value must correlate with the reference to 0.999, a guided one to 0.998, since guidance
+//! makes small differences of chunks large. It needs PyTorch, so `cargo xtask test --tt-golden` asks for it by a variable.
 
 #[path = "support/golden.rs"]
 mod golden;
@@ -29,6 +30,7 @@ use safetensors::tensor::{Dtype, TensorView};
 /// A Python with PyTorch, ttnn and safetensors.
 const PYTHON: &str = "PI0_TTNN_GOLDEN_PYTHON";
 const F32_RELATIVE_RMS: f64 = 1e-5;
+const GUIDED_CORRELATION: f64 = 0.998;
 /// As golden.py computes, and how well every value must correlate with the reference: as on a card, with weights in bfloat16
 /// too, with activations in bfloat8_b too.
 const PRECISIONS: [(&str, f64); 4] =
@@ -129,14 +131,14 @@ fn chunks_that_continue_another_do_too() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// In f32, and rounded as on a card.
+/// Of a chunk that continues another: in f32, and rounded as on a card.
 fn check(wrong: &mut Vec<String>, what: &str, [exact, rounded]: [Difference; 2]) {
     let line = format!(
         "{what}: relative rms in f32 {:.1e}, correlation on a card {:.6}",
         exact.relative_rms, rounded.correlation
     );
     println!("{line}");
-    if exact.relative_rms > F32_RELATIVE_RMS || rounded.correlation < PRECISIONS[1].1 {
+    if exact.relative_rms > F32_RELATIVE_RMS || rounded.correlation < GUIDED_CORRELATION {
         wrong.push(line);
     }
 }
