@@ -1,14 +1,16 @@
 //! Turns a graph into a TTNN program: every node becomes calls of the library, or is an error. Called by the device and by
 //! the audit, which needs no card for it.
 //!
-//! `rows`, `heads` and `stack` plan where things lie; then each node is lowered in order, products by `products` (over the
-//! cores as `spread` says), attention by `attention` and `masks`, tokens and positions by `tokens`, what only moves by `moves`.
+//! `rows`, `heads` and `stack` plan where things lie; then each node is lowered in order, products by `products` and
+//! `gated` (over the cores as `spread` says), attention by `attention`, `past` and `masks`, tokens and positions by `tokens`, what only moves by `moves`.
 
 mod attention;
+mod gated;
 mod guide;
 mod heads;
 mod masks;
 mod moves;
+mod past;
 mod products;
 mod rows;
 mod spread;

@@ -1,7 +1,8 @@
-//! What only moves numbers: inputs, patches, joined rows, slices, other shapes of the same elements.
+//! What only moves numbers: inputs, patches, joined rows, slices, other shapes and types of the same elements.
 
 use std::ops::Range;
 
+use super::super::TILE;
 use super::super::axis::Axis;
 use super::super::precision::Role;
 use super::super::program::{Argument, DataType, Layout, Memory, Origin, Result as Placed, Tensor, TensorId};
@@ -68,6 +69,49 @@ impl Lowering<'_> {
         }
         let operands = vec![Argument::Tensor(tensor), Argument::integers(shape.iter().copied())];
         self.call("ttnn.reshape", operands, Vec::new(), Stored { shape, dtype, layout, memory })
+    }
+
+    /// The same values as another type.
+    pub(super) fn typed(&mut self, tensor: TensorId, dtype: DataType, memory: Memory) -> TensorId {
+        let stored = self.program.tensor(tensor);
+        if stored.dtype == dtype {
+            return tensor;
+        }
+        let result = Stored::tiled(stored.shape.clone(), dtype, memory);
+        let attributes = vec![("memory_config", Argument::Memory(memory))];
+        let operands = vec![Argument::Tensor(tensor), Argument::Dtype(dtype)];
+        self.call("ttnn.typecast", operands, attributes, result)
+    }
+
+    /// Part of the axis of heads, where it lies if that can be: then nothing is moved.
+    pub(super) fn part(&mut self, tensor: TensorId, axis: usize, range: Range<usize>) -> TensorId {
+        let stored = self.program.tensor(tensor);
+        let mut shape = stored.shape.clone();
+        if range.len() == shape[axis] {
+            return tensor;
+        }
+        // A part begins in the first bank, or it has to be copied.
+        let tiles = shape[axis + 1..].iter().product::<usize>() / (TILE * TILE);
+        if stored.memory != Memory::Dram || !(range.start * tiles).is_multiple_of(self.card.dram_banks) {
+            return self.cut(tensor, axis, range);
+        }
+        shape[axis] = range.len();
+        let result = Stored::tiled(shape, stored.dtype, stored.memory);
+        let numbers = [axis, range.start, range.len()].map(|number| Argument::Integer(number as i64));
+        let operands = std::iter::once(Argument::Tensor(tensor)).chain(numbers).collect();
+        self.call("ttnn.narrow", operands, Vec::new(), result)
+    }
+
+    /// The same tiles in the same order as a tensor of another shape. Unlike a reshape it changes which element is where:
+    /// a tensor's tiles follow each other row by row, so `[1, 1, rows, heads * dim]` is `[1, row tiles * heads, 32, dim]`.
+    pub(super) fn same_tiles(&mut self, tensor: TensorId, shape: Vec<usize>) -> TensorId {
+        let stored = self.program.tensor(tensor);
+        if stored.shape == shape {
+            return tensor;
+        }
+        let result = Stored::tiled(shape.clone(), stored.dtype, stored.memory);
+        let operands = vec![Argument::Tensor(tensor), Argument::integers(shape)];
+        self.call("ttnn.experimental.view", operands, Vec::new(), result)
     }
 
     /// Part of an axis.
