@@ -115,12 +115,6 @@ impl Way {
         self.with("exponentials", components, json!(kind))
     }
 
-    /// Keys and values that are left for the steps in bfloat16.
-    fn wide_cache(mut self) -> Self {
-        self.0["cache"] = json!("bfloat16");
-        self
-    }
-
     /// The others in f32.
     fn only(self, components: &[&str]) -> Self {
         let all = [SIGLIP, PREFIX, STEPS, PROMPT_EMBEDDING].concat();
@@ -142,7 +136,6 @@ fn ways(steps_alone: bool) -> Vec<Value> {
         Way::named("four passes").four_passes(EVERYTHING),
         Way::named("exponentials approximate").exponentials("approximate", EVERYTHING),
         Way::named("exponentials exact").exponentials("exact", EVERYTHING),
-        Way::named("keys and values bfloat16").wide_cache(),
         Way::named(PORT)
             .weights("bfloat8_b", EVERYTHING)
             .block_activations(&[SIGLIP, PREFIX, STEPS].concat())
@@ -154,6 +147,7 @@ fn ways(steps_alone: bool) -> Vec<Value> {
             Way::named("SigLIP's weights bfloat8_b").weights("bfloat8_b", SIGLIP),
             Way::named("one pass in SigLIP").one_pass(SIGLIP),
             Way::named("activations bfloat8_b in SigLIP").block_activations(SIGLIP),
+            Way::named("exponentials approximate in SigLIP").exponentials("approximate", SIGLIP),
             Way::named("weights of the prefix's attention bfloat8_b").weights("bfloat8_b", PREFIX_ATTENTION),
             Way::named("weights of the prefix's MLP bfloat16").weights("bfloat16", PREFIX),
             Way::named("one pass in the prefix").one_pass(PREFIX),

@@ -12,7 +12,7 @@ A way has a name, and by component, by its part ("prefix layers/attention") or f
   weights      bfloat16 or bfloat8_b for large weights      activations  the same for what is bfloat16 in the program
   fidelity     what to make of a fidelity: {"HiFi2": "LoFi"}
   exponentials exact or approximate, of attention
-and `cache`, the type of keys and values that are left for the steps. What is not named is as the program says.
+What is not named is as the program says.
 
 Rounded are: what is uploaded, every result of a call (to nearest, ties to even), the factors of products (`fidelity`), scores,
 numerators and denominators within attention and the three parts of a rotation (bfloat16, as the library's program factories store
@@ -71,8 +71,7 @@ class Way:
         self.weights, self.activations = of("weights"), of("activations")
         self.fidelities = of("fidelity") or {}
         self.exponentials = of("exponentials")
-        self.cache = scheme.get("cache")
-        self.key = (self.exact, self.weights, self.activations, tuple(self.fidelities.items()), self.cache, self.exponentials)
+        self.key = (self.exact, self.weights, self.activations, tuple(self.fidelities.items()), self.exponentials)
 
     def uploaded(self, tensor):
         """The type of what the host uploads."""
@@ -80,11 +79,9 @@ class Way:
             return EXACT
         return self.weights or tensor["dtype"] if tensor["is_large_weight"] else tensor["dtype"]
 
-    def result(self, tensor, is_cache):
+    def result(self, tensor):
         if self.exact:
             return EXACT
-        if is_cache and self.cache:
-            return self.cache
         if tensor["dtype"] != "bfloat16" or tensor["layout"] != "tile":
             return tensor["dtype"]
         return self.activations or "bfloat16"
@@ -285,7 +282,7 @@ def execute(program, folder, schemes, residents, comparison):
                 result = result if isinstance(result, tuple) else (result,)
                 result = [value.to(torch.float32) if value.is_floating_point() else value for value in result]
                 made[same] = [
-                    rounded(value.contiguous(), way.result(stored[index], index in cache))
+                    rounded(value.contiguous(), way.result(stored[index]))
                     for index, value in zip(call["results"], result, strict=True)
                 ]
             results.append(made[same])
