@@ -67,15 +67,11 @@ pub(super) fn linear(
             ([columns, m.div_ceil(per_core_m)], per_core_m, per_core_n)
         }
     };
-    let in0_block_w = match blocks {
-        // Nothing is cut that lies beside one core.
-        Some(shards) => {
-            let cuts = |deep: &usize| k.is_multiple_of(*deep) && (shards.width / TILE).is_multiple_of(*deep);
-            (1..=DEPTH).rev().find(cuts).unwrap_or(1)
-        }
-        None if columns_only => divisor(k, DEPTH_OF_FEW),
-        None => divisor(k, DEPTH.min(WEIGHTS / per_core_n)),
-    };
+    // Nothing is cut that lies beside one core.
+    let beside_one = blocks.map_or(k, |shards| shards.width / TILE);
+    let limit = if columns_only { DEPTH_OF_FEW } else { DEPTH.min(WEIGHTS / per_core_n) };
+    let cuts_evenly = |deep: &usize| k.is_multiple_of(*deep) && beside_one.is_multiple_of(*deep);
+    let in0_block_w = (1..=limit).rev().find(cuts_evenly).unwrap_or(1);
     let out_subblock_w = divisor(per_core_n, SUMS);
     // Beside each core its part is written in whole rows.
     let whole_rows = out_subblock_w == per_core_n || result.shards().is_none();
@@ -114,7 +110,11 @@ pub(super) fn halves(tiles: Tiles, weights: DataType, card: &Card) -> Option<Mem
     let depth = divisor(k, DEPTH.min(WEIGHTS / per_core_n));
     let results = per_core_m * per_core_n * (2 * bf16 + f32);
     let blocks = 2 * depth * (per_core_m * bf16 + per_core_n * weights.bytes(TILE * TILE));
-    let rows = (m * k).div_ceil(card.cores()) * bf16;
+    // The stream of residuals and what its norm gives.
+    let rows = match stream(m * TILE, k * TILE, card).and_then(Memory::shards) {
+        Some(shards) => DataType::Bfloat16.bytes(shards.rows * shards.width),
+        None => (m * k).div_ceil(card.cores()) * bf16,
+    };
     (results + blocks + 2 * rows + L1_RESERVED <= card.l1_bytes_per_core).then_some(Memory::Blocks(shards))
 }
 
