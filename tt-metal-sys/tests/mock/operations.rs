@@ -92,7 +92,7 @@ pub fn every_tag(runtime: &mut Runtime) {
             format!(
                 r#"{{"operands": [{{"tensor": {heads_id}}}, {{"tensor": {heads_id}}}, {{"tensor": {heads_id}}}],
                     "attributes": {{"is_causal": false, "scale": 0.125,
-                        "program_config": {{"sdpa": {{"grid": [8, 4], "q_chunk": 32, "k_chunk": 64}}}}}}}}"#
+                        "program_config": {{"sdpa": {{"grid": [8, 4], "q_chunk": 32, "k_chunk": 64, "approximate": false}}}}}}}}"#
             ),
         ),
         (

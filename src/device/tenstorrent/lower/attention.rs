@@ -15,7 +15,7 @@ use crate::graph::{Attention, Node, ValueId};
 
 /// Tiles of queries that a core takes at a time where there is no past, at most, and tiles of its keys, at most.
 const QUERIES_AT_ONCE: usize = 2;
-const KEYS_AT_ONCE: usize = 112;
+const KEYS_AT_ONCE: usize = 104;
 /// The library's rotation sums in bf16 where a head has more than 128 elements; every sum is of two products.
 const ROTATION: Compute = Compute { fidelity: "HiFi4", fp32_accumulate: false };
 

@@ -18,8 +18,6 @@ const DEPTH_OF_FEW: usize = 16;
 const DEPTH: usize = 8;
 /// Tiles of columns that a core takes at a time where it has several such blocks, at most.
 const COLUMNS: usize = 8;
-/// Tiles of weights that a core takes at a time, of many rows: two such blocks lie in its L1.
-const WEIGHTS: usize = 104;
 /// Bytes of a core's L1 that are not for tensors and blocks.
 const L1_RESERVED: usize = 128 << 10;
 
@@ -69,7 +67,7 @@ pub(super) fn linear(
     };
     // Nothing is cut that lies beside one core.
     let beside_one = blocks.map_or(k, |shards| shards.width / TILE);
-    let limit = if columns_only { DEPTH_OF_FEW } else { DEPTH.min(WEIGHTS / per_core_n) };
+    let limit = if columns_only { DEPTH_OF_FEW } else { depth([per_core_m, per_core_n], card) };
     let cuts_evenly = |deep: &usize| k.is_multiple_of(*deep) && beside_one.is_multiple_of(*deep);
     let in0_block_w = (1..=limit).rev().find(cuts_evenly).unwrap_or(1);
     let out_subblock_w = divisor(per_core_n, SUMS);
@@ -87,6 +85,15 @@ pub(super) fn linear(
         per_core_n,
         activation,
     }
+}
+
+/// Tiles of depth for which a core that has so many tiles of a result of many rows has room: two blocks of each factor, beside sums in f32,
+/// the result, and another one like it.
+fn depth([rows, columns]: [usize; 2], card: &Card) -> usize {
+    let [bf16, f32] = [DataType::Bfloat16, DataType::Float32].map(|dtype| dtype.bytes(TILE * TILE));
+    let results = rows * columns * (f32 + 2 * bf16);
+    let left = card.l1_bytes_per_core.saturating_sub(L1_RESERVED + results);
+    (left / (2 * (rows + columns) * bf16)).clamp(1, DEPTH)
 }
 
 /// Whether the busiest core of a product of many rows has less to do where rows lie along the rows of cores.
@@ -107,7 +114,7 @@ pub(super) fn halves(tiles: Tiles, weights: DataType, card: &Card) -> Option<Mem
     let grid = if transposed { [rows, columns] } else { [columns, rows] };
     let shards = Shards { grid, rows: per_core_m * TILE, width: per_core_n * TILE, transposed };
     let [bf16, f32] = [DataType::Bfloat16, DataType::Float32].map(|dtype| dtype.bytes(TILE * TILE));
-    let depth = divisor(k, DEPTH.min(WEIGHTS / per_core_n));
+    let depth = divisor(k, depth([per_core_m, per_core_n], card));
     let results = per_core_m * per_core_n * (2 * bf16 + f32);
     let blocks = 2 * depth * (per_core_m * bf16 + per_core_n * weights.bytes(TILE * TILE));
     // The stream of residuals and what its norm gives.
