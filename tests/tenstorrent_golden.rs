@@ -31,8 +31,8 @@ use safetensors::tensor::{Dtype, TensorView};
 const PYTHON: &str = "PI0_TTNN_GOLDEN_PYTHON";
 const F32_RELATIVE_RMS: f64 = 1e-5;
 const GUIDED_CORRELATION: f64 = 0.998;
-/// As golden.py computes, and how well every value must correlate with the reference: as on a card, with weights in bfloat16
-/// too, with activations in bfloat8_b too.
+/// As golden.py computes, and how well every value must correlate with the reference: as on a card, with weights, keys and values in
+/// bfloat16 too, with activations in bfloat8_b too.
 const PRECISIONS: [(&str, f64); 4] =
     [("f32", 0.999), ("card", 0.999), ("weights", 0.9999), ("activations", 0.99)];
 

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use golden::{Golden, Tensor};
 use model::Difference;
+use pi0_node::device::cpu::{Isa, Precision};
 use pi0_node::device::tenstorrent::{Card, Precisions, Program, Residents, lower, simplify};
 use pi0_node::graph::{Graph, HostTensor};
 use pi0_node::policy::{Continuation, Intermediates, PolicyConfig, PolicyGraphs};
@@ -90,6 +91,30 @@ fn chunks_with_given_points_are_those_of_the_cpu() {
                 model::difference(&golden, "actions", &found["actions"], &expected["actions"]);
             assert!(relative_rms <= RELATIVE_RMS, "{file} on {}: {relative_rms:e}", card.name);
         }
+    }
+}
+
+/// The state's token lies in the padding of the action tokens; a chunk of whole tiles has none of its own.
+#[test]
+fn chunks_of_whole_tiles_have_room_for_the_state() {
+    let mut golden = Golden::load(golden::FILES[0]);
+    let points = 32;
+    let noise = golden.inputs.get_mut("noise").unwrap();
+    let HostTensor::F32(values) = &mut noise.data else { panic!("the noise is f32") };
+    *values = values.iter().cycle().take(points * golden.config.action_dim).copied().collect();
+    noise.shape = vec![1, points, golden.config.action_dim];
+    golden.config.action_horizon = points;
+    let expected = &model::run(
+        &golden,
+        &model::graphs(&golden, &Intermediates::None),
+        Isa::Portable,
+        Precision::F32,
+    )["actions"];
+    for card in Card::ALL {
+        let found = run(&golden, &lowered::lowered(&golden, &card, &Intermediates::None));
+        let Difference { relative_rms, .. } =
+            model::difference(&golden, "actions", &found["actions"], expected);
+        assert!(relative_rms <= RELATIVE_RMS, "{}: {relative_rms:e}", card.name);
     }
 }
 

@@ -190,7 +190,7 @@ struct Plan {
     margin: f64,
     /// Both programs by name, with what the card starts for them, in order.
     programs: Vec<(String, Vec<Planned>)>,
-    /// Microseconds until a program has begun.
+    /// Microseconds between two programs.
     gap_us: f64,
 }
 

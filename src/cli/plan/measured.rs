@@ -24,14 +24,14 @@ pub(super) struct Measured {
     /// Between two programs, microseconds: of all calls together, where the table says it.
     gaps_us: Option<f64>,
     /// What the plan takes for that.
-    starts_us: f64,
+    predicted_gaps_us: f64,
     /// Programs that are in no run, or that only the table has: rows and microseconds by name.
     others: BTreeMap<String, (usize, f64)>,
     /// Calls that only the plan has, by operation.
     missing: BTreeMap<&'static str, usize>,
 }
 
-/// All calls of one kind; microseconds are those of kernels, starts left out.
+/// All calls of one kind; microseconds are those of kernels, gaps left out.
 struct Line {
     kind: Kind,
     calls: usize,
@@ -56,7 +56,7 @@ impl Measured {
             times: Vec::new(),
             kinds: Vec::new(),
             gaps_us: rows.iter().any(|row| row.gap_us.is_some()).then_some(0.0),
-            starts_us: 0.0,
+            predicted_gaps_us: 0.0,
             others: BTreeMap::new(),
             missing: BTreeMap::new(),
         };
@@ -98,7 +98,7 @@ impl Measured {
                 line.calls += 1;
                 line.measured_us += us;
                 line.predicted_us += planned.us - plan.gap_us;
-                measured.starts_us += plan.gap_us;
+                measured.predicted_gaps_us += plan.gap_us;
                 if let (Some(sum), Some(gap)) =
                     (&mut measured.gaps_us, median(of_call.iter().filter_map(|row| row.gap_us)))
                 {
@@ -174,7 +174,7 @@ impl Measured {
         println!();
         line("all kernels", self.sums(|_| true));
         let gaps = self.gaps_us.map_or_else(|| "not in the table".into(), |us| format!("{:.2}", us / 1e3));
-        println!("  {:<68}{gaps:>14}{:>15.2}", "between them", self.starts_us / 1e3);
+        println!("  {:<68}{gaps:>14}{:>15.2}", "between them", self.predicted_gaps_us / 1e3);
 
         println!("\n  furthest from the prediction:");
         println!(
@@ -223,7 +223,7 @@ impl Measured {
             "kernels_ms": measured_ms,
             "predicted_kernels_ms": predicted_ms,
             "gaps_ms": self.gaps_us.map(|us| us / 1e3),
-            "predicted_gaps_ms": self.starts_us / 1e3,
+            "predicted_gaps_ms": self.predicted_gaps_us / 1e3,
             "kinds": self.kinds.iter().map(kind).collect::<Value>(),
             "not_in_the_plan": self.others.iter().map(|(name, (rows, us))| (name.clone(), json!({ "rows": rows, "us": us }))).collect::<serde_json::Map<_, _>>(),
             "not_measured": self.missing,

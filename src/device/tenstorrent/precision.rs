@@ -21,7 +21,8 @@ pub enum Role {
     Small,
     /// What flows between operations.
     Activation,
-    /// Keys and values that the denoising steps read over and over, and what they put beside these: in bfloat16 not 0.0001 less.
+    /// One head's keys and values that the denoising steps read over and over, and what they put beside these; in bfloat16 the error would be less by
+    /// under 0.0001.
     Cache,
     /// Actions on their way along the flow, and what is added to them.
     Flow,
@@ -36,7 +37,7 @@ pub enum WeightTypes {
     /// (without them 0.0046) and the prefix's attention (0.0038).
     #[default]
     Mixed,
-    /// All: 0.0020, the prefix's MLP making 0.0002 of the difference, and the steps the rest.
+    /// All: 0.0020, the prefix's MLP making 0.0003 of the difference, and the steps the rest.
     Bfloat16,
 }
 

@@ -69,10 +69,16 @@ impl Lowering<'_> {
         Ok(Form::Matrix { tensor, columns })
     }
 
-    /// The left side of a product whose result lies in `memory`: put back where its blocks lie the other way.
+    /// The left side of a product whose result lies in `memory`: put back where its blocks lie the other way, or beside cores that have
+    /// none of the result.
     fn fitting(&mut self, x: TensorId, memory: Memory) -> TensorId {
         match (self.program.tensor(x).memory.shards(), memory) {
-            (Some(from), Memory::Blocks(to)) if from.transposed != to.transposed => self.put_back(x),
+            (Some(from), Memory::Blocks(to))
+                if from.transposed != to.transposed
+                    || from.grid.iter().zip(to.grid).any(|(&from, to)| from > to) =>
+            {
+                self.put_back(x)
+            }
             _ => x,
         }
     }

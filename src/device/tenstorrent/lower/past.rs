@@ -48,6 +48,9 @@ impl Lowering<'_> {
         let mask = self.stacked_mask(node, attention, &stack)?;
         let keys = self.program.tensor(mask).shape[3];
         let (users, at_once) = self.users(&stack, keys);
+        if users > self.card.cores() {
+            return Err(self.unsupported("a chunk of more points than the card has cores for"));
+        }
         let rows = stack.rows() / users;
         // A user's mask, as its kernel reads it: it takes users from the first axis, whatever the documentation says.
         let mask = self.reshape(mask, vec![users, 1, rows, keys]);
@@ -65,7 +68,7 @@ impl Lowering<'_> {
         let result = self.activation(vec![1, users, rows, stack.padded], Role::Activation);
         let grid = self.card.grid;
         // What that does to actions is hardly to be seen, as nothing of it goes on to the next step.
-        let config = Argument::Attention { grid, queries: TILE, keys: at_once, approximate: true };
+        let config = Argument::Attention { grid, queries: rows, keys: at_once, approximate: true };
         let attributes = vec![
             ("page_table_tensor", Argument::Tensor(pages)),
             ("is_causal", Argument::Flag(false)),

@@ -31,8 +31,13 @@ impl RowPlan {
     /// Rows of a graph whose residents lie as given.
     pub fn of(graph: &Graph, residents: &HashMap<ValueId, Axis>) -> Result<Self, DeviceError> {
         let mut plan = Self { rows: residents.clone(), joins: HashMap::new() };
+        let joins = graph.nodes.iter().any(|node| matches!(node.op, Op::Concat { axis: 0 }));
         for (id, value) in graph.ids().filter(|(_, value)| value.source == Source::Input) {
             match (value.ty.dtype, &value.ty.shape[..]) {
+                // Another block of rows goes into the padding: there must be some.
+                (DType::F32, &[rows, _]) if joins => {
+                    plan.rows.insert(id, Axis::padded(rows, (rows + 1).next_multiple_of(TILE)))
+                }
                 (DType::F32, &[rows, _]) => plan.rows.insert(id, Axis::tiled(rows)),
                 (DType::I32, &[rows]) => plan.rows.insert(id, Axis::tiled(rows)),
                 (DType::Bool, &[rows]) => plan.rows.insert(id, Axis::exact(rows)),

@@ -114,9 +114,9 @@ pub(super) fn halves(tiles: Tiles, weights: DataType, card: &Card) -> Option<Mem
     let grid = if transposed { [rows, columns] } else { [columns, rows] };
     let shards = Shards { grid, rows: per_core_m * TILE, width: per_core_n * TILE, transposed };
     let [bf16, f32] = [DataType::Bfloat16, DataType::Float32].map(|dtype| dtype.bytes(TILE * TILE));
-    let depth = divisor(k, depth([per_core_m, per_core_n], card));
+    let deep = divisor(k, depth([per_core_m, per_core_n], card));
     let results = per_core_m * per_core_n * (2 * bf16 + f32);
-    let blocks = 2 * depth * (per_core_m * bf16 + per_core_n * weights.bytes(TILE * TILE));
+    let blocks = 2 * deep * (per_core_m * bf16 + per_core_n * weights.bytes(TILE * TILE));
     // The stream of residuals and what its norm gives.
     let rows = match stream(m * TILE, k * TILE, card).and_then(Memory::shards) {
         Some(shards) => DataType::Bfloat16.bytes(shards.rows * shards.width),
