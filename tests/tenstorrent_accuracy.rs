@@ -2,7 +2,7 @@
 //! through Tenstorrent's own definitions, rounded in many ways at once (tests/tenstorrent/accuracy.py), beside f32.
 //!
 //! The way that is chosen (device/tenstorrent/precision.rs) must keep every component by itself and the actions at the end above a
-//! correlation of 0.99, the steps by themselves above 0.985; the table of all ways says what each choice costs. It needs PyTorch, and at full size about ten minutes and 14 GB
+//! correlation of 0.99, the steps by themselves above 0.987; the table of all ways says what each choice costs. It needs PyTorch, and at full size about ten minutes and 14 GB
 //! of disk, so `cargo xtask test --tt-accuracy` asks for it by variables. Weights are like trained ones (support/trained_like),
 //! or a checkpoint's.
 
@@ -83,7 +83,7 @@ const ALONE: [Alone; 3] = [
         name: "as chosen, the steps alone",
         components: STEPS,
         outputs: &["expert_out_", "v_t_"],
-        least: 0.985,
+        least: 0.987,
     },
 ];
 

@@ -78,7 +78,7 @@ impl Lowering<'_> {
 
     fn one_of(&mut self, [first, second]: [TensorId; 2], weights: ValueId) -> Result<TensorId, DeviceError> {
         let Tensor { shape, dtype, .. } = self.program.tensor(first).clone();
-        let choice = self.choice(weights, shape[2], dtype)?;
+        let choice = self.choice(weights, dtype)?;
         let memory = self.memory(&shape, dtype);
         let result = Stored::tiled(shape, dtype, memory);
         let attributes = vec![("memory_config", Argument::Memory(memory))];
@@ -87,7 +87,7 @@ impl Lowering<'_> {
     }
 
     /// The column of weights in the type of what is chosen.
-    fn choice(&mut self, weights: ValueId, rows: usize, dtype: DataType) -> Result<TensorId, DeviceError> {
+    fn choice(&mut self, weights: ValueId, dtype: DataType) -> Result<TensorId, DeviceError> {
         let (column, _) = self.matrix(weights)?;
         if self.program.tensor(column).dtype == dtype {
             return Ok(column);
@@ -95,9 +95,7 @@ impl Lowering<'_> {
         if let Some(&known) = self.widened.get(&(weights, 1, dtype)) {
             return Ok(known);
         }
-        let stored = Stored::tiled(vec![1, 1, rows, 1], dtype, Memory::Dram);
-        let operands = vec![Argument::Tensor(column), Argument::Dtype(dtype)];
-        let choice = self.call("ttnn.typecast", operands, Vec::new(), stored);
+        let choice = self.typed(column, dtype, Memory::Dram);
         self.widened.insert((weights, 1, dtype), choice);
         Ok(choice)
     }

@@ -390,17 +390,8 @@ impl Lowering<'_> {
 
     /// A tensor as the host reads it: f32, row by row.
     fn for_reading(&mut self, tensor: TensorId) -> TensorId {
-        let Tensor { shape, dtype, .. } = self.program.tensor(tensor).clone();
-        let float = DataType::Float32;
-        let tensor = match dtype {
-            DataType::Float32 => tensor,
-            _ => self.call(
-                "ttnn.typecast",
-                vec![Argument::Tensor(tensor), Argument::Dtype(float)],
-                Vec::new(),
-                Stored::tiled(shape.clone(), float, Memory::Dram),
-            ),
-        };
+        let (shape, float) = (self.program.tensor(tensor).shape.clone(), DataType::Float32);
+        let tensor = self.typed(tensor, float, Memory::Dram);
         self.call(
             "ttnn.to_layout",
             vec![Argument::Tensor(tensor), Argument::Layout(Layout::RowMajor)],

@@ -212,13 +212,8 @@ impl Lowering<'_> {
     /// A matrix of whole numbers as the library takes indices: row by row, of the type `dtype`.
     pub(super) fn whole_numbers(&mut self, list: TensorId, dtype: DataType) -> TensorId {
         let shape = self.program.tensor(list).shape.clone();
+        let whole = self.typed(list, dtype, Memory::Dram);
         let dram = ("memory_config", Argument::Memory(Memory::Dram));
-        let whole = self.call(
-            "ttnn.typecast",
-            vec![Argument::Tensor(list), Argument::Dtype(dtype)],
-            vec![dram.clone()],
-            Stored::tiled(shape.clone(), dtype, Memory::Dram),
-        );
         let stored = Stored { shape, dtype, layout: Layout::RowMajor, memory: Memory::Dram };
         let operands = vec![Argument::Tensor(whole), Argument::Layout(Layout::RowMajor)];
         self.call("ttnn.to_layout", operands, vec![dram], stored)
